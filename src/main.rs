@@ -1,0 +1,3 @@
+//! The `pgbaton` program: arguments in, exit code out.
+
+fn main() {}

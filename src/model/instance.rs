@@ -1,0 +1,315 @@
+//! PostgreSQL as seen from outside (processes, disk) and from inside (SQL).
+
+use super::{
+    lsn::Lsn,
+    moment::Moment,
+    node::{Address, Incarnation, SlotName, SystemId},
+    term::Term,
+    timeline::TimelineId,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Counts the starts of PostgreSQL under one guard. Facts of one run say nothing of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Run(pub u64);
+
+/// How PostgreSQL is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartAs {
+    /// With `standby.signal`: in recovery until promoted.
+    Standby,
+    /// Without it. `standby.signal` is put back at once after the start (protocol I6).
+    Primary,
+}
+
+/// How PostgreSQL is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// Waits for clients to leave.
+    Smart,
+    /// Ends sessions, writes a shutdown checkpoint.
+    Fast,
+    /// No checkpoint: crash recovery at the next start.
+    Immediate,
+}
+
+/// The process tree of PostgreSQL, as its guard sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Process {
+    /// Not one process of it lives: the guard has looked.
+    Empty {
+        /// How the last run ended; `None` if this guard never started one.
+        last: Option<Ended>,
+    },
+    /// The postmaster lives.
+    Running {
+        /// Which start.
+        run: Run,
+        /// As what it was started.
+        start: StartAs,
+        /// A stop was asked for and goes on.
+        stopping: Option<StopMode>,
+    },
+    /// The postmaster is gone or was killed, and the tree is not verified empty yet.
+    Dying {
+        /// Which start.
+        run: Run,
+    },
+}
+
+/// How a run of PostgreSQL ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which start.
+    pub run: Run,
+    /// As what it was started.
+    pub start: StartAs,
+    /// The postmaster's end, as `exit code N` or `signal N`, and the last lines it wrote, for people.
+    pub how: String,
+    /// Whether we had asked for it (stop or kill).
+    pub wanted: bool,
+}
+
+/// What dies with the guard, and by which means (protocol 1.5, F2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KillMode {
+    /// A PID namespace whose init dies with the guard.
+    Namespace,
+    /// The guard's control group.
+    Cgroup,
+    /// Guard and sub-reaper watch each other.
+    Descendants,
+}
+
+/// The deadline at which the kernel ends PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// For which term.
+    pub term: Term,
+    /// When, on this machine's `CLOCK_BOOTTIME`.
+    pub until: Moment,
+}
+
+/// What a guard says of itself and its PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// This run of the guard.
+    pub incarnation: Incarnation,
+    /// The highest term that any verb carried.
+    pub term: Term,
+    /// The deadline, where one is armed.
+    pub armed: Option<Armed>,
+    /// The newest term for which a promotion or a start as primary was accepted.
+    pub primary_of: Option<Term>,
+    /// The processes.
+    pub process: Process,
+    /// What dies with it.
+    pub kill: KillMode,
+    /// Whether its self-test showed that this works here.
+    pub fenced: bool,
+}
+
+/// What lies in the data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataDir {
+    /// No such directory (its parent is there).
+    Missing,
+    /// A directory with nothing in it (`lost+found` does not count).
+    Empty,
+    /// A PostgreSQL data directory.
+    Present(DiskFacts),
+    /// Something else, or it cannot be read: what is wrong, for people. Never touched.
+    Unusable {
+        /// What is wrong and what to do.
+        why: String,
+    },
+}
+
+/// What a data directory says while PostgreSQL is stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    /// `PG_VERSION`.
+    pub major: u32,
+    /// `pg_controldata`.
+    pub control: ControlData,
+    /// Whether `standby.signal` is there.
+    pub standby_signal: bool,
+    /// Whether `backup_label` is there.
+    pub backup_label: bool,
+    /// The history files in `pg_wal`, by id, comment-only ones included.
+    pub histories: BTreeMap<TimelineId, String>,
+}
+
+/// What `pg_controldata` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlData {
+    /// Which `initdb` it descends from.
+    pub system_id: SystemId,
+    /// The cluster state.
+    pub state: ControlState,
+    /// The timeline of the latest checkpoint.
+    pub checkpoint_tli: TimelineId,
+    /// Where the latest checkpoint's record begins.
+    pub checkpoint: Lsn,
+    /// Where its redo begins: a record boundary that is on this disk.
+    pub redo: Lsn,
+    /// Recovery has to reach this before the data is consistent. Zero when none.
+    pub min_recovery: Lsn,
+    /// And on this timeline.
+    pub min_recovery_tli: Option<TimelineId>,
+    /// Data checksums or `wal_log_hints`: what pg_rewind needs.
+    pub can_rewind: bool,
+}
+
+impl ControlData {
+    /// The newest timeline that this directory is known to have followed.
+    pub fn tli(&self) -> TimelineId {
+        self.min_recovery_tli.map_or(self.checkpoint_tli, |tli| tli.max(self.checkpoint_tli))
+    }
+}
+
+/// The cluster state in `pg_control`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlState {
+    /// `starting up`
+    StartingUp,
+    /// `shut down`: a primary that ended cleanly.
+    ShutDown,
+    /// `shut down in recovery`: a standby that ended cleanly.
+    ShutDownInRecovery,
+    /// `shutting down`
+    ShuttingDown,
+    /// `in crash recovery`
+    InCrashRecovery,
+    /// `in archive recovery`: a standby, running or killed.
+    InArchiveRecovery,
+    /// `in production`: a primary, running or killed.
+    InProduction,
+}
+
+/// The end of the last complete record on disk, found by a scan from a known boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// On which timeline.
+    pub tli: TimelineId,
+    /// Where the next record would begin.
+    pub lsn: Lsn,
+}
+
+/// What a session on the server saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerFacts {
+    /// Which start.
+    pub run: Run,
+    /// `server_version_num`.
+    pub version_num: u32,
+    /// Its system identifier.
+    pub system_id: SystemId,
+    /// Role and positions.
+    pub role: ServerRole,
+    /// One row a walsender.
+    pub walsenders: Vec<Walsender>,
+    /// Physical slots.
+    pub slots: Vec<Slot>,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<String>,
+    /// `synchronous_standby_names` as in force for new sessions.
+    pub sync_names: String,
+}
+
+/// Role and positions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerRole {
+    /// Out of recovery.
+    Primary {
+        /// Its timeline.
+        tli: TimelineId,
+        /// `pg_current_wal_insert_lsn()`: a record boundary.
+        insert: Lsn,
+        /// `pg_current_wal_flush_lsn()`: no boundary.
+        flush: Lsn,
+    },
+    /// In recovery.
+    Standby {
+        /// The timeline that is being replayed.
+        tli: TimelineId,
+        /// `pg_last_wal_receive_lsn()`: no boundary, and `None` until something was received in this run.
+        receive: Option<Lsn>,
+        /// `pg_last_wal_replay_lsn()`: a record boundary.
+        replay: Lsn,
+        /// The walreceiver, where one runs.
+        receiver: Option<Receiver>,
+        /// `primary_conninfo` as in force, without its password; empty when none.
+        conninfo: String,
+        /// Why replay stands still, where it does.
+        pause: Option<Pause>,
+        /// Now − commit time of the last replayed transaction, in milliseconds; 0 when everything received is replayed.
+        replay_ms: u64,
+    },
+}
+
+/// A running walreceiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receiver {
+    /// Whether it streams (else it is starting, waiting, restarting or stopping).
+    pub streaming: bool,
+    /// To which server.
+    pub sender: Option<Address>,
+    /// The timeline that it receives.
+    pub tli: Option<TimelineId>,
+    /// The sender's end of WAL, as last reported.
+    pub latest_end: Option<Lsn>,
+}
+
+/// Why replay stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pause {
+    /// Somebody called `pg_wal_replay_pause()`.
+    Requested,
+    /// A parameter here is lower than the primary's: a promotion would shut the server down (EXP-14).
+    Parameters,
+}
+
+/// One row of `pg_stat_replication`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walsender {
+    /// `application_name`: `<node>_<data incarnation>` for our members.
+    pub application_name: String,
+    /// Whether `state` is `streaming`.
+    pub streaming: bool,
+    /// Sent.
+    pub sent: Option<Lsn>,
+    /// Written.
+    pub write: Option<Lsn>,
+    /// Flushed.
+    pub flush: Option<Lsn>,
+    /// Replayed.
+    pub replay: Option<Lsn>,
+    /// `replay_lag` in milliseconds.
+    pub replay_ms: Option<u64>,
+    /// How long ago its last message came (`now() − reply_time`), in milliseconds.
+    pub silent_ms: Option<u64>,
+}
+
+/// One physical replication slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Its name.
+    pub name: SlotName,
+    /// Whether a walsender uses it.
+    pub active: bool,
+    /// How much WAL it holds back, in bytes.
+    pub retained: u64,
+    /// Whether its WAL is gone (`wal_status = lost`).
+    pub lost: bool,
+}

@@ -1,0 +1,25 @@
+//! PURE. The words of the domain: plain data that every other room speaks.
+//!
+//! May use nothing of ours. No clock, no I/O, no randomness: values and what can be computed from them.
+//!
+//! In reading order:
+//! - [`lsn`], [`timeline`], [`term`], [`moment`]: quantities;
+//! - [`node`]: names and identities; [`observed`]: what is known, and since when;
+//! - [`record`], [`key`]: what stands in etcd, and transactions on it;
+//! - [`records`]: all records of one cluster as one view; [`node_file`]: what a node remembers on its own disk;
+//! - [`instance`]: PostgreSQL as seen from outside and inside;
+//! - [`policy`], [`request`]: what operators decide and ask for.
+
+pub mod instance;
+pub mod key;
+pub mod lsn;
+pub mod moment;
+pub mod node;
+pub mod node_file;
+pub mod observed;
+pub mod policy;
+pub mod record;
+pub mod records;
+pub mod request;
+pub mod term;
+pub mod timeline;

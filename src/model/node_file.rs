@@ -1,0 +1,127 @@
+//! What a node remembers on its own disk, outside the data directory.
+
+use super::{
+    lsn::Lsn,
+    node::{ClusterName, DataIncarnation, Incarnation, NodeName},
+    term::Term,
+    timeline::TimelineId,
+};
+use serde::{Deserialize, Serialize};
+
+/// The node file. One writer; written whole and fsynced before what it says takes effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// Format version.
+    pub v: u32,
+    /// Whose file this is.
+    pub cluster: ClusterName,
+    /// Whose file this is.
+    pub node: NodeName,
+    /// The present life of the data directory.
+    pub data: DataIncarnation,
+    /// Agent starts.
+    pub starts: u64,
+    /// The highest term seen.
+    pub term: Term,
+    /// No candidate, and no primary, of a lower term than this is followed.
+    pub promised: Term,
+    /// The newest claim; written before it is sent.
+    pub claimed: Option<Term>,
+    /// "I promoted timeline n at term e"; written before the promotion.
+    pub promoted: Option<Promoted>,
+    /// The newest term in which this node verified that its PostgreSQL was dead before it gave up the lease.
+    pub demoted: Option<Term>,
+    /// The newest record boundary known to be on this disk.
+    pub boundary: Option<Boundary>,
+    /// A destructive or creating operation that has begun and not ended.
+    pub operation: Option<Operation>,
+    /// The directory that this node's own `initdb` made and never started as primary.
+    pub initialised: bool,
+    /// The highest values that linearizable answers of etcd showed.
+    pub floors: Floors,
+}
+
+/// "I promoted timeline n at term e".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// The timeline.
+    pub tli: TimelineId,
+    /// The term.
+    pub term: Term,
+}
+
+/// A record boundary on a timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boundary {
+    /// The timeline.
+    pub tli: TimelineId,
+    /// The position.
+    pub lsn: Lsn,
+}
+
+/// An operation that must not be forgotten half-way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Operation {
+    /// `initdb` into an empty or missing directory.
+    InitDb,
+    /// A copy of another node.
+    Clone {
+        /// Copied from.
+        source: NodeName,
+        /// Where the copy is made: beside the old directory, or in place of it.
+        place: ClonePlace,
+    },
+    /// `pg_rewind` of our data directory.
+    Rewind {
+        /// Rewound by.
+        source: NodeName,
+    },
+}
+
+/// Where a copy is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClonePlace {
+    /// Beside the old directory, swapped at the end.
+    Beside,
+    /// In place, for want of space or because the directory is a mount point.
+    InPlace,
+}
+
+/// What etcd must not fall below.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floors {
+    /// The cluster's uuid, once known.
+    pub uuid: Option<Incarnation>,
+    /// Raised by `etcd recover`; the floors below are of this generation.
+    pub generation: u64,
+    /// etcd's revision.
+    pub revision: u64,
+    /// `leader.seq`.
+    pub seq: u64,
+    /// `sync.term`.
+    pub sync_term: Term,
+}
+
+impl NodeFile {
+    /// The file of a node that has never run.
+    pub fn fresh(cluster: ClusterName, node: NodeName, data: DataIncarnation) -> Self {
+        Self {
+            v: super::record::VERSION,
+            cluster,
+            node,
+            data,
+            starts: 0,
+            term: Term::ZERO,
+            promised: Term::ZERO,
+            claimed: None,
+            promoted: None,
+            demoted: None,
+            boundary: None,
+            operation: None,
+            initialised: false,
+            floors: Floors::default(),
+        }
+    }
+}

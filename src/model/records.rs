@@ -1,0 +1,140 @@
+//! All records of one cluster as one view.
+
+use super::{
+    key::Key,
+    node::NodeName,
+    record::{
+        BaseTimelines, BootstrapRecord, ClusterRecord, IntentRecord, LeaderRecord, MemberRecord, NodeRecord, PolicyRecord, PromiseRecord,
+        Stored, SyncRecord, TermRecord, TimelineRecord,
+    },
+    term::Term,
+    timeline::TimelineId,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// What stands in etcd under a cluster's prefix, as far as a node needs it to decide.
+///
+/// `history/*` and `audit/*` are not kept here: they are written and read on demand.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Records {
+    /// The newest revision that this view includes.
+    pub revision: u64,
+    /// Who runs `initdb`.
+    pub bootstrap: Option<Stored<BootstrapRecord>>,
+    /// Which cluster.
+    pub cluster: Option<Stored<ClusterRecord>>,
+    /// The newest claim.
+    pub term: Option<Stored<TermRecord>>,
+    /// Who may write.
+    pub leader: Option<Stored<LeaderRecord>>,
+    /// Who holds the data.
+    pub sync: Option<Stored<SyncRecord>>,
+    /// The ledger.
+    pub timelines: BTreeMap<TimelineId, Stored<TimelineRecord>>,
+    /// The timelines before us.
+    pub base: Option<Stored<BaseTimelines>>,
+    /// Present lives.
+    pub nodes: BTreeMap<NodeName, Stored<NodeRecord>>,
+    /// Promises, by term.
+    pub promises: BTreeMap<Term, BTreeMap<NodeName, Stored<PromiseRecord>>>,
+    /// The operator request.
+    pub intent: Option<Stored<IntentRecord>>,
+    /// Cluster policy.
+    pub policy: Option<Stored<PolicyRecord>>,
+    /// What nodes say of themselves.
+    pub members: BTreeMap<NodeName, Stored<MemberRecord>>,
+    /// Keys whose value this version cannot read, and why. Their last readable value is not kept.
+    pub unreadable: BTreeMap<Key, String>,
+}
+
+fn stored<T: DeserializeOwned>(text: &str, revision: u64) -> Result<Stored<T>, String> {
+    let record = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
+    Ok(Stored { record, text: text.to_owned(), revision })
+}
+
+/// Sets or clears `slot`; a fault clears it and is returned.
+fn set<T: DeserializeOwned>(slot: &mut Option<Stored<T>>, text: Option<&str>, revision: u64) -> Result<(), String> {
+    *slot = None;
+    if let Some(text) = text {
+        *slot = Some(stored(text, revision)?);
+    }
+    Ok(())
+}
+
+fn set_entry<K: Ord, T: DeserializeOwned>(
+    map: &mut BTreeMap<K, Stored<T>>,
+    key: K,
+    text: Option<&str>,
+    revision: u64,
+) -> Result<(), String> {
+    let mut slot = None;
+    let outcome = set(&mut slot, text, revision);
+    match slot {
+        Some(found) => map.insert(key, found),
+        None => map.remove(&key),
+    };
+    outcome
+}
+
+impl Records {
+    /// Takes over one key's new value (`None`: deleted), written at `revision`.
+    ///
+    /// An unreadable value is noted in `unreadable` and leaves the record empty.
+    pub fn apply(&mut self, key: &Key, text: Option<&str>, revision: u64) {
+        self.revision = self.revision.max(revision);
+        self.unreadable.remove(key);
+        let outcome = match key {
+            Key::Bootstrap => set(&mut self.bootstrap, text, revision),
+            Key::Cluster => set(&mut self.cluster, text, revision),
+            Key::Term => set(&mut self.term, text, revision),
+            Key::Leader => set(&mut self.leader, text, revision),
+            Key::Sync => set(&mut self.sync, text, revision),
+            Key::Timeline(tli) => set_entry(&mut self.timelines, *tli, text, revision),
+            Key::TimelineBase => set(&mut self.base, text, revision),
+            Key::Node(node) => set_entry(&mut self.nodes, node.clone(), text, revision),
+            Key::Promise(term, node) => self.set_promise(*term, node, text, revision),
+            Key::Intent => set(&mut self.intent, text, revision),
+            Key::Policy => set(&mut self.policy, text, revision),
+            Key::Member(node) => set_entry(&mut self.members, node.clone(), text, revision),
+            Key::History(_) | Key::Audit(_) => Ok(()),
+        };
+        if let Err(fault) = outcome {
+            self.unreadable.insert(key.clone(), fault);
+        }
+    }
+
+    fn set_promise(&mut self, term: Term, node: &NodeName, text: Option<&str>, revision: u64) -> Result<(), String> {
+        let of_term = self.promises.entry(term).or_default();
+        let outcome = set_entry(of_term, node.clone(), text, revision);
+        if of_term.is_empty() {
+            self.promises.remove(&term);
+        }
+        outcome
+    }
+
+    /// The text that a key holds in this view; `None` where it is not there (or not kept).
+    pub fn text(&self, key: &Key) -> Option<&str> {
+        match key {
+            Key::Bootstrap => self.bootstrap.as_ref().map(|s| s.text.as_str()),
+            Key::Cluster => self.cluster.as_ref().map(|s| s.text.as_str()),
+            Key::Term => self.term.as_ref().map(|s| s.text.as_str()),
+            Key::Leader => self.leader.as_ref().map(|s| s.text.as_str()),
+            Key::Sync => self.sync.as_ref().map(|s| s.text.as_str()),
+            Key::Timeline(tli) => self.timelines.get(tli).map(|s| s.text.as_str()),
+            Key::TimelineBase => self.base.as_ref().map(|s| s.text.as_str()),
+            Key::Node(node) => self.nodes.get(node).map(|s| s.text.as_str()),
+            Key::Promise(term, node) => self.promises.get(term)?.get(node).map(|s| s.text.as_str()),
+            Key::Intent => self.intent.as_ref().map(|s| s.text.as_str()),
+            Key::Policy => self.policy.as_ref().map(|s| s.text.as_str()),
+            Key::Member(node) => self.members.get(node).map(|s| s.text.as_str()),
+            Key::History(_) | Key::Audit(_) => None,
+        }
+    }
+
+    /// Whether nothing at all stands under the prefix that matters to safety.
+    pub const fn is_blank(&self) -> bool {
+        self.cluster.is_none() && self.term.is_none() && self.leader.is_none() && self.sync.is_none()
+    }
+}
