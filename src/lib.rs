@@ -4,5 +4,7 @@
 //! - [`model`]: the words;
 //! - [`decide`]: every rule, as a pure function of a snapshot.
 
+pub mod agent;
 pub mod clock;
+pub mod decide;
 pub mod model;
