@@ -2,7 +2,8 @@
 //!
 //! The loop is the whole idea: **observe → decide → act**. Read in this order:
 //! - [`model`]: the words;
-//! - [`decide`]: every rule, as a pure function of a snapshot.
+//! - [`decide`]: every rule, as a pure function of a snapshot;
+//! - [`config`]: what operators write, checked.
 
 pub mod clock;
 pub mod config;

@@ -107,7 +107,7 @@ fn label(reader: &mut Reader, entry: &Entry<'_>) -> Option<String> {
 }
 
 /// The longest directory in which every Unix socket of ours fits into the kernel's 108 bytes.
-const LONGEST_RUN_DIR: usize = 107 - ".s.PGSQL.65535".len() - 1;
+const LONGEST_RUN_DIR: usize = 107 - "/postgres/.s.PGSQL.65535".len();
 
 fn run_dir(reader: &mut Reader, entry: &Entry<'_>) -> Option<PathBuf> {
     let path = reader.absolute(entry)?;

@@ -152,8 +152,6 @@ pub struct ReplicationTls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
-    /// Never.
-    Disable,
     /// Where the server offers it; proves nothing.
     Prefer,
     /// Always; proves nothing about the server.
@@ -168,7 +166,6 @@ impl TlsMode {
     /// As libpq spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Disable => "disable",
             Self::Prefer => "prefer",
             Self::Require => "require",
             Self::VerifyCa => "verify-ca",

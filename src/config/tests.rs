@@ -203,7 +203,7 @@ fn no_secret_is_ever_printed() {
 #[test]
 fn a_run_directory_that_is_too_long_for_its_sockets_is_refused() {
     let long = format!("run_dir = \"/{}\"\n{SMALLEST}", "x".repeat(100));
-    let expected = "node.toml:1: run_dir: 101 bytes are too long for the Unix sockets in it; choose a path of at most 92 bytes";
+    let expected = "node.toml:1: run_dir: 101 bytes are too long for the Unix sockets in it; choose a path of at most 83 bytes";
     assert_eq!(Host::new().faults(&long), expected);
 }
 

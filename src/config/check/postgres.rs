@@ -98,7 +98,7 @@ fn names_differ(reader: &mut Reader, roles: &[Role; 4]) {
 
 fn replication_tls(reader: &mut Reader, postgres: &mut Section<'_>) -> Option<ReplicationTls> {
     let mut section = postgres.section(reader, "replication_tls");
-    let modes = [TlsMode::Disable, TlsMode::Prefer, TlsMode::Require, TlsMode::VerifyCa, TlsMode::VerifyFull];
+    let modes = [TlsMode::Prefer, TlsMode::Require, TlsMode::VerifyCa, TlsMode::VerifyFull];
     let modes = modes.map(|mode| (mode.as_str(), mode));
     let mode = optional(section.get("mode"), |entry| reader.word(entry, &modes));
     let ca = optional(section.get("ca_file"), |entry| named_files::certificate(reader, entry));
@@ -110,8 +110,8 @@ fn replication_tls(reader: &mut Reader, postgres: &mut Section<'_>) -> Option<Re
         (TlsMode::VerifyCa | TlsMode::VerifyFull, None) => {
             reader.missing(&path, format!("is missing, and mode {:?} needs it", mode.as_str()), "name the authority's certificate");
         }
-        // libpq checks the certificate with `require` too when a root is given; with these two the file would say nothing.
-        (TlsMode::Disable | TlsMode::Prefer, Some(_)) => {
+        // libpq checks the certificate with `require` too when a root is given; with `prefer` the file would say nothing.
+        (TlsMode::Prefer, Some(_)) => {
             let what = format!("has no effect with mode {:?}", mode.as_str());
             reader.fault(&path, what, "set mode = \"verify-full\" or \"verify-ca\", or remove it");
         }

@@ -142,7 +142,7 @@ const SLIPS: &[(&str, &str, &str)] = &[
     (
         "[postgres]",
         "[postgres]\nreplication_tls = { mode = \"full\" }",
-        "node.toml:11: postgres.replication_tls.mode: \"full\" is not known here; choose one of \"disable\", \"prefer\", \"require\", \"verify-ca\" or \"verify-full\"",
+        "node.toml:11: postgres.replication_tls.mode: \"full\" is not known here; choose one of \"prefer\", \"require\", \"verify-ca\" or \"verify-full\"",
     ),
     (
         "[postgres]",
