@@ -100,6 +100,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
+    ("metrics_util", &["telemetry"]),
     ("toml", &["config"]),
     ("uuid", &["clock"]),
     ("rand", &["clock"]),
