@@ -2,7 +2,9 @@
 //!
 //! The loop is the whole idea: **observe → decide → act**. Read in this order:
 //! - [`model`]: the words;
-//! - [`decide`]: every rule, as a pure function of a snapshot.
+//! - [`decide`]: every rule, as a pure function of a snapshot;
+//! - [`dcs`]: etcd, where the records stand.
 
 pub mod clock;
+pub mod dcs;
 pub mod model;
