@@ -86,6 +86,32 @@ impl Etcds {
         format!("{scheme}://127.0.0.1:{}", self.members[index].client)
     }
 
+    pub fn port(&self, index: usize) -> u16 {
+        self.members[index].client
+    }
+
+    /// Every text that the key has ever had, in order (nothing may have been compacted).
+    pub fn values_of(&self, path: &str) -> Vec<String> {
+        let alive: Vec<String> = (0..self.members.len()).filter(|i| self.members[*i].child.is_some()).map(|i| self.url(i)).collect();
+        let mut watch = self.etcdctl(&alive[..1], &["watch", path, "--rev", "1"]);
+        let mut child = watch.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("run etcdctl");
+        let last = self.ctl_at(&alive, &["get", path, "--print-value-only"]).stdout;
+        let last = String::from_utf8_lossy(&last).trim_end().to_owned();
+        let mut values = Vec::new();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("stdout"))).map_while(Result::ok);
+        // `PUT` or `DELETE`, the key, the value (an empty line after a deletion).
+        while values.last() != Some(&last) {
+            let kind = lines.next().expect("the history ends before the present value");
+            let (_, text) = (lines.next(), lines.next().unwrap_or_default());
+            if kind == "PUT" {
+                values.push(text);
+            }
+        }
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        values
+    }
+
     pub fn settings(&self) -> Settings {
         let urls = (0..self.members.len()).map(|i| self.url(i)).collect();
         let mut settings = Settings::new(urls, "/pgbaton", "c1".parse().expect("name"));
@@ -149,6 +175,14 @@ impl Etcds {
     /// Runs etcdctl against all members as whoever [`Etcds::login`] named.
     pub fn ctl(&self, args: &[&str]) -> Output {
         let urls: Vec<String> = (0..self.members.len()).map(|i| self.url(i)).collect();
+        self.ctl_at(&urls, args)
+    }
+
+    fn ctl_at(&self, urls: &[String], args: &[&str]) -> Output {
+        self.etcdctl(urls, args).output().expect("run etcdctl")
+    }
+
+    fn etcdctl(&self, urls: &[String], args: &[&str]) -> Command {
         let mut ctl = command("etcdctl");
         ctl.env("ETCDCTL_API", "3").args(["--dial-timeout", "2s", "--command-timeout", "4s", "--endpoints", &urls.join(",")]);
         if self.options.tls {
@@ -158,14 +192,25 @@ impl Etcds {
         if let Some(user) = &self.user {
             ctl.args(["--user", user]);
         }
-        ctl.args(args).output().expect("run etcdctl")
+        ctl.args(args);
+        ctl
     }
 
     /// As [`Etcds::ctl`], and must succeed. Its standard output.
     pub fn must(&self, args: &[&str]) -> String {
-        let output = self.ctl(args);
-        assert!(output.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        succeeded(args, &self.ctl(args))
+    }
+
+    /// As [`Etcds::must`], at one member.
+    pub fn must_at(&self, index: usize, args: &[&str]) -> String {
+        succeeded(args, &self.ctl_at(&[self.url(index)], args))
+    }
+
+    pub fn change_password(&self, user: &str, password: &str) {
+        let mut ctl = self.etcdctl(&[self.url(0)], &["user", "passwd", user, "--interactive=false"]);
+        let mut child = ctl.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("run etcdctl");
+        std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), format!("{password}\n").as_bytes()).expect("write");
+        assert!(child.wait().expect("wait").success(), "change the password of {user}");
     }
 
     pub fn login(&mut self, user: &str) {
@@ -190,19 +235,7 @@ impl Etcds {
         loop {
             let found = (0..self.members.len()).find(|i| {
                 self.members[*i].child.is_some() && {
-                    let urls = self.url(*i);
-                    let mut ctl = command("etcdctl");
-                    ctl.env("ETCDCTL_API", "3").args([
-                        "--command-timeout",
-                        "1s",
-                        "--endpoints",
-                        &urls,
-                        "endpoint",
-                        "status",
-                        "-w",
-                        "simple",
-                    ]);
-                    let output = ctl.output().expect("run etcdctl");
+                    let output = self.ctl_at(&[self.url(*i)], &["endpoint", "status", "-w", "simple"]);
                     String::from_utf8_lossy(&output.stdout).split(", ").nth(4) == Some("true")
                 }
             });
@@ -252,6 +285,11 @@ impl Etcds {
         (0..self.members.len()).for_each(|index| self.run(index));
         self.wait_healthy();
     }
+}
+
+fn succeeded(args: &[&str], output: &Output) -> String {
+    assert!(output.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 impl Drop for Etcds {

@@ -3,3 +3,4 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "this is test code")]
 
 pub mod etcd;
+pub mod relay;

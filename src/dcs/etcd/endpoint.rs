@@ -35,6 +35,8 @@ const TIMEOUTS_BEFORE_RECONNECT: u32 = 2;
 pub(super) struct Connection {
     client: Client,
     proven: AtomicBool,
+    /// Authentication was off when it was last asked for, so requests carry no token.
+    tokenless: AtomicBool,
 }
 
 #[derive(Default)]
@@ -78,7 +80,7 @@ impl Endpoint {
         let work = async {
             let connection = self.connection().await?;
             sent.store(true, Ordering::Relaxed);
-            match call(connection.client.clone()).await.map_err(Fault::from) {
+            match call(connection.client.clone()).await.map_err(|error| connection.fault(error)) {
                 Err(Fault::Stale(why)) => {
                     // etcd refused before doing anything, so the request has not been sent in effect.
                     sent.store(false, Ordering::Relaxed);
@@ -130,13 +132,24 @@ impl Endpoint {
             None => self.build().await?,
         };
         if !connection.proven.load(Ordering::Relaxed) {
-            match &self.settings.username {
-                Some(_) => self.authenticate(&connection, "no token yet").await?,
-                None => prove(&connection).await?,
-            }
+            let proof = match &self.settings.username {
+                Some(_) => self.authenticate(&connection, "no token yet").await,
+                None => prove(&connection).await,
+            };
+            proof.map_err(|fault| self.explain(fault))?;
             connection.proven.store(true, Ordering::Relaxed);
         }
         Ok(connection)
+    }
+
+    /// A missing client certificate shows as a connection that closes after its handshake (TLS 1.3 says so too late).
+    fn explain(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::NotReached(why) if self.url.tls && self.settings.cert_file.is_none() => {
+                Fault::NotReached(format!("{why} (no client certificate is configured; etcd may demand one)"))
+            }
+            other => other,
+        }
     }
 
     async fn build(&self) -> Result<Arc<Connection>, Fault> {
@@ -167,7 +180,7 @@ impl Endpoint {
         }
         // Without a user this connects nothing yet: the connection is made by the first request.
         let client = Client::connect([url], Some(options)).await.map_err(|error| Fault::NotReached(error.to_string()))?;
-        let connection = Arc::new(Connection { client, proven: AtomicBool::new(false) });
+        let connection = Arc::new(Connection { client, proven: AtomicBool::new(false), tokenless: AtomicBool::new(false) });
         let mut link = self.link();
         link.certificates = certificates;
         link.connection = Some(Arc::clone(&connection));
@@ -182,9 +195,26 @@ impl Endpoint {
         let password = password(file).await.map_err(|fault| Fault::Denied(fault.to_string()))?;
         let mut client = connection.client.clone();
         match client.update_user(Some((user.clone(), password))).await {
-            Ok(()) => Ok(()),
-            Err(error) if is_auth_disabled(&error) => client.update_user(None).await.map_err(|error| not_sent(Fault::from(error))),
+            Ok(()) => {
+                connection.tokenless.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) if is_auth_disabled(&error) => {
+                connection.tokenless.store(true, Ordering::Relaxed);
+                client.update_user(None).await.map_err(|error| not_sent(Fault::from(error)))
+            }
             Err(error) => Err(not_sent(Fault::from(error))),
+        }
+    }
+}
+
+impl Connection {
+    /// Without a token etcd takes the certificate's common name for the user, and says that *that* is not permitted: when
+    /// authentication has been switched on meanwhile, this is how it shows.
+    fn fault(&self, error: etcd_client::Error) -> Fault {
+        match Fault::from(error) {
+            Fault::Denied(why) if self.tokenless.load(Ordering::Relaxed) => Fault::Stale(why),
+            other => other,
         }
     }
 }

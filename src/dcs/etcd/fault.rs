@@ -81,7 +81,10 @@ fn from_status(status: &Status) -> Fault {
     if let Some(why) = connect_fault(status) {
         return Fault::NotReached(why);
     }
-    let why = format!("{:?}: {}", status.code(), status.message());
+    let why = match status.source() {
+        Some(source) => format!("{:?}: {}: {}", status.code(), status.message(), chain(source)),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    };
     match (status.code(), status.message()) {
         (Code::Unauthenticated, "etcdserver: invalid auth token")
         | (Code::InvalidArgument, "etcdserver: revision of auth store is old" | "etcdserver: user name is empty") => Fault::Stale(why),
