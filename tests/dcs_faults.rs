@@ -1,5 +1,7 @@
 //! Lost answers, dead and frozen members, no quorum, no space: what may be believed, and how long it takes.
 
+#![expect(clippy::expect_used, reason = "this is test code")]
+
 mod support;
 
 use pgbaton::{

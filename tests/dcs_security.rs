@@ -1,5 +1,7 @@
 //! TLS, client certificates, users and tokens on a real etcd.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "this is test code")]
+
 mod support;
 
 use pgbaton::{

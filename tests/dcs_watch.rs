@@ -1,5 +1,7 @@
 //! The watch on a real etcd: compaction, a wiped prefix, a restored snapshot, silence.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "this is test code")]
+
 mod support;
 
 use pgbaton::{

@@ -158,3 +158,92 @@ impl Shown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{key::Key, moment::Span};
+
+    const UUID: &str = "11111111-1111-1111-1111-111111111111";
+
+    fn at(millis: u64) -> Moment {
+        Moment::ZERO.plus(Span::from_millis(millis))
+    }
+
+    fn cluster(uuid: &str, generation: u64) -> String {
+        format!(
+            "{{\"v\":1,\"system_id\":\"7\",\"uuid\":\"{uuid}\",\"generation\":{generation},\"initialised_by\":\"a\",\
+             \"initialised_at\":\"now\"}}"
+        )
+    }
+
+    fn records(revision: u64, uuid: &str, generation: u64, term: u64) -> Records {
+        let mut records = Records::default();
+        records.apply(&Key::Cluster, Some(&cluster(uuid, generation)), revision);
+        let holder = "{\"node\":\"a\",\"data\":\"0123abcd\"}";
+        records.apply(&Key::Term, Some(&format!("{{\"v\":1,\"term\":{term},\"holder\":{holder}}}")), revision);
+        assert!(records.unreadable.is_empty(), "{:?}", records.unreadable);
+        records
+    }
+
+    fn marks() -> Marks {
+        let mut marks = Marks::default();
+        assert!(marks.raise(&records(100, UUID, 1, 5), at(10)));
+        marks
+    }
+
+    #[test]
+    fn an_answer_that_keeps_up_is_not_suspect() {
+        let mut marks = marks();
+        assert_eq!(marks.check(&records(100, UUID, 1, 5), at(11)), Vec::new());
+        assert!(!marks.raise(&records(100, UUID, 1, 5), at(12)));
+        assert!(marks.raise(&records(101, UUID, 1, 5), at(13)));
+        assert_eq!(marks.raised_at, at(13));
+    }
+
+    /// Scenario 39.
+    #[test]
+    fn a_lower_count_is_suspect() {
+        let found = marks().check(&records(99, UUID, 1, 4), at(11));
+        let back = |what, floor, shown| Suspicion::WentBack { what, floor, shown };
+        assert_eq!(found, vec![back(Count::Term, 5, 4), back(Count::Revision, 100, 99)]);
+    }
+
+    #[test]
+    fn an_answer_that_was_sent_before_the_higher_value_came_says_nothing() {
+        assert_eq!(marks().check(&records(50, UUID, 1, 1), at(10)), Vec::new());
+    }
+
+    #[test]
+    fn what_the_file_remembers_counts_from_the_first_answer_on() {
+        let remembered = Marks::remembered(marks().floors, Term::new(5));
+        assert!(!remembered.check(&records(50, UUID, 1, 5), at(1)).is_empty());
+    }
+
+    /// Scenario 40.
+    #[test]
+    fn an_empty_prefix_is_suspect_where_a_cluster_stood() {
+        let empty = Records { revision: 200, ..Records::default() };
+        assert_eq!(marks().check(&empty, at(11)), vec![Suspicion::EmptyPrefix]);
+        assert_eq!(Marks::default().check(&empty, at(11)), Vec::new());
+    }
+
+    /// Scenario 54.
+    #[test]
+    fn the_records_of_another_cluster_are_suspect() {
+        let other = "22222222-2222-2222-2222-222222222222";
+        let found = marks().check(&records(200, other, 1, 9), at(11));
+        let known = UUID.parse().expect("uuid");
+        assert_eq!(found, vec![Suspicion::OtherCluster { known, shown: other.parse().expect("uuid") }]);
+    }
+
+    #[test]
+    fn a_higher_generation_lowers_the_floors_but_not_the_term() {
+        let mut marks = marks();
+        assert_eq!(marks.check(&records(3, UUID, 2, 6), at(11)), Vec::new());
+        assert_eq!(marks.check(&records(3, UUID, 2, 4), at(11)).len(), 1);
+        assert!(marks.raise(&records(3, UUID, 2, 6), at(12)));
+        assert_eq!((marks.floors.revision, marks.floors.generation, marks.term), (3, 2, Term::new(6)));
+        assert_eq!(marks.check(&records(200, UUID, 1, 6), at(13)).len(), 1, "the generation went back");
+    }
+}

@@ -117,6 +117,11 @@ impl Endpoint {
         }
     }
 
+    /// Another endpoint answered first, by far: prefer others until this one answers again.
+    pub(super) fn outrun(&self) {
+        self.link().failing_since.get_or_insert_with(clock::boot);
+    }
+
     /// Makes the next attempt here connect anew, and others prefer another endpoint.
     pub(super) fn doubt(&self) {
         let mut link = self.link();

@@ -16,7 +16,7 @@ use crate::{
         term::Term,
     },
 };
-use etcd_client::{GetOptions, SortOrder, SortTarget, TxnOp};
+use etcd_client::{GetOptions, SortOrder, SortTarget};
 
 /// How many changes of leadership are kept.
 const HISTORY: usize = 1_000;
@@ -26,7 +26,7 @@ const AUDIT: usize = 10_000;
 const CHUNK: usize = 100;
 
 impl Etcd {
-    /// Writes one change of leadership, and prunes what is older than the newest 1,000.
+    /// Writes one change of leadership, and prunes: the newest 1,000 are kept, and at most a tenth more.
     ///
     /// # Errors
     /// As [`Etcd::txn`]; writing the same again is harmless. A failed pruning is no error.
@@ -36,7 +36,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// Writes one operator change, and prunes what is older than the newest 10,000.
+    /// Writes one operator change, and prunes: the newest 10,000 are kept, and at most a tenth more.
     ///
     /// # Errors
     /// As [`Etcd::txn`]; writing the same again is harmless. A failed pruning is no error.
@@ -114,35 +114,32 @@ impl Etcd {
         Ok(entries.collect())
     }
 
-    /// Deletes what is older than the newest `kept`, where there is more. Best effort: the next append tries again.
-    pub(super) async fn prune(&self, folder: Folder, kept: usize, deadline: Span) -> Option<usize> {
+    /// Deletes what is older than the newest `kept`, where there is a tenth more: keys are read rarely, not at each append.
+    /// Best effort: the next append tries again.
+    async fn prune(&self, folder: Folder, kept: usize, deadline: Span) -> Option<()> {
         let (from, to) = self.shared.space.folder(folder);
-        let count = GetOptions::new().with_range(to.clone()).with_count_only();
-        let raced = self.shared.race(Hedge::Allowed, deadline, |client| {
-            let (from, count) = (from.clone(), count.clone());
-            async move { client.kv_client().get(from, Some(count)).await }
-        });
-        let present = usize::try_from(raced.await.ok()?.answer.count()).ok()?;
-        let surplus = present.checked_sub(kept).filter(|surplus| *surplus > 0)?;
-        let oldest = GetOptions::new()
-            .with_range(to)
-            .with_keys_only()
-            .with_sort(SortTarget::Create, SortOrder::Ascend)
-            .with_limit(i64::try_from(surplus).ok()?);
-        let raced = self.shared.race(Hedge::Allowed, deadline, |client| {
-            let (from, oldest) = (from.clone(), oldest.clone());
-            async move { client.kv_client().max_decoding_message_size(LARGEST_MESSAGE).get(from, Some(oldest)).await }
-        });
-        let answer = raced.await.ok()?.answer;
-        for chunk in answer.kvs().chunks(CHUNK) {
-            let deletions: Vec<TxnOp> = chunk.iter().map(|entry| TxnOp::delete(entry.key(), None)).collect();
-            let request = etcd_client::Txn::new().and_then(deletions);
-            let raced = self.shared.race(Hedge::Allowed, deadline, |client| {
-                let request = request.clone();
-                async move { client.kv_client().txn(request).await }
-            });
-            raced.await.ok()?;
+        let read = |options: GetOptions| {
+            let from = from.clone();
+            self.shared.race(Hedge::Allowed, deadline, move |client| {
+                let (from, options) = (from.clone(), options.clone());
+                async move { client.kv_client().max_decoding_message_size(LARGEST_MESSAGE).get(from, Some(options)).await }
+            })
+        };
+        let count = read(GetOptions::new().with_range(to.clone()).with_count_only()).await.ok()?.answer.count();
+        if usize::try_from(count).ok()? <= kept + kept / 10 {
+            return Some(());
         }
-        Some(surplus)
+        let present = read(GetOptions::new().with_range(to).with_keys_only()).await.ok()?.answer;
+        let places = present.kvs().iter().map(|entry| self.shared.space.place(entry.key()));
+        let mut keys: Vec<Key> = places.filter_map(|place| if let Place::Journal(key) = place { Some(key) } else { None }).collect();
+        // Terms by number, audit ids by their text: both are the order of time.
+        keys.sort();
+        let surplus = keys.len().saturating_sub(kept);
+        for chunk in keys[..surplus].chunks(CHUNK) {
+            let then = chunk.iter().map(|key| Write::Delete(key.clone())).collect();
+            let txn = Txn { nonce: clock::nonce(), when: Vec::new(), then };
+            self.txn(&txn, Hedge::Allowed, deadline).await.ok()?;
+        }
+        Some(())
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     super::{Error, Hedge, TxnOutcome},
     Etcd, Shared,
+    endpoint::Endpoint,
 };
 use crate::{
     clock,
@@ -12,6 +13,8 @@ use crate::{
         node::NodeName,
     },
 };
+use etcd_client::{Client, GetOptions};
+use futures_util::future::join_all;
 use std::{
     collections::BTreeMap,
     sync::{MutexGuard, PoisonError},
@@ -22,8 +25,10 @@ use std::{
 const BOOTSTRAP_TTL: Span = Span::from_secs(60);
 /// How often the upkeep looks for what is due.
 const UPKEEP: Duration = Duration::from_secs(1);
-/// An endpoint that nobody has asked for so long is asked, so that its token and connection stay fresh.
+/// Every endpoint is asked this often, so that its token (300 s by default) and its connection stay fresh.
 const TOUCH: Span = Span::from_secs(60);
+/// One that has been failing is asked this often: only an answer makes it eligible again.
+const TOUCH_FAILING: Span = Span::from_secs(5);
 
 /// What an etcd lease is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,23 +67,34 @@ impl Etcd {
     ///
     /// Without it a member's record still lives as long as `put_member` is called in time.
     pub async fn keep_up(self) {
-        let mut touched = clock::boot();
+        let shared = &self.shared;
+        let (mut touched, mut retried) = (Moment::ZERO, Moment::ZERO);
         loop {
             tokio::time::sleep(UPKEEP).await;
-            let due: Vec<(Purpose, Lease)> = self.shared.due_leases();
-            for (purpose, lease) in due {
-                self.shared.renew(purpose, lease, self.shared.settings.attempt.times(2)).await;
+            for (purpose, lease) in shared.due_leases() {
+                shared.renew(purpose, lease, shared.settings.attempt.times(2)).await;
             }
-            if clock::boot().since(touched) >= TOUCH {
-                touched = clock::boot();
-                // Errors show in the endpoints' own state.
-                let _ = self.status(self.shared.settings.attempt).await;
-            }
+            let now = clock::boot();
+            let (all, failing) = (now.since(touched) >= TOUCH, now.since(retried) >= TOUCH_FAILING);
+            let due = shared.endpoints.iter().filter(|endpoint| all || (failing && endpoint.failing_since().is_some()));
+            join_all(due.map(|endpoint| shared.touch(endpoint))).await;
+            touched = if all { now } else { touched };
+            retried = if failing { now } else { retried };
         }
     }
 }
 
 impl Shared {
+    /// A local read: uses the token, and needs no quorum. How it goes shows in the endpoint's own state.
+    async fn touch(&self, endpoint: &Endpoint) {
+        let path = self.space.path(&Key::Leader);
+        let call = |client: Client| {
+            let path = path.clone();
+            async move { client.kv_client().get(path, Some(GetOptions::new().with_serializable())).await }
+        };
+        let _ = endpoint.attempt(self.settings.attempt, &call).await;
+    }
+
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -112,6 +112,8 @@ impl Shared {
             match answer {
                 Ok(answer) => {
                     self.prefer(launch.index);
+                    let slow = launched.iter().filter(|other| clock::boot().since(other.at) >= third);
+                    slow.for_each(|other| self.endpoints[other.index].outrun());
                     let others = || course.arrived.iter().copied().chain(launched.iter().map(|launch| launch.at));
                     let sent_at = others().min().unwrap_or(launch.at).min(launch.at);
                     return Ok(Raced { answer, sent_at, unsettled: others().next().is_some() });
