@@ -1,0 +1,70 @@
+//! EFFECT. PostgreSQL: its programs, its files, and what it says over SQL.
+//!
+//! May use `model` and `clock` only. The postmaster itself belongs to the guard: this room says how it is to be started,
+//! writes its configuration, asks it questions, and runs the programs that work on a stopped data directory.
+//!
+//! In reading order:
+//! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline.
+
+pub mod process;
+pub mod settings;
+
+pub use process::{Failure, Owner, Program};
+pub use settings::{Credential, ReplicationTls, Role, Roles, Secret, Settings, SslMode};
+
+use std::path::PathBuf;
+
+/// What is known of an action that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did not happen.
+    NotDone,
+    /// It may have happened: look before acting again.
+    Unknown,
+}
+
+/// Why this room could not do what it was asked. Each message is a fragment after "could not".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// One of PostgreSQL's programs failed.
+    #[error(transparent)]
+    Program(#[from] Failure),
+    /// A file or directory could not be read or written.
+    #[error("{doing} {}", path.display())]
+    File {
+        /// `read`, `write`, `rename`, …
+        doing: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something PostgreSQL wrote or said is not what this version understands.
+    #[error("understand {what}: {text:?}")]
+    Malformed {
+        /// What was read.
+        what: String,
+        /// The text, shortened.
+        text: String,
+    },
+    /// What was asked for is not allowed or makes no sense here. Nothing was done; asking again does not help.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// What is known of the action that failed.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Program(Failure::Start { .. }) | Self::Refused(_) => Outcome::NotDone,
+            Self::Program(_) | Self::File { .. } | Self::Malformed { .. } => Outcome::Unknown,
+        }
+    }
+
+    /// A file error, from what was being done to which path.
+    pub fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { doing, path, source }
+    }
+}
