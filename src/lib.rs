@@ -5,6 +5,7 @@
 //! - [`decide`]: every rule, as a pure function of a snapshot;
 //! - [`agent`]: the loop around the rules; [`clock`]: the one reader of clocks;
 //! - [`dcs`]: etcd, where the records stand;
+//! - [`postgres`]: the server, its files and its programs;
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`config`]: what operators write, checked;
 
@@ -14,4 +15,5 @@ pub mod config;
 pub mod dcs;
 pub mod decide;
 pub mod model;
+pub mod postgres;
 pub mod telemetry;
