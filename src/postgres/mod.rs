@@ -4,9 +4,17 @@
 //! writes its configuration, asks it questions, and runs the programs that work on a stopped data directory.
 //!
 //! In reading order:
-//! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline.
+//! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline;
+//! - [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped.
 
+pub mod control_data;
+pub mod disk;
+mod durable;
+pub mod history;
+mod mount;
 pub mod process;
+pub mod scan;
+pub mod segment;
 pub mod settings;
 
 pub use process::{Failure, Owner, Program};
@@ -40,6 +48,18 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// `pg_control` says nothing that can be believed.
+    #[error("read the control file of {}", path.display())]
+    ControlData {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: control_data::NotControlData,
+    },
+    /// The end of WAL cannot be told.
+    #[error("find the end of WAL")]
+    Scan(#[from] scan::BadScan),
     /// Something PostgreSQL wrote or said is not what this version understands.
     #[error("understand {what}: {text:?}")]
     Malformed {
@@ -58,8 +78,14 @@ impl Error {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Program(Failure::Start { .. }) | Self::Refused(_) => Outcome::NotDone,
+            Self::ControlData { .. } | Self::Scan(_) => Outcome::NotDone,
             Self::Program(_) | Self::File { .. } | Self::Malformed { .. } => Outcome::Unknown,
         }
+    }
+
+    /// Something that is not understood, with the beginning of its text.
+    pub(crate) fn malformed(what: String, text: &str) -> Self {
+        Self::Malformed { what, text: text.chars().take(400).collect() }
     }
 
     /// A file error, from what was being done to which path.
