@@ -56,6 +56,37 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(parent(from)?)
 }
 
+/// Removes a directory with all that is in it, following no link; one that is not there is no error.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    remove_any(path)?;
+    sync_directory(parent(path)?)
+}
+
+fn remove_any(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes all that is in a directory but `lost+found`, following no link; one that is not there is no error.
+pub(super) fn empty(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() != "lost+found" {
+            remove_any(&entry.path())?;
+        }
+    }
+    sync_directory(path)
+}
+
 /// Makes the entries of a directory durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

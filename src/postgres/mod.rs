@@ -7,17 +7,23 @@
 //! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline;
 //! - [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped.
 
+pub mod basebackup;
+pub mod bootstrap;
 pub mod control_data;
 pub mod disk;
 mod durable;
+pub mod fetch;
 pub mod history;
 mod mount;
+pub mod place;
 pub mod process;
+pub mod rewind;
 pub mod scan;
 pub mod segment;
 pub mod settings;
+mod shell;
 
-pub use process::{Failure, Owner, Program};
+pub use process::{Ended, Failure, Owner, Program, Stream};
 pub use settings::{Credential, ReplicationTls, Role, Roles, Secret, Settings, SslMode};
 
 use std::path::PathBuf;
@@ -57,6 +63,25 @@ pub enum Error {
         #[source]
         source: control_data::NotControlData,
     },
+    /// A copy stood still and was given up; the program was killed.
+    #[error("go on with {command}: no byte more for {after} after {done}")]
+    Standstill {
+        /// The command line.
+        command: String,
+        /// For how long.
+        after: crate::model::moment::Span,
+        /// How much was copied.
+        done: crate::model::lsn::Bytes,
+    },
+    /// pg_rewind failed.
+    #[error("rewind the data directory ({})", if *touched { "it was touched: only rewind it again or clone" } else { "it is as it was" })]
+    Rewind {
+        /// Whether it may have changed anything.
+        touched: bool,
+        /// Why.
+        #[source]
+        source: Failure,
+    },
     /// The end of WAL cannot be told.
     #[error("find the end of WAL")]
     Scan(#[from] scan::BadScan),
@@ -78,8 +103,10 @@ impl Error {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Program(Failure::Start { .. }) | Self::Refused(_) => Outcome::NotDone,
-            Self::ControlData { .. } | Self::Scan(_) => Outcome::NotDone,
-            Self::Program(_) | Self::File { .. } | Self::Malformed { .. } => Outcome::Unknown,
+            Self::ControlData { .. } | Self::Scan(_) | Self::Rewind { touched: false, .. } => Outcome::NotDone,
+            Self::Program(_) | Self::File { .. } | Self::Malformed { .. } | Self::Standstill { .. } | Self::Rewind { .. } => {
+                Outcome::Unknown
+            }
         }
     }
 
