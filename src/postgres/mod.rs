@@ -9,23 +9,38 @@
 //!   [`overrides`]: what `ALTER SYSTEM` puts above it;
 //! - [`session`], [`server`], [`tls`], [`peer`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
-//! - [`replication`], [`slots`], [`schema`]: what is done over SQL.
+//! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
+//! - [`disk`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
+//! - [`bootstrap`], [`basebackup`], [`place`], [`rewind`]: what makes or replaces it; [`fetch`]: the managed `restore_command`.
 
+pub mod basebackup;
+pub mod bootstrap;
 pub mod command;
 pub mod config_files;
+pub mod control_data;
+pub mod disk;
+mod durable;
+pub mod fetch;
 mod hba;
+pub mod history;
 pub mod lag;
+mod mount;
 pub mod overrides;
 pub mod parameters;
 pub mod peer;
+pub mod place;
 pub mod probe;
 pub mod process;
 pub mod processes;
 pub mod replication;
+pub mod rewind;
+pub mod scan;
 mod schema;
+pub mod segment;
 mod server;
 mod session;
 pub mod settings;
+mod shell;
 pub mod slots;
 mod tls;
 pub mod version;
@@ -33,7 +48,7 @@ pub mod version;
 pub use command::{StartCommand, start_command};
 pub use config_files::{ConfigFiles, Configuration, Follow, Recovery};
 pub use probe::Via;
-pub use process::{Failure, Owner, Program};
+pub use process::{Ended, Failure, Owner, Program, Stream};
 pub use server::Server;
 pub use settings::{Credential, ReplicationTls, Role, Roles, Secret, Settings, SslMode};
 
@@ -83,6 +98,37 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// `pg_control` says nothing that can be believed.
+    #[error("read the control file of {}", path.display())]
+    ControlData {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: control_data::NotControlData,
+    },
+    /// A copy stood still and was given up; the program was killed.
+    #[error("go on with {command}: no byte more for {after} after {done}")]
+    Standstill {
+        /// The command line.
+        command: String,
+        /// For how long.
+        after: crate::model::moment::Span,
+        /// How much was copied.
+        done: crate::model::lsn::Bytes,
+    },
+    /// pg_rewind failed.
+    #[error("rewind the data directory ({})", if *touched { "it was touched: only rewind it again or clone" } else { "it is as it was" })]
+    Rewind {
+        /// Whether it may have changed anything.
+        touched: bool,
+        /// Why.
+        #[source]
+        source: Failure,
+    },
+    /// The end of WAL cannot be told.
+    #[error("find the end of WAL")]
+    Scan(#[from] scan::BadScan),
     /// Something PostgreSQL wrote or said is not what this version understands.
     #[error("understand {what}: {text:?}")]
     Malformed {
@@ -162,9 +208,23 @@ impl Error {
             | Self::NotReady { .. }
             | Self::Authentication { .. }
             | Self::TooManySessions { .. }
+            | Self::ControlData { .. }
+            | Self::Scan(_)
+            | Self::Rewind { touched: false, .. }
             | Self::Sql { .. } => Outcome::NotDone,
-            Self::Program(_) | Self::File { .. } | Self::Malformed { .. } | Self::Gone { .. } | Self::Timeout { .. } => Outcome::Unknown,
+            Self::Program(_)
+            | Self::File { .. }
+            | Self::Malformed { .. }
+            | Self::Standstill { .. }
+            | Self::Rewind { .. }
+            | Self::Gone { .. }
+            | Self::Timeout { .. } => Outcome::Unknown,
         }
+    }
+
+    /// Something that is not understood, with the beginning of its text.
+    pub(crate) fn malformed(what: String, text: &str) -> Self {
+        Self::Malformed { what, text: text.chars().take(400).collect() }
     }
 
     /// A file error, from what was being done to which path.
