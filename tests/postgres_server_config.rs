@@ -82,16 +82,16 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
     assert_eq!(show("wal_retrieve_retry_interval"), "200ms");
     assert_eq!(show("cluster_name"), "test");
 
-    assert_eq!(overridden(&settings).expect("read"), []);
+    assert_eq!(overridden(&settings, &configuration).expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");
-    let found = overridden(&settings).expect("read");
+    let found = overridden(&settings, &configuration).expect("read");
     assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["primary_conninfo"]);
     assert!(!found[0].value.contains("geheim"), "{found:?}");
     let server = Server::new(Arc::new(settings.clone()));
     assert!(matches!(server.reset_override(RUN, "work_mem", LIMIT).await, Err(Error::Refused(_))));
     server.reset_override(RUN, "primary_conninfo", LIMIT).await.expect("reset");
-    assert_eq!(overridden(&settings).expect("read"), []);
+    assert_eq!(overridden(&settings, &configuration).expect("read"), []);
 }
 
 #[tokio::test]

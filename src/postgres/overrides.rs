@@ -3,7 +3,7 @@
 //! PostgreSQL reads `postgresql.auto.conf` after `config_file`, so a value there wins over ours for everything that does not stand
 //! on the command line. It also travels with clones, and tools write `primary_conninfo` there.
 
-use super::{Error, Server, Settings, parameters::is_managed};
+use super::{Configuration, Error, Server, Settings, parameters::is_reloaded};
 use crate::model::{instance::Run, moment::Span};
 use std::{fs, io::ErrorKind};
 
@@ -16,14 +16,15 @@ pub struct Overridden {
     pub value: String,
 }
 
-/// The managed parameters that `postgresql.auto.conf` in the data directory sets, in its order.
+/// The managed parameters that `postgresql.auto.conf` in the data directory sets above `configuration`, in its order.
 ///
 /// # Errors
 /// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
-pub fn overridden(settings: &Settings) -> Result<Vec<Overridden>, Error> {
+pub fn overridden(settings: &Settings, configuration: &Configuration) -> Result<Vec<Overridden>, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
+    let ours = |name: &str| is_reloaded(name) || (name == "restore_command" && configuration.restore_command.is_some());
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.lines().filter_map(assignment).filter(|found| is_managed(&found.name)).collect()),
+        Ok(text) => Ok(text.lines().filter_map(assignment).filter(|found| ours(&found.name)).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::file("read", path)(error)),
     }
@@ -48,7 +49,7 @@ impl Server {
     /// # Errors
     /// [`Error::Refused`] for a parameter that is not managed: that one is the operator's. As for any session.
     pub async fn reset_override(&self, run: Run, name: &str, limit: Span) -> Result<(), Error> {
-        if !is_managed(name) {
+        if !is_reloaded(name) && name != "restore_command" {
             return Err(Error::Refused(format!("reset {name}: it is not managed")));
         }
         // The name is one of our own list: nothing to quote.
