@@ -5,7 +5,7 @@
 //!
 //! In reading order:
 //! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline; [`version`];
-//! - [`config_files`], [`parameters`], [`hba`]: the managed configuration; [`command`]: how the postmaster is started;
+//! - [`config_files`], [`parameters`], [`hba`], [`conninfo`]: the managed configuration; [`command`]: how the postmaster is started;
 //!   [`overrides`]: what `ALTER SYSTEM` puts above it;
 //! - [`session`], [`server`], [`tls`], [`peer`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
@@ -17,10 +17,14 @@ pub mod basebackup;
 pub mod bootstrap;
 pub mod command;
 pub mod config_files;
+
 pub mod control_data;
 pub mod disk;
 mod durable;
 pub mod fetch;
+
+pub mod conninfo;
+
 mod hba;
 pub mod history;
 pub mod lag;
