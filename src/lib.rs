@@ -3,6 +3,8 @@
 //! The loop is the whole idea: **observe → decide → act**. Read in this order:
 //! - [`model`]: the words;
 //! - [`decide`]: every rule, as a pure function of a snapshot.
+//! - [`guard`]: who owns PostgreSQL and the deadline.
 
 pub mod clock;
+pub mod guard;
 pub mod model;
