@@ -127,7 +127,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
             let guard = session(tools)?;
             guarded(guard.arm(term, until, ArmedBy::OwnSwap, GUARD_LIMIT).await, tools).await
         }
-        Action::Disarm { term } => guarded(session(tools)?.disarm(term, Disarm::NotPrimary, GUARD_LIMIT).await, tools).await,
+        Action::Disarm { term: armed } => guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await,
         Action::Start { start, term } => start_postgres(tools, start, term).await,
         Action::Stop { mode, deadline } => {
             tools.server.disconnect();
@@ -148,7 +148,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::CreateSlot(name) => said(tools.server.create_physical_slot(running(run)?, &name, SQL_LIMIT).await),
         Action::DropSlot(name) => said(tools.server.drop_slot(running(run)?, &name, SQL_LIMIT).await),
         Action::Migrate => migrate(tools).await,
-        Action::StopGuard => tools.starter.stop(&tools.guard).await,
+        Action::StopGuard => tools.starter.stop(&tools.guard, term).await,
     }
 }
 

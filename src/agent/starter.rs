@@ -6,12 +6,12 @@
 use super::observe::chain;
 use crate::{
     guard::client::{Guard, query_status},
-    model::moment::Span,
+    model::{moment::Span, term::Term},
 };
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -115,10 +115,10 @@ impl Starter {
     }
 
     /// Ends the guard; its PostgreSQL is stopped.
-    pub(super) async fn stop(&self, guard: &watch::Receiver<Option<Guard>>) -> Result<(), String> {
+    pub(super) async fn stop(&self, guard: &watch::Receiver<Option<Guard>>, term: Term) -> Result<(), String> {
         let session = guard.borrow().clone();
         match session {
-            Some(guard) => guard.quit(Span::from_secs(5)).await.map_err(|fault| chain(&fault)),
+            Some(guard) => guard.quit(term, Span::from_secs(5)).await.map(drop).map_err(|fault| chain(&fault)),
             None => Ok(()),
         }
     }
@@ -133,9 +133,4 @@ fn ask(keeper: &Mutex<UnixStream>) -> Result<(), String> {
         line.push(byte[0]);
     }
     if line.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
-}
-
-/// Whether a guard's socket is there at all.
-pub(super) fn listens(socket: &Path) -> bool {
-    socket.exists()
 }

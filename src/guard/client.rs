@@ -185,6 +185,14 @@ impl Guard {
         self.ask(term, Verb::Disarm { paused: why == Disarm::Paused }, deadline).await
     }
 
+    /// Ends the guard, whose PostgreSQL is stopped.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: PostgreSQL is not verified dead.
+    pub async fn quit(&self, term: Term, deadline: Span) -> Result<GuardStatus, Error> {
+        self.ask(term, Verb::Quit, deadline).await
+    }
+
     /// The guard as it is.
     ///
     /// # Errors

@@ -83,6 +83,8 @@ pub(super) enum Verb {
         /// The cluster's pause is committed: allowed while a primary lives.
         paused: bool,
     },
+    /// End the guard; refused while PostgreSQL is not verified empty.
+    Quit,
     /// Only the status.
     Status,
 }

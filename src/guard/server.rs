@@ -245,6 +245,11 @@ impl Guard {
         let now = clock::boot();
         match verb {
             Verb::Status => Ok(Answered::Now),
+            Verb::Quit if self.instance.is_at_rest() => {
+                self.leaving = true;
+                Ok(Answered::Now)
+            }
+            Verb::Quit => Err("PostgreSQL is not verified dead: stop it first".to_owned()),
             Verb::Start { start, command } => {
                 self.may_start(start, term, &command)?;
                 self.instance.start(Wish { ticket, start, term, command })?;
