@@ -13,8 +13,8 @@ use nix::{
 };
 use pgbaton::{
     clock,
-    model::moment::Span,
-    postgres::{Credential, Owner, Role, Roles, Settings},
+    model::{instance::StartAs, moment::Span, policy::ClusterPolicy},
+    postgres::{ConfigFiles, Configuration, Credential, Owner, Role, Roles, Settings, start_command},
 };
 use std::{
     collections::BTreeMap,
@@ -22,6 +22,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -198,6 +199,16 @@ impl Instance {
         self.wait_ready();
     }
 
+    /// Starts it as the product does: managed configuration outside PGDATA, and waits until it answers.
+    pub async fn start_managed(&mut self, settings: &Settings, configuration: &Configuration, start: StartAs) {
+        ConfigFiles::new(Arc::new(settings.clone())).configure(configuration).await.expect("configure");
+        let start = start_command(settings, configuration, start).await.expect("start command");
+        let mut command = as_postgres(&start.program);
+        command.args(&start.args).env_clear().envs(start.env.iter().map(|(name, value)| (name, value)));
+        self.start_by(command);
+        self.wait_ready();
+    }
+
     /// Starts `command`, which has to be a postmaster on this data directory; its output goes to [`Instance::log`].
     pub fn start_by(&mut self, mut command: Command) {
         assert!(self.postmaster.is_none(), "it runs already");
@@ -297,6 +308,15 @@ impl Drop for Instance {
             let _ = Command::new("ipcrm").args(["-m", id]).stderr(Stdio::null()).status();
         }
     }
+}
+
+/// A managed configuration for tests: small, without fsync, open to `trust` over TCP.
+pub fn configuration() -> Configuration {
+    let mut configuration = Configuration::of_policy(&ClusterPolicy::default(), vec!["127.0.0.1".to_owned()]);
+    for (name, value) in [("fsync", "off"), ("shared_buffers", "16MB"), ("dynamic_shared_memory_type", "mmap")] {
+        configuration.parameters.insert(name.to_owned(), value.to_owned());
+    }
+    configuration
 }
 
 /// Makes `postgres` the owner of `path`.
