@@ -7,7 +7,7 @@ use super::{event::Event, file, observe::chain, starter::Starter};
 use crate::{
     clock, dcs,
     dcs::{Etcd, Hedge},
-    decide::decision::{Action, Configuration, Purpose, Source, Task},
+    decide::decision::{Action, Configuration, Purpose, Source},
     guard::{
         self,
         client::{ArmedBy, Disarm, Guard},
@@ -16,7 +16,7 @@ use crate::{
         instance::{DataDir, Run, StartAs, Whole},
         key::Txn,
         lsn::{Bytes, Lsn},
-        moment::{Moment, Span},
+        moment::Span,
         node::NodeName,
         node_file::{ClonePlace, NodeFile},
         record::to_text,
@@ -127,7 +127,9 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
             let guard = session(tools)?;
             guarded(guard.arm(term, until, ArmedBy::OwnSwap, GUARD_LIMIT).await, tools).await
         }
-        Action::Disarm { term: armed } => guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await,
+        Action::Disarm { term: armed } => {
+            guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await
+        }
         Action::Start { start, term } => start_postgres(tools, start, term).await,
         Action::Stop { mode, deadline } => {
             tools.server.disconnect();
@@ -297,22 +299,15 @@ async fn initdb(tools: &Tools, file: &NodeFile) -> Result<(), String> {
 }
 
 async fn discard(tools: &Tools, file: &NodeFile) -> Result<(), String> {
-    let proof = bootstrap::InitialisedHere::by(file).ok_or_else(|| "this node's file does not say that it made the directory".to_owned())?;
+    let proof =
+        bootstrap::InitialisedHere::by(file).ok_or_else(|| "this node's file does not say that it made the directory".to_owned())?;
     said(bootstrap::discard(&tools.settings, proof).await)
 }
 
-fn conninfo(tools: &Tools, source: &Source, role: &postgres::Role) -> Result<String, String> {
-    postgres::conninfo::conninfo(&tools.settings, &source.address, role, Span::from_secs(10), &[]).map_err(|fault| chain(&fault))
-}
-
 async fn clone(tools: &Tools, source: Source, place: ClonePlace, file: &NodeFile, other: Option<NodeName>) -> Result<(), String> {
-    let conninfo = conninfo(tools, &source, &tools.settings.roles.replication)?;
-    let tablespaces = match basebackup::tablespaces(&tools.settings, &conninfo).await {
-        Ok(found) => found,
-        Err(fault) => return Err(chain(&fault)),
-    };
     // Without our slot there the copy takes a temporary one; the primary makes ours when it sees our key.
-    let from = basebackup::Source { conninfo, slot: None, tablespaces };
+    let facts = basebackup::ask(&tools.settings, &source.address, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
+    let from = basebackup::Source { address: source.address.clone(), slot: None, tablespaces: facts.tablespaces };
     let patience = basebackup::Patience { total: DATA_LIMIT, standstill: STANDSTILL };
     let node = source.node.clone();
     let see = |progress: basebackup::Progress| {
@@ -339,7 +334,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> 
     let role = &tools.settings.roles.rewind;
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
     match rewind::source_state(&facts, source.tli) {
-        rewind::SourceState::Ready => {}
+        rewind::SourceState::Ready { .. } => {}
         other => return Err(format!("{} is not ready to be rewound to: {other:?}", source.node)),
     }
     if !fork.is_zero() {
@@ -352,7 +347,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> 
             Err(fault) => tracing::warn!(error = chain(&fault), from = %fork, to = %whole.lsn, "what diverged could not be counted"),
         }
     }
-    let options = rewind::Options { conninfo: conninfo(tools, &source, role)?, restore_by: None, limit: DATA_LIMIT };
+    let options = rewind::Options { source: source.address.clone(), restore_by: None, limit: DATA_LIMIT };
     let see = |progress: basebackup::Progress| tracing::debug!(done = progress.done.get(), total = progress.total.get(), "rewinding");
     match rewind::run(&tools.settings, &options, see).await {
         Ok(rewind::Rewound::Done { .. }) => Ok(()),

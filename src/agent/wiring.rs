@@ -87,7 +87,8 @@ pub fn run(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> Seat
     let launch = launch(&config, program, &owner)?;
     let keeper = if geteuid().is_root() { Some(Keeper::spawn(&launch).map_err(system("start the starter of guards"))?) } else { None };
     become_owner(&owner)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(system("start the runtime"))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(system("start the runtime"))?;
     runtime.block_on(agent(config, owner, launch, keeper, attach))
 }
 
