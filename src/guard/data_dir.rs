@@ -19,7 +19,8 @@ pub(super) struct LockFile {
     pub(super) pid: i32,
     /// Key and id of its shared memory segment.
     pub(super) shmid: Option<i32>,
-    /// `starting`, `standby`, `ready`, `stopping`, or empty in a file that is still being written.
+    /// `starting`, `standby` (no connections), `ready` (connections: a primary *or* a hot standby), `stopping`, or empty in a file that is
+    /// still being written.
     pub(super) phase: String,
     /// Which file this is.
     pub(super) identity: FileIdentity,
@@ -49,6 +50,34 @@ pub(super) fn lock_file(data_dir: &Path) -> Option<LockFile> {
 fn born(meta: &fs::Metadata) -> (i64, i64) {
     let since = meta.created().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     since.map_or((0, 0), |time| (i64::try_from(time.as_secs()).unwrap_or(0), i64::from(time.subsec_nanos())))
+}
+
+/// How far a server of ours has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Phase {
+    /// It does not listen to signals yet, or stops, or is not ours.
+    #[default]
+    Closed,
+    /// In recovery: it can be promoted.
+    Recovery,
+    /// It has opened as primary.
+    Primary,
+}
+
+/// How far the server behind `lock` has come, as `pg_ctl` finds out: from its status line and `pg_control`.
+pub(super) fn phase(data_dir: &Path, lock: &LockFile) -> Phase {
+    // PG source, pg_control.h: the state follows the system identifier and two versions; the numbers have been the same since 9.0.
+    const IN_ARCHIVE_RECOVERY: i32 = 5;
+    const IN_PRODUCTION: i32 = 6;
+    let state = fs::read(data_dir.join("global/pg_control")).ok();
+    let state = state.and_then(|control| control.get(16..20)?.try_into().ok()).map(i32::from_ne_bytes);
+    match (lock.phase.as_str(), state) {
+        // PG source, postmaster.c: a status line is first written after the signal handlers are in place.
+        ("starting" | "standby" | "ready", Some(IN_ARCHIVE_RECOVERY)) => Phase::Recovery,
+        // While starting, the state is still that of the last run.
+        ("ready", Some(IN_PRODUCTION)) => Phase::Primary,
+        _ => Phase::Closed,
+    }
 }
 
 /// Makes sure that `standby.signal` exists, durably: at rest every data directory holds it (protocol I6).

@@ -2,7 +2,7 @@
 
 use super::{
     StartCommand, data_dir,
-    data_dir::{FileIdentity, LockFile},
+    data_dir::{FileIdentity, Phase},
     kernel::{self, Forked, Received},
     launch::Owner,
     reaper,
@@ -45,8 +45,8 @@ pub(super) struct Found {
     pub(super) groups: Vec<u32>,
     /// The length of the log before the start.
     pub(super) log_length: u64,
-    /// The status line of `postmaster.pid`.
-    pub(super) phase: String,
+    /// How far the server has come.
+    pub(super) phase: Phase,
     /// The server's last lines.
     pub(super) tail: String,
 }
@@ -62,8 +62,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn lock_file(&self) -> Option<LockFile> {
-        data_dir::lock_file(&self.data_dir).filter(|lock| lock.pid == self.pid && Some(lock.identity) != self.not)
+    fn phase(&self) -> Phase {
+        let lock = data_dir::lock_file(&self.data_dir).filter(|lock| lock.pid == self.pid && Some(lock.identity) != self.not);
+        lock.map(|lock| data_dir::phase(&self.data_dir, &lock)).unwrap_or_default()
     }
 }
 
@@ -81,9 +82,8 @@ impl Errand {
         let (owner, server) = (owner.clone(), server.clone());
         Self::send_out(move || {
             with_rights_of(&owner)?;
-            let phase = server.lock_file().map(|lock| lock.phase).unwrap_or_default();
-            // PG source, postmaster.c: the status line is first written after the signal handlers are in place.
-            if matches!(phase.as_str(), "starting" | "standby") {
+            let phase = server.phase();
+            if phase == Phase::Recovery {
                 data_dir::put_promote(&server.data_dir)?;
             }
             Ok((Found { phase, ..Found::default() }, None))
@@ -96,7 +96,7 @@ impl Errand {
         Self::send_out(move || {
             with_rights_of(&owner)?;
             let mut pause = Duration::from_millis(5);
-            while server.lock_file().is_none_or(|lock| lock.phase != "ready") {
+            while server.phase() != Phase::Primary {
                 std::thread::sleep(pause);
                 pause = (pause * 5 / 4).min(Duration::from_millis(100));
             }

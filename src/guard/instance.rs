@@ -2,6 +2,7 @@
 
 use super::{
     StartCommand,
+    data_dir::{FileIdentity, Phase},
     errand::{Errand, Found, Server},
     keeper::{self, Keeper, Load, Word},
     kernel,
@@ -108,7 +109,7 @@ struct Life {
     owner: Owner,
     log: PathBuf,
     log_length: u64,
-    not: Option<super::data_dir::FileIdentity>,
+    not: Option<FileIdentity>,
 }
 
 enum Task {
@@ -203,15 +204,7 @@ impl Instance {
         self.settle(&owner, 0, None, &command.log_file, prepared.found.log_length, Run(0));
     }
 
-    fn settle(
-        &mut self,
-        owner: &Owner,
-        pid: i32,
-        not: Option<super::data_dir::FileIdentity>,
-        log: &std::path::Path,
-        log_length: u64,
-        run: Run,
-    ) {
+    fn settle(&mut self, owner: &Owner, pid: i32, not: Option<FileIdentity>, log: &std::path::Path, log_length: u64, run: Run) {
         let server = Server { data_dir: self.data_dir.clone(), pid, not };
         match Errand::settle(owner, &server, log, log_length) {
             Ok(errand) => self.send(Task::Settle(run), errand),
@@ -387,9 +380,9 @@ impl Instance {
                 }
                 Some(Event::Answer(wish.ticket, Err("a stop has called this start off".to_owned())))
             }
-            (Task::Promote(ticket), Ok((found, _))) => Some(match found.phase.as_str() {
-                "starting" | "standby" | "ready" => Event::Answer(ticket, self.signal_promotion(&found.phase)),
-                phase => Event::NotPromoted(ticket, format!("the server is not in recovery (postmaster.pid says {phase:?})")),
+            (Task::Promote(ticket), Ok((found, _))) => Some(match found.phase {
+                Phase::Closed => Event::NotPromoted(ticket, "the server is not in recovery, or does not listen yet".to_owned()),
+                Phase::Recovery | Phase::Primary => Event::Answer(ticket, self.signal_promotion(found.phase)),
             }),
             (Task::Promote(ticket), Err(why)) => Some(Event::Answer(ticket, Err(why))),
             (Task::Settle(run), Ok((found, _))) => {
@@ -409,10 +402,10 @@ impl Instance {
         }
     }
 
-    fn signal_promotion(&mut self, phase: &str) -> Result<(), String> {
+    fn signal_promotion(&mut self, phase: Phase) -> Result<(), String> {
         let State::Alive(life) = &self.state else { return Err("PostgreSQL has ended".to_owned()) };
         let Some((postmaster, _)) = &life.postmaster else { return Err("PostgreSQL has ended".to_owned()) };
-        if phase != "ready" {
+        if phase == Phase::Recovery {
             kernel::pidfd_signal(postmaster.as_fd(), Signal::SIGUSR1).map_err(|error| format!("signal the postmaster: {error}"))?;
         }
         self.restore();

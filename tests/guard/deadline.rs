@@ -17,7 +17,7 @@ async fn at_the_deadline_everything_dies() {
     for mode in MODES {
         let mut host = Host::with_postgres(mode).await;
         let (guard, _changes) = host.primary(1).await;
-        let mut client = host.busy(30);
+        let client = host.busy(30);
         eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
         let until = arm(&guard, 1, Span::from_millis(300)).await;
         host.dies(Span::from_secs(3)).await;
@@ -25,7 +25,7 @@ async fn at_the_deadline_everything_dies() {
         assert!(clock::boot() >= until, "{mode:?}: not before the deadline");
         assert!(late < Span::from_millis(400), "{mode:?}: dead {late} after the deadline");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&host.guard_exit().await), Some(9));
-        assert!(!client.wait().expect("client").success(), "{mode:?}: the client has lost its connection");
+        assert!(!client.end(), "{mode:?}: the client has lost its connection");
     }
 }
 
@@ -78,13 +78,13 @@ async fn postgres_does_not_outlive_its_keeper_and_the_guard_says_when_it_is_gone
     for mode in MODES {
         let host = Host::with_postgres(mode).await;
         let (_guard, mut changes) = host.primary(1).await;
-        let mut client = host.busy(30);
+        let client = host.busy(30);
         eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
         host.keepers().into_iter().for_each(|pid| signal(pid, "KILL"));
         let (status, _) = emptied(&mut changes).await;
         assert_eq!(host.postgres().len(), 0, "{mode:?}: empty means empty");
         assert!(matches!(status.process, Process::Empty { last: Some(last) } if !last.wanted));
-        client.wait().expect("client");
+        assert!(!client.end(), "it has lost its connection");
     }
 }
 
@@ -94,7 +94,7 @@ async fn a_killed_postmaster_is_reported_empty_only_when_its_backends_are_dead()
     for mode in MODES {
         let host = Host::with_postgres(mode).await;
         let (guard, mut changes) = host.primary(1).await;
-        let mut client = host.busy(2);
+        let client = host.busy(2);
         eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
         let postmaster = host.postmaster();
         let began = clock::boot();
@@ -104,7 +104,7 @@ async fn a_killed_postmaster_is_reported_empty_only_when_its_backends_are_dead()
         eprintln!("{mode:?}: SIGKILL of the postmaster to empty: {}", heard.since(began));
         let Process::Empty { last: Some(last) } = status.process else { unreachable!() };
         assert!(last.how.starts_with("signal 9") && !last.wanted, "{last:?}");
-        assert!(!client.wait().expect("client").success(), "the late statement was not acknowledged");
+        assert!(!client.end(), "the late statement was not acknowledged");
         guard.start(StartAs::Primary, host.command(), Term::new(1), PATIENCE).await.expect("start again");
         host.serves().await;
         assert_eq!(host.sql("select to_regclass('late') is null"), "t", "{mode:?}: nothing was committed");

@@ -23,29 +23,29 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-pub const BIN: &str = "/usr/lib/postgresql/15/bin";
+pub(crate) const BIN: &str = "/usr/lib/postgresql/15/bin";
 /// How long a verb may take.
-pub const PATIENCE: Span = Span::from_secs(10);
-pub const MODES: [KillChoice; 2] = [KillChoice::Namespace, KillChoice::Descendants];
+pub(crate) const PATIENCE: Span = Span::from_secs(10);
+pub(crate) const MODES: [KillChoice; 2] = [KillChoice::Namespace, KillChoice::Descendants];
 
 #[expect(clippy::disallowed_methods, reason = "tests start what they test")]
-pub fn program(name: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn program(name: impl AsRef<std::ffi::OsStr>) -> Command {
     Command::new(name)
 }
 
 /// Directories, a guard, and PostgreSQL's files.
-pub struct Host {
+pub(crate) struct Host {
     dir: tempfile::TempDir,
     guard: Option<Child>,
     kill: KillChoice,
     as_root: bool,
-    pub uid: u32,
-    pub gid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Host {
     /// A host whose guard has not been started.
-    pub fn new(kill: KillChoice) -> Self {
+    pub(crate) fn new(kill: KillChoice) -> Self {
         let dir = tempfile::Builder::new().prefix("pgbaton-guard-").tempdir_in("/tmp").expect("directory");
         let number = |file| -> u32 {
             let out = run(program("id").args([file, "postgres"]));
@@ -57,7 +57,7 @@ impl Host {
     }
 
     /// With a data directory as `initdb` makes it, and a guard that runs.
-    pub async fn with_postgres(kill: KillChoice) -> Self {
+    pub(crate) async fn with_postgres(kill: KillChoice) -> Self {
         let mut host = Self::new(kill);
         host.initdb();
         host.start_guard().await;
@@ -65,33 +65,33 @@ impl Host {
     }
 
     /// The guard runs as the owner of the data directory, without root.
-    pub fn without_root(mut self) -> Self {
+    pub(crate) fn without_root(mut self) -> Self {
         self.as_root = false;
         self
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.path("data")
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         socket_in(&self.path("run"))
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("postgres.log")).unwrap_or_default()
     }
 
-    pub fn guard_log(&self) -> String {
+    pub(crate) fn guard_log(&self) -> String {
         fs::read_to_string(self.path("guard.log")).unwrap_or_default()
     }
 
     /// A fresh data directory, copied from a template that is made once.
-    pub fn initdb(&self) {
+    pub(crate) fn initdb(&self) {
         let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guard-template");
         if !template.exists() {
             let new = self.path("template");
@@ -113,7 +113,7 @@ impl Host {
         run(program("chown").arg("postgres:postgres").arg(self.data_dir().join("standby.signal")));
     }
 
-    pub fn as_postgres(&self, argv: &[&str]) -> Command {
+    pub(crate) fn as_postgres(&self, argv: &[&str]) -> Command {
         let mut command = program("setpriv");
         command
             .args([&format!("--reuid={}", self.uid), &format!("--regid={}", self.gid), "--init-groups"])
@@ -122,7 +122,7 @@ impl Host {
         command
     }
 
-    pub fn settings(&self) -> GuardSettings {
+    pub(crate) fn settings(&self) -> GuardSettings {
         GuardSettings {
             run_dir: self.path("run"),
             data_dir: self.data_dir(),
@@ -137,13 +137,13 @@ impl Host {
         }
     }
 
-    pub fn settings_file(&self, settings: &GuardSettings) -> PathBuf {
+    pub(crate) fn settings_file(&self, settings: &GuardSettings) -> PathBuf {
         let path = self.path("guard.json");
         fs::write(&path, serde_json::to_vec(settings).expect("json")).expect("settings");
         path
     }
 
-    pub fn guard_command(&self) -> Command {
+    pub(crate) fn guard_command(&self) -> Command {
         let file = self.settings_file(&self.settings());
         let argv = [env!("CARGO_BIN_EXE_pgbaton"), "guard", "--settings-json", file.to_str().expect("utf-8")];
         let mut command = if self.as_root { program(argv[0]) } else { self.as_postgres(&argv[..1]) };
@@ -151,28 +151,28 @@ impl Host {
         command
     }
 
-    pub async fn start_guard(&mut self) {
+    pub(crate) async fn start_guard(&mut self) {
         self.guard = Some(self.guard_command().spawn().expect("guard"));
         let socket = self.socket();
         eventually("the guard answers", PATIENCE, async || query_status(&socket, Span::from_millis(500)).await.ok()).await;
     }
 
-    pub fn guard_pid(&self) -> i32 {
+    pub(crate) fn guard_pid(&self) -> i32 {
         i32::try_from(self.guard.as_ref().expect("a guard").id()).expect("pid")
     }
 
     /// Waits for the guard's end.
-    pub async fn guard_exit(&mut self) -> std::process::ExitStatus {
+    pub(crate) async fn guard_exit(&mut self) -> std::process::ExitStatus {
         let mut guard = self.guard.take().expect("a guard");
         eventually("the guard ends", PATIENCE, async || guard.try_wait().expect("wait")).await
     }
 
-    pub fn port(&self) -> u32 {
+    pub(crate) fn port(&self) -> u32 {
         // Only a name within this host's own socket directory: nothing listens on TCP.
         5432
     }
 
-    pub fn command(&self) -> StartCommand {
+    pub(crate) fn command(&self) -> StartCommand {
         let text = |path: PathBuf| path.to_str().expect("utf-8").to_owned();
         let mut args = vec!["-D".to_owned(), text(self.data_dir())];
         let sockets = format!("unix_socket_directories={}", text(self.path("")));
@@ -191,12 +191,12 @@ impl Host {
         }
     }
 
-    pub async fn session(&self) -> (Guard, mpsc::Receiver<GuardStatus>) {
+    pub(crate) async fn session(&self) -> (Guard, mpsc::Receiver<GuardStatus>) {
         Guard::connect(&self.socket(), agent(), PATIENCE).await.expect("session")
     }
 
     /// A session with a primary of `term` that serves, armed for an hour.
-    pub async fn primary(&self, term: u64) -> (Guard, mpsc::Receiver<GuardStatus>) {
+    pub(crate) async fn primary(&self, term: u64) -> (Guard, mpsc::Receiver<GuardStatus>) {
         let (guard, changes) = self.session().await;
         arm(&guard, term, Span::from_secs(3_600)).await;
         guard.start(StartAs::Primary, self.command(), Term::new(term), PATIENCE).await.expect("start");
@@ -205,39 +205,39 @@ impl Host {
     }
 
     /// Waits until SQL is answered.
-    pub async fn serves(&self) {
+    pub(crate) async fn serves(&self) {
         eventually("PostgreSQL serves", PATIENCE, async || self.try_sql("select 1").ok()).await;
     }
 
-    pub fn psql(&self, sql: &str) -> Command {
+    pub(crate) fn psql(&self, sql: &str) -> Command {
         let mut command = program(format!("{BIN}/psql"));
         command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"]).arg(self.dir.path());
         command.args(["-p", &self.port().to_string(), "-c", sql]).stdin(Stdio::null());
         command
     }
 
-    pub fn try_sql(&self, sql: &str) -> Result<String, String> {
+    pub(crate) fn try_sql(&self, sql: &str) -> Result<String, String> {
         let out = self.psql(sql).output().expect("psql");
         if out.status.success() { Ok(text(&out.stdout)) } else { Err(text(&out.stderr)) }
     }
 
-    pub fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         self.try_sql(sql).expect(sql)
     }
 
     /// A statement that keeps its backend busy until it is killed.
-    pub fn busy(&self, seconds: u32) -> Child {
+    pub(crate) fn busy(&self, seconds: u32) -> Client {
         // A loop that does not look at the postmaster: EXP-1.
         let sql = format!(
             "do $$ declare t timestamptz := clock_timestamp() + interval '{seconds} s'; begin while clock_timestamp() < t loop end loop; end $$; \
              create table if not exists late (i int)"
         );
         let sql = sql.as_str();
-        self.psql(sql).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql")
+        Client(self.psql(sql).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql"))
     }
 
     /// Living processes of PostgreSQL in the data directory.
-    pub fn postgres(&self) -> BTreeSet<i32> {
+    pub(crate) fn postgres(&self) -> BTreeSet<i32> {
         let data_dir = fs::canonicalize(self.data_dir()).expect("data directory");
         let works_here = |pid: &i32| {
             fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data_dir)
@@ -247,7 +247,7 @@ impl Host {
     }
 
     /// The postmaster, by its id on this machine.
-    pub fn postmaster(&self) -> i32 {
+    pub(crate) fn postmaster(&self) -> i32 {
         let all = self.postgres();
         let living = living();
         let parent = |pid: &i32| living.iter().find(|(candidate, _)| candidate == pid).map(|(_, parent)| *parent);
@@ -255,13 +255,30 @@ impl Host {
     }
 
     /// The keepers: children of the guard.
-    pub fn keepers(&self) -> Vec<i32> {
+    pub(crate) fn keepers(&self) -> Vec<i32> {
         let guard = self.guard_pid();
         living().into_iter().filter(|(_, parent)| *parent == guard).map(|(pid, _)| pid).collect()
     }
 
-    pub async fn dies(&self, within: Span) {
+    pub(crate) async fn dies(&self, within: Span) {
         eventually("every process of PostgreSQL is dead", within, async || self.postgres().is_empty().then_some(())).await;
+    }
+}
+
+/// A session of psql.
+pub(crate) struct Client(Child);
+
+impl Client {
+    /// Waits for its end; whether its statement was acknowledged.
+    pub(crate) fn end(mut self) -> bool {
+        self.0.wait().expect("psql").success()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -285,18 +302,18 @@ impl Drop for Host {
     }
 }
 
-pub fn agent() -> Incarnation {
+pub(crate) fn agent() -> Incarnation {
     clock::incarnation()
 }
 
-pub async fn arm(guard: &Guard, term: u64, ahead: Span) -> Moment {
+pub(crate) async fn arm(guard: &Guard, term: u64, ahead: Span) -> Moment {
     let until = clock::boot().plus(ahead);
     guard.arm(Term::new(term), until, ArmedBy::OwnSwap, PATIENCE).await.expect("arm");
     until
 }
 
 /// Reads changes until the tree is verified empty; when that was heard.
-pub async fn emptied(changes: &mut mpsc::Receiver<GuardStatus>) -> (GuardStatus, Moment) {
+pub(crate) async fn emptied(changes: &mut mpsc::Receiver<GuardStatus>) -> (GuardStatus, Moment) {
     loop {
         let status = tokio::time::timeout(PATIENCE.to_std(), changes.recv()).await.expect("a status in time").expect("the session goes on");
         if matches!(status.process, Process::Empty { last: Some(_) }) {
@@ -305,11 +322,11 @@ pub async fn emptied(changes: &mut mpsc::Receiver<GuardStatus>) -> (GuardStatus,
     }
 }
 
-pub fn signal(pid: i32, name: &str) {
+pub(crate) fn signal(pid: i32, name: &str) {
     let _ = program("/bin/kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     let out = command.stdin(Stdio::null()).output().expect("run");
     assert!(out.status.success(), "{command:?}: {}", text(&out.stderr));
     out
@@ -320,7 +337,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Processes that are no zombies, with their parents.
-pub fn living() -> Vec<(i32, i32)> {
+pub(crate) fn living() -> Vec<(i32, i32)> {
     let entries = fs::read_dir("/proc").expect("proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| {
@@ -332,12 +349,12 @@ pub fn living() -> Vec<(i32, i32)> {
     .collect()
 }
 
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     living().iter().any(|(candidate, _)| *candidate == pid)
 }
 
 /// Polls until `probe` gives a value.
-pub async fn eventually<T>(what: &str, within: Span, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, within: Span, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let until = clock::boot().plus(within);
     loop {
         if let Some(value) = probe().await {

@@ -58,8 +58,11 @@ async fn a_start_that_fails_says_why_and_leaves_standby_signal() {
         let mut command = host.command();
         command.program = "/nonexistent/postgres".into();
         guard.start(StartAs::Standby, command, TERM, PATIENCE).await.expect("its processes exist");
-        let (status, _) = emptied(&mut changes).await;
-        assert!(matches!(&status.process, Process::Empty { last: Some(last) } if last.how.starts_with("exit code 126")), "{status:?}");
+        let why = eventually("the reason", PATIENCE, async || match guard.status(PATIENCE).await.expect("status").process {
+            Process::Empty { last: Some(last) } if last.run == Run(2) && last.how.contains("could not start") => Some(last.how),
+            _ => None,
+        });
+        assert!(why.await.starts_with("exit code 126"), "{mode:?}");
     }
 }
 
@@ -160,7 +163,7 @@ async fn sigterm_to_the_guard_is_a_fast_stop() {
     for mode in MODES {
         let mut host = Host::with_postgres(mode).await;
         let (_guard, _changes) = host.primary(1).await;
-        let mut client = host.busy(30);
+        let client = host.busy(30);
         signal(host.guard_pid(), "INT");
         signal(host.guard_pid(), "HUP");
         signal(host.guard_pid(), "TERM");
@@ -169,7 +172,7 @@ async fn sigterm_to_the_guard_is_a_fast_stop() {
         let control = run(program(format!("{BIN}/pg_controldata")).arg(host.data_dir()));
         assert!(String::from_utf8_lossy(&control.stdout).contains("shut down\n"), "{mode:?}: a clean end");
         assert!(host.data_dir().join("standby.signal").exists());
-        client.wait().expect("client");
+        assert!(!client.end(), "it has lost its connection");
     }
 }
 
@@ -177,7 +180,7 @@ async fn sigterm_to_the_guard_is_a_fast_stop() {
 async fn a_stop_ends_in_order_and_can_be_made_harder() {
     let host = Host::with_postgres(MODES[0]).await;
     let (guard, mut changes) = host.primary(1).await;
-    let mut client = host.busy(30);
+    let client = host.busy(30);
     eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
     let far = clock::boot().plus(Span::from_secs(60));
     let status = guard.stop(StopMode::Smart, far, TERM, PATIENCE).await.expect("stop");
@@ -188,7 +191,7 @@ async fn a_stop_ends_in_order_and_can_be_made_harder() {
         matches!(&status.process, Process::Empty { last: Some(last) } if last.wanted && last.how.starts_with("exit code 0")),
         "{status:?}"
     );
-    client.wait().expect("client");
+    assert!(!client.end(), "it has lost its connection");
 }
 
 /// Where root is not: the guard is the owner, and what it can do, it says.
@@ -211,5 +214,57 @@ async fn it_works_without_root() {
         host.serves().await;
         signal(host.guard_pid(), "KILL");
         host.dies(Span::from_secs(1)).await;
+    }
+}
+
+/// What the guard holds and ignores is not PostgreSQL's.
+#[tokio::test]
+async fn postgres_inherits_nothing_of_the_guard() {
+    for mode in MODES {
+        let host = Host::with_postgres(mode).await;
+        let (_guard, _changes) = host.primary(1).await;
+        let postmaster = host.postmaster();
+        let status = fs::read_to_string(format!("/proc/{postmaster}/status")).expect("status");
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().replace('\t', " ")).expect("field");
+        let uid = host.uid;
+        assert_eq!(field("Uid:"), format!("{uid} {uid} {uid} {uid}"));
+        assert_eq!(u64::from_str_radix(&field("CapEff:"), 16), Ok(0), "no capability");
+        assert_eq!(field("Umask:"), "0077");
+        // PG 15 ignores SIGPIPE, SIGTTIN, SIGTTOU and SIGXFSZ itself; nothing is blocked between its signals.
+        let ignored = u64::from_str_radix(&field("SigIgn:"), 16).expect("mask");
+        assert_eq!(ignored & (1 << (15 - 1) | 1 << (2 - 1) | 1 << (3 - 1)), 0, "stop signals are not ignored");
+        for fd in fs::read_dir(format!("/proc/{postmaster}/fd")).expect("fds").flatten() {
+            let target = fs::read_link(fd.path()).unwrap_or_default().display().to_string();
+            assert!(!target.contains("guard.lock") && !target.contains("pidfd") && !target.contains("signalfd"), "{mode:?}: {target}");
+        }
+        let groups = run(program("id").args(["-G", "postgres"]));
+        let mut expected: Vec<_> = String::from_utf8_lossy(&groups.stdout).split_whitespace().map(str::to_owned).collect();
+        let mut groups: Vec<_> = field("Groups:").split_whitespace().map(str::to_owned).collect();
+        expected.sort();
+        groups.sort();
+        assert_eq!(groups, expected);
+    }
+}
+
+/// A guard comes back only after what its predecessor started is dead.
+#[tokio::test]
+async fn a_new_guard_after_a_killed_one_starts_on_an_empty_tree() {
+    for mode in MODES {
+        let mut host = Host::with_postgres(mode).await;
+        let (_guard, _changes) = host.primary(1).await;
+        let _client = host.busy(30);
+        let old = host.guard_pid();
+        // A keeper that cannot act at once still holds the lock.
+        host.keepers().into_iter().for_each(|pid| signal(pid, "STOP"));
+        signal(old, "KILL");
+        host.guard_exit().await;
+        host.start_guard().await;
+        let (guard, _changes) = host.session().await;
+        let empty = async || (guard.status(PATIENCE).await.expect("status").process == Process::Empty { last: None }).then_some(());
+        eventually("it is empty", PATIENCE, empty).await;
+        assert_eq!(host.postgres().len(), 0, "{mode:?}");
+        guard.start(StartAs::Standby, host.command(), TERM, PATIENCE).await.expect("start");
+        host.serves().await;
     }
 }

@@ -102,7 +102,7 @@ async fn a_stranger_gets_no_answer() {
         "import socket; s=socket.socket(socket.AF_UNIX); s.settimeout(3); s.connect({:?}); s.sendall(b'{{\"query\":{{\"protocol\":1}}}}\\n'); print(len(s.recv(10)))",
         host.socket().display().to_string()
     );
-    let ask = |uid: &str| program("setpriv").args([uid, "--clear-groups", "python3", "-c", &script]).output().expect("python3");
+    let ask = |uid: &str| program("setpriv").args([uid, "--clear-groups", "/usr/bin/python3", "-c", &script]).output().expect("python3");
     std::fs::set_permissions(host.socket(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
     let known = ask(&format!("--reuid={}", host.uid));
     assert_eq!(String::from_utf8_lossy(&known.stdout).trim(), "10", "{}", String::from_utf8_lossy(&known.stderr));
