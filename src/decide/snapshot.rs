@@ -287,7 +287,7 @@ impl Snapshot {
     pub fn stood_still(&self) -> Span {
         let Some(leader) = self.leader() else { return Span::ZERO };
         match &self.standing {
-            Some(standing) if standing.nonce == leader.record.nonce && standing.suspended == self.now.suspended() => {
+            Some(standing) if standing.nonce == leader.record.nonce && !self.now.slept_since(standing.suspended) => {
                 self.now.mono.since(standing.since)
             }
             _ => Span::ZERO,
