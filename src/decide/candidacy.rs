@@ -40,7 +40,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return as_owner(s, d, leader, trigger.as_ref());
     }
     let Some(trigger) = trigger else { return Flow::Goes };
-    as_electable(s, d, leader, &trigger);
+    as_standby(s, d, leader, &trigger);
     Flow::Goes
 }
 
@@ -117,7 +117,7 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
     };
     let from = owner_may_claim_at(s, leader, trigger);
     if s.now.boot < from {
-        d.waits("owner", format!("holds everything, and restarts in place in {} unless a replica takes over", from.since(s.now.boot)));
+        d.waits("owner", format!("holds everything, and restarts in place in {} unless a replica takes over", s.left(from)));
         d.wake(from);
         return Flow::Settled;
     }
@@ -154,8 +154,8 @@ fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
     (tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
 }
 
-/// A standby that `sync` names as electable.
-fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
+/// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
+fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
     if let Some(why) = unfit(s, leader) {
         d.refused("unfit", format!("{}, but this node cannot take over: {why}", trigger.why));
         return;
@@ -167,7 +167,19 @@ fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trig
         return;
     }
     let place = place(s);
-    let from = trigger.from.plus(PLACE.times(place));
+    let mut from = trigger.from.plus(PLACE.times(place));
+    if !s.is_electable() {
+        // The owner: what it once had, it must still have.
+        let Some(whole) = scan::whole(s, d) else { return };
+        if let Some(lost) = lost_something(s, whole) {
+            d.alarm(
+                "owner-went-back",
+                format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn),
+            );
+            return;
+        }
+        from = owner_may_claim_at(s, leader, trigger);
+    }
     let from = s.memory.no_claim_before.map_or(from, |not_before| from.max(not_before));
     let mut end = None;
     if let Some(needed) = binding_end(s, leader) {
@@ -190,7 +202,7 @@ fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trig
         }
     }
     if s.now.boot < from {
-        d.waits("place", format!("is number {} in the order of candidates: claims in {}", place + 1, from.since(s.now.boot)));
+        d.waits("place", format!("is number {} in the order of candidates: claims in {}", place + 1, s.left(from)));
         d.wake(from);
         return;
     }
@@ -209,7 +221,7 @@ fn binding_end(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<Lsn> {
 /// Why an electable node cannot take over now, with numbers.
 fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     let Some(sync) = s.sync() else { return Some("`sync` is missing from etcd".to_owned()) };
-    if !s.is_electable() {
+    if !s.is_electable() && !s.is_owner() {
         return Some(not_electable(s, &sync.record));
     }
     if s.me.tags.no_failover {

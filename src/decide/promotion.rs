@@ -138,7 +138,7 @@ fn elect(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     let ends = began.plus(VOTE_WINDOW);
     if !silent.is_empty() && s.now.boot < ends {
         let names: Vec<String> = silent.iter().map(|replica| replica.node.to_string()).collect();
-        d.waits("promises", format!("waits {} more for the promise of {}", ends.since(s.now.boot), names.join(", ")));
+        d.waits("promises", format!("waits {} more for the promise of {}", s.left(ends), names.join(", ")));
         d.wake(ends);
         return Keeps::Renewing;
     }
@@ -314,7 +314,7 @@ fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, asked: M
         d.act(s, Action::Kill);
         return Keeps::Renewing;
     }
-    d.waits("server", format!("waits up to {} more for {what}", ends.since(s.now.boot)));
+    d.waits("server", format!("waits up to {} more for {what}", s.left(ends)));
     Keeps::Renewing
 }
 

@@ -97,6 +97,12 @@ impl Span {
         self.0 / MILLI
     }
 
+    /// Rounded down to whole milliseconds, for people.
+    #[must_use]
+    pub const fn rounded(self) -> Self {
+        Self(self.0 - self.0 % MILLI)
+    }
+
     /// Seconds as a floating number, for metrics and people.
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / SECOND as f64

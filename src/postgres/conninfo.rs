@@ -10,7 +10,13 @@ use crate::model::{moment::Span, node::Address};
 ///
 /// # Errors
 /// [`Error::Refused`] for a value with more than one line.
-pub(super) fn conninfo(settings: &Settings, address: &Address, role: &Role, patience: Span, more: &[(&str, &str)]) -> Result<String, Error> {
+pub(super) fn conninfo(
+    settings: &Settings,
+    address: &Address,
+    role: &Role,
+    patience: Span,
+    more: &[(&str, &str)],
+) -> Result<String, Error> {
     let millis = patience.as_millis().max(1);
     // PG manual, "connect_timeout": whole seconds, and 1 is taken as 2.
     let seconds = millis.div_ceil(1_000).max(2).to_string();
