@@ -3,10 +3,17 @@
 //! The loop is the whole idea: **observe → decide → act**. Read in this order:
 //! - [`model`]: the words;
 //! - [`decide`]: every rule, as a pure function of a snapshot;
+//! - [`agent`]: the loop around the rules; [`clock`]: the one reader of clocks;
+//! - [`dcs`]: etcd, where the records stand;
+//! - [`postgres`]: the server, its files and its programs;
+//! - [`telemetry`]: what a process tells of itself;
 //! - [`config`]: what operators write, checked;
-//! - [`telemetry`]: what a process tells of itself.
 
+pub mod agent;
 pub mod clock;
 pub mod config;
+pub mod dcs;
+pub mod decide;
 pub mod model;
+pub mod postgres;
 pub mod telemetry;
