@@ -101,7 +101,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("metrics_util", &["telemetry"]),
-    ("toml", &["config"]),
+    ("toml", &["config", "lab"]),
     ("uuid", &["clock"]),
     ("rand", &["clock"]),
     ("clap", &["cli", "main"]),
