@@ -6,6 +6,7 @@
 //! - [`agent`]: the loop around the rules; [`clock`]: the one reader of clocks;
 //! - [`dcs`]: etcd, where the records stand;
 //! - [`postgres`]: the server, its files and its programs;
+//! - [`guard`]: the process that owns PostgreSQL and the deadline;
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`config`]: what operators write, checked;
 
@@ -14,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod dcs;
 pub mod decide;
+pub mod guard;
 pub mod model;
 pub mod postgres;
 pub mod telemetry;

@@ -105,7 +105,7 @@ async fn a_stream_behind_a_frozen_startup_process_is_cut_by_a_signal() {
     assert!(receiver.is_some_and(|receiver| receiver.streaming), "the frozen process has not seen the reload");
 
     let begin = clock::boot();
-    let cut = server.cut_stream(RUN, LIMIT).await.expect("cut");
+    let cut = server.cut_stream(RUN, &pg::configuration(), LIMIT).await.expect("cut");
     assert_eq!(cut, pgbaton::postgres::replication::Cut::BySignal);
     assert!(clock::boot().since(begin) < Span::from_secs(1), "{}", clock::boot().since(begin));
     assert_eq!(standby.process("walreceiver"), None);
@@ -117,7 +117,7 @@ async fn a_stream_is_cut_by_the_reload_alone_where_everything_is_well() {
     let primary = Instance::primary();
     let standby = Instance::standby_of(&primary);
     standby.add_config("primary_conninfo = ''");
-    let cut = server(&standby).cut_stream(RUN, LIMIT).await.expect("cut");
+    let cut = server(&standby).cut_stream(RUN, &pg::configuration(), LIMIT).await.expect("cut");
     assert_eq!(cut, pgbaton::postgres::replication::Cut::ByReload);
     assert_eq!(standby.process("walreceiver"), None);
     assert_eq!(primary.sql("select count(*) from pg_stat_replication"), "0");

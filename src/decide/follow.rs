@@ -286,7 +286,10 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     let Some(target) = target else { return };
     let source = source(target);
     match operation {
+        Operation::Rewind { .. } if !upkeep::configured(s, d, None, true) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
+        // The passwords that the copy needs stand in the managed files.
+        Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
         Operation::Clone { place, .. } => {
             d.because("clone", format!("copies {}", source.node));
             d.act(s, Action::Clone { source, place: *place });

@@ -5,8 +5,11 @@
 //! data directory, by two renames, and only [`discard_old`] removes what was there before.
 
 use super::{
-    Error, Settings, Stream, durable,
+    Error, Settings, Stream,
+    conninfo::conninfo,
+    durable, peer,
     place::{self, Leftover, LeftoverKind, Names},
+    session::column,
 };
 use crate::{
     clock,
@@ -14,7 +17,7 @@ use crate::{
         instance::DataDir,
         lsn::Bytes,
         moment::{Moment, Span},
-        node::{DataIncarnation, NodeName, SlotName},
+        node::{Address, DataIncarnation, NodeName, SlotName},
     },
 };
 use std::{
@@ -29,17 +32,18 @@ const DISK_LIMIT: Span = Span::from_secs(600);
 const LOOK_EVERY: Span = Span::from_secs(1);
 /// In a copy, until [`discard_old`]: which one it is, so that a swap that was done is known.
 const MARKER: &str = ".pgbaton-copy";
-/// How long one question to the source may take.
-const ASK_LIMIT: Span = Span::from_secs(10);
+
+/// A source that says nothing for so long is gone; a slow one is waited for.
+const PATIENCE: Span = Span::from_secs(30);
 
 /// What is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// libpq's connection string of keywords and values, without a password (that comes from the passfile); `sslmode` and certificates included.
-    pub conninfo: String,
+    /// The server; it is connected to as the replication role.
+    pub address: Address,
     /// The slot that keeps WAL for this node until it streams; none: a temporary one for the copy's time alone.
     pub slot: Option<SlotName>,
-    /// Where the source's tablespaces lie on its disk: see [`tablespaces`].
+    /// Where the source's tablespaces lie on its disk: see [`ask`].
     pub tablespaces: Vec<PathBuf>,
 }
 
@@ -80,20 +84,29 @@ pub struct VerifiedOtherCopy {
     pub node: NodeName,
 }
 
-/// Asks the source where its tablespaces lie, for [`Source::tablespaces`]. Any role that may connect can.
-///
-/// # Errors
-/// When `psql` cannot connect or ask.
-pub async fn tablespaces(settings: &Settings, conninfo: &str) -> Result<Vec<PathBuf>, Error> {
-    let sql = "select pg_catalog.pg_tablespace_location(oid) from pg_catalog.pg_tablespace where spcname !~ '^pg_'";
-    Ok(ask(settings, conninfo, sql).await?.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect())
+/// What a source says of its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// Where its tablespaces lie on its disk.
+    pub tablespaces: Vec<PathBuf>,
+    /// All its databases together, in bytes; WAL does not count.
+    pub size: Bytes,
 }
 
-/// One question by `psql`, which connects as the copying programs do: columns by `|`.
-pub(super) async fn ask(settings: &Settings, conninfo: &str, sql: &str) -> Result<String, Error> {
-    let program = settings.program("psql").env("PGPASSFILE", settings.passfile()).env("PGCONNECT_TIMEOUT", "5");
-    let program = program.args(["-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", &format!("{conninfo} dbname=postgres"), "-c", sql]);
-    Ok(program.run(ASK_LIMIT).await?.text())
+/// Asks the server at `address` what a copy of it takes, as the monitor role.
+///
+/// # Errors
+/// As for any session.
+pub async fn ask(settings: &Settings, address: &Address, limit: Span) -> Result<SourceFacts, Error> {
+    let session = peer::connect(settings, address, &settings.roles.monitor, limit).await?;
+    let doing = "ask the server for its size";
+    let sql = "SELECT pg_tablespace_location(oid) AS location FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''";
+    let rows = session.rows(doing, sql, &[], limit).await?;
+    let tablespaces = rows.iter().map(|row| column::<&str>(row, "location").map(PathBuf::from)).collect::<Result<_, _>>()?;
+    let sql = "SELECT coalesce(sum(pg_database_size(oid)), 0)::int8 AS size FROM pg_database";
+    let rows = session.rows(doing, sql, &[], limit).await?;
+    let size = rows.first().map(|row| column::<i64>(row, "size")).transpose()?.unwrap_or_default();
+    Ok(SourceFacts { tablespaces, size: Bytes::new(u64::try_from(size).unwrap_or_default()) })
 }
 
 /// Copies `source` into a directory beside ours, where it waits, whole and durable, for [`swap`].
@@ -214,9 +227,11 @@ async fn copy_into(
 }
 
 fn backup_program(settings: &Settings, source: &Source, id: &DataIncarnation, target: &Path) -> Result<super::Program, Error> {
-    let mut program = settings.program("pg_basebackup").env("PGPASSFILE", settings.passfile()).env("PGCONNECT_TIMEOUT", "10");
-    program = program.arg("--pgdata").arg(target).args(["--format=plain", "--wal-method=stream", "--checkpoint=fast"]);
-    program = program.args(["--progress", "--no-password", "--dbname", &source.conninfo]);
+    // A name that no voter bears: the stream of WAL beside the copy must never count as a standby's (EXP-3).
+    let conninfo = conninfo(settings, &source.address, &settings.roles.replication, PATIENCE, &[("application_name", "pgbaton clone")])?;
+    let mut program =
+        settings.program("pg_basebackup").arg("--pgdata").arg(target).args(["--format=plain", "--wal-method=stream", "--checkpoint=fast"]);
+    program = program.args(["--progress", "--no-password", "--dbname", &conninfo]);
     if let Some(slot) = &source.slot {
         program = program.args(["--slot", slot.as_str()]);
     }

@@ -19,25 +19,6 @@ pub struct Control {
     pub data: ControlData,
     /// The size of a WAL segment, in bytes: a power of two from 1 MB to 1 GB.
     pub wal_segment: Bytes,
-    /// The capacities that a standby must not undercut (scenario 72).
-    pub capacities: Capacities,
-}
-
-/// The settings of the primary that were in force when this directory last replayed or wrote a change of them.
-///
-/// A standby with less pauses replay, and shuts down at a promotion (EXP-14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacities {
-    /// `max_connections`
-    pub connections: u32,
-    /// `max_worker_processes`
-    pub worker_processes: u32,
-    /// `max_wal_senders`
-    pub wal_senders: u32,
-    /// `max_prepared_transactions`
-    pub prepared_transactions: u32,
-    /// `max_locks_per_transaction`
-    pub locks_per_transaction: u32,
 }
 
 /// Why a text is not what `pg_controldata` prints for a usable directory.
@@ -93,14 +74,7 @@ pub fn parse(stdout: &str, stderr: &str) -> Result<Control, NotControlData> {
     };
     let segment = "Bytes per WAL segment";
     let wal_segment = lines.parsed_with(segment, |text| text.parse().ok().filter(|size| super::segment::is_segment_size(*size)))?;
-    let capacities = Capacities {
-        connections: lines.number("max_connections setting")?,
-        worker_processes: lines.number("max_worker_processes setting")?,
-        wal_senders: lines.number("max_wal_senders setting")?,
-        prepared_transactions: lines.number("max_prepared_xacts setting")?,
-        locks_per_transaction: lines.number("max_locks_per_xact setting")?,
-    };
-    Ok(Control { data, wal_segment: Bytes::new(wal_segment), capacities })
+    Ok(Control { data, wal_segment: Bytes::new(wal_segment) })
 }
 
 fn timeline(text: &str) -> Option<TimelineId> {
@@ -167,7 +141,6 @@ mod tests {
             }
         );
         assert_eq!(control.wal_segment, Bytes::new(16 << 20));
-        assert_eq!(control.capacities.connections, 100);
     }
 
     #[test]

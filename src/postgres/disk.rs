@@ -3,7 +3,7 @@
 //! A mount that is missing at boot looks like an empty directory; nothing may be initialised or cloned into it
 //! (scenario 119). So the mount point of a healthy data directory is remembered in the state directory.
 
-use super::{Error, Settings, control_data, durable, history, mount};
+use super::{Error, Settings, control_data, durable, history, mount, version::Version};
 use crate::model::{
     instance::{DataDir, DiskFacts},
     moment::Span,
@@ -102,7 +102,7 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
         Seen::Data(outside) => outside,
     };
     let data_dir = settings.data_dir.display();
-    let programs = major_of_programs(settings).await?;
+    let programs = Version::of_programs(settings).await?.major;
     if programs != outside.major {
         return Err(Unfit(format!(
             "{data_dir} is of PostgreSQL {}, but the programs in {} are of {programs}: set bin_dir to those of {}, or upgrade by pg_upgrade",
@@ -114,18 +114,6 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
     let control = control_data::read(settings, &settings.data_dir).await?.data;
     let Outside { major, standby_signal, backup_label, histories } = outside;
     Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, histories }))
-}
-
-/// The major version of the programs in `bin_dir`.
-///
-/// # Errors
-/// When `postgres --version` cannot be run or understood.
-pub async fn major_of_programs(settings: &Settings) -> Result<u32, Error> {
-    let text = settings.program("postgres").arg("--version").run(LIMIT).await?.text();
-    // `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, `… 18beta1`
-    let version = text.split_whitespace().nth(2).unwrap_or_default();
-    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().map_err(|_| Error::malformed("the version of postgres".to_owned(), &text))
 }
 
 enum Seen {

@@ -92,12 +92,23 @@ fn from_ledger(request: &Request<'_>) -> Fetched {
         return Fetched::NotThere;
     }
     let to = request.data_dir.join(request.path);
-    match fs::read(request.ledger.join(request.file)).map(|content| fs::write(&to, content)) {
+    let content = fs::read(request.ledger.join(request.file));
+    if content.as_ref().is_ok_and(|content| history::is_placeholder(&String::from_utf8_lossy(content))) && is_newest(request) {
+        return Fetched::NotThere;
+    }
+    match content.map(|content| fs::write(&to, content)) {
         Ok(Ok(())) => Fetched::There,
         Ok(Err(error)) => Fetched::Failed(format!("could not write {}: {error}", to.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Fetched::NotThere,
         Err(error) => Fetched::Failed(format!("could not read {} of the ledger: {error}", request.file)),
     }
+}
+
+/// Whether no real history follows in the ledger. A placeholder that is the newest history would stop a starting server
+/// (see [`history`]); a running one finds it in `pg_wal`, where PostgreSQL looks next.
+fn is_newest(request: &Request<'_>) -> bool {
+    let histories = history::read_all(request.ledger).unwrap_or_default();
+    !histories.iter().any(|(tli, text)| *tli.history_file() > *request.file && !history::is_placeholder(text))
 }
 
 /// Whether a segment belongs to an id that is burnt, or that the ledger does not know.
@@ -186,6 +197,7 @@ mod tests {
         assert_eq!(read(), "archived 000000010000000000000003");
         publish_ledger(&place.at("state"), &BTreeMap::from([(tli(2), "# burnt\n".to_owned())])).expect("publish");
         assert_eq!(get("00000003.history").await, Fetched::NotThere);
+        assert_eq!(get("00000002.history").await, Fetched::NotThere, "no real history follows");
     }
 
     #[tokio::test]

@@ -2,6 +2,12 @@
 //!
 //! Before a node follows or promotes it holds every history file of the ledger (protocol 1.7 step 4a): a gap strands
 //! replicas, and a comment-only file makes PostgreSQL skip a burnt id (EXP-4).
+//!
+//! **But not at a start in recovery.** A startup process that finds a comment-only file as the newest history takes that
+//! id for its target at once: it then streams, refuses every segment ("unexpected timeline ID 1 in log segment …"), is
+//! never consistent and lets nobody in. Only a running one notices that it is no child (measured on 15). So
+//! [`prepare_start`] takes away the placeholders that no real history follows, and [`write_missing`] puts them back once
+//! the server is up, before anything is promoted.
 
 use super::{Error, durable};
 use crate::model::timeline::{TimelineHistory, TimelineId};
@@ -63,6 +69,23 @@ fn timeline_of(name: &str) -> Option<TimelineId> {
     let digits = name.strip_suffix(".history").filter(|digits| digits.len() == 8)?;
     let tli = u32::from_str_radix(digits, 16).ok().and_then(TimelineId::new)?;
     (tli.history_file() == name).then_some(tli)
+}
+
+/// Prepares `pg_wal` for a start in recovery: as [`write_missing`], but placeholders above the newest real history go.
+///
+/// # Errors
+/// As [`write_missing`].
+pub fn prepare_start(pg_wal: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<Written, Error> {
+    let there = read_all(pg_wal)?;
+    let real = |histories: &BTreeMap<TimelineId, String>| {
+        histories.iter().rev().find(|(_, text)| !is_placeholder(text)).map_or(TimelineId::FIRST, |(tli, _)| *tli)
+    };
+    let newest = real(&there).max(real(ledger));
+    for tli in there.keys().filter(|tli| **tli > newest) {
+        let path = pg_wal.join(tli.history_file());
+        durable::remove(&path).map_err(Error::file("remove", &path))?;
+    }
+    write_missing(pg_wal, &ledger.range(..=newest).map(|(tli, text)| (*tli, text.clone())).collect())
 }
 
 /// Writes the histories of the ledger that are missing in `pg_wal`, durably, as its owner.
@@ -192,6 +215,25 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("00000002.history")).expect("read"), TWO);
         replace(dir.path(), tli(2), "# burnt\n").expect("replace");
         assert_eq!(write_missing(dir.path(), &ledger).expect("again"), Written::default());
+    }
+
+    #[test]
+    fn a_start_finds_no_placeholder_above_the_newest_real_history() {
+        let dir = tempfile::tempdir().expect("directory");
+        let burnt = |number| (tli(number), "# burnt\n".to_owned());
+        let three = (tli(3), TWO.to_owned());
+        let ledger = BTreeMap::from([burnt(2), three, burnt(4), burnt(5)]);
+        write_missing(dir.path(), &ledger).expect("write");
+        prepare_start(dir.path(), &ledger).expect("prepare");
+        assert_eq!(read_all(dir.path()).expect("read").into_keys().collect::<Vec<_>>(), [tli(2), tli(3)]);
+        assert_eq!(write_missing(dir.path(), &ledger).expect("write").added, [tli(4), tli(5)]);
+        // A real history that only the disk knows counts, too.
+        replace(dir.path(), tli(6), TWO).expect("write");
+        prepare_start(dir.path(), &ledger).expect("prepare");
+        assert_eq!(read_all(dir.path()).expect("read").len(), 5);
+        let empty = tempfile::tempdir().expect("directory");
+        prepare_start(empty.path(), &BTreeMap::from([burnt(2)])).expect("prepare");
+        assert_eq!(read_all(empty.path()).expect("read").len(), 0);
     }
 
     #[test]

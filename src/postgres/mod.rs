@@ -7,16 +7,18 @@
 //! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline; [`version`];
 //! - [`config_files`], [`parameters`], [`hba`]: the managed configuration; [`command`]: how the postmaster is started;
 //!   [`overrides`]: what `ALTER SYSTEM` puts above it;
-//! - [`session`], [`server`], [`tls`], [`peer`]: SQL, to the local server and to other members;
+//! - [`session`], [`server`], [`tls`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
 //! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
-//! - [`disk`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
-//! - [`bootstrap`], [`basebackup`], [`place`], [`rewind`]: what makes or replaces it; [`fetch`]: the managed `restore_command`.
+//! - [`disk`], [`mount`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
+//! - [`bootstrap`], [`place`], [`basebackup`], [`rewind`]: how a data directory comes to be; [`durable`]: files that outlive a power cut;
+//! - [`fetch`], [`shell`]: what the managed `restore_command` does.
 
 pub mod basebackup;
 pub mod bootstrap;
 pub mod command;
 pub mod config_files;
+mod conninfo;
 pub mod control_data;
 pub mod disk;
 mod durable;
@@ -52,7 +54,7 @@ pub use process::{Ended, Failure, Owner, Program, Stream};
 pub use server::Server;
 pub use settings::{Credential, ReplicationTls, Role, Roles, Secret, Settings, SslMode};
 
-use crate::model::moment::Span;
+use crate::model::{lsn::Bytes, moment::Span};
 use std::path::PathBuf;
 
 /// What is known of an action that failed.
@@ -113,9 +115,9 @@ pub enum Error {
         /// The command line.
         command: String,
         /// For how long.
-        after: crate::model::moment::Span,
+        after: Span,
         /// How much was copied.
-        done: crate::model::lsn::Bytes,
+        done: Bytes,
     },
     /// pg_rewind failed.
     #[error("rewind the data directory ({})", if *touched { "it was touched: only rewind it again or clone" } else { "it is as it was" })]
@@ -208,17 +210,17 @@ impl Error {
             | Self::NotReady { .. }
             | Self::Authentication { .. }
             | Self::TooManySessions { .. }
+            | Self::Sql { .. }
             | Self::ControlData { .. }
             | Self::Scan(_)
-            | Self::Rewind { touched: false, .. }
-            | Self::Sql { .. } => Outcome::NotDone,
+            | Self::Rewind { touched: false, .. } => Outcome::NotDone,
             Self::Program(_)
             | Self::File { .. }
             | Self::Malformed { .. }
-            | Self::Standstill { .. }
-            | Self::Rewind { .. }
             | Self::Gone { .. }
-            | Self::Timeout { .. } => Outcome::Unknown,
+            | Self::Timeout { .. }
+            | Self::Standstill { .. }
+            | Self::Rewind { .. } => Outcome::Unknown,
         }
     }
 

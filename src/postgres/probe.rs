@@ -4,7 +4,7 @@ use super::{
     Error, Server,
     command::Floors,
     replication::{Identity, left},
-    server::Watch,
+    server::{KEPT_STATEMENT, Watch},
     session::column,
 };
 use crate::{
@@ -134,7 +134,7 @@ impl Server {
 
     async fn watch(&self, end: Moment) -> Result<Watch, Error> {
         let doing = "prepare to sample the server";
-        let session = self.connect(left(end)).await?;
+        let session = self.connect(left(end), KEPT_STATEMENT).await?;
         let sql = "SELECT current_setting('server_version_num')::int AS version, \
                    (SELECT system_identifier FROM pg_control_system()) AS system_id";
         let rows = session.rows(doing, sql, &[], left(end)).await?;

@@ -1,11 +1,19 @@
 //! `pg_rewind`: making a data directory that went another way follow the primary again, without a full copy.
 //!
 //! The order (protocol 1.13 c) is the caller's to keep: [`archive_ready_segments`]; [`readiness`], and where it says
-//! [`Readiness::RecoverFirst`] a start on [`RECOVERY_ONLY`] until replay reaches the end of WAL, then a fast stop; only
+//! [`Readiness::RecoverFirst`] a start with [`Recovery::OwnWal`] until replay reaches the end of WAL, then a fast stop; only
 //! then the ledger's history files (EXP-30 ii); [`diverged`], because it will be gone; [`source_state`]; [`run`].
+//! pg_rewind's own recovery of its target runs `postgres --single`, which refuses a directory with `standby.signal`
+//! (EXP-27), and is never asked for.
+//!
+//! [`Recovery::OwnWal`]: super::Recovery::OwnWal
 
 use super::{
-    Error, Failure, Settings, Stream, basebackup, control_data, durable, scan,
+    Error, Failure, Settings, Stream, basebackup,
+    conninfo::conninfo,
+    control_data, durable,
+    peer::PeerFacts,
+    scan,
     shell::{self, Words},
 };
 use crate::{
@@ -14,6 +22,7 @@ use crate::{
         instance::ControlState,
         lsn::{Bytes, Lsn},
         moment::Span,
+        node::Address,
         timeline::{Fork, TimelineId},
     },
 };
@@ -23,30 +32,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What recovery of the target alone is started with, besides `standby.signal`: it replays what is on this disk, follows
-/// nobody, asks no archive, looks for no other timeline, and lets nobody in from outside.
-///
-/// A start on the usual settings would stop short or run on: with an apply delay rows of the old history are served
-/// later (EXP-30 i), and with a new history file there it dies (EXP-30 ii). pg_rewind's own recovery runs
-/// `postgres --single`, which refuses a directory with `standby.signal` (EXP-27).
-pub const RECOVERY_ONLY: [(&str, &str); 9] = [
-    ("primary_conninfo", ""),
-    ("primary_slot_name", ""),
-    ("restore_command", ""),
-    ("archive_cleanup_command", ""),
-    ("recovery_end_command", ""),
-    ("recovery_target_timeline", "current"),
-    ("recovery_min_apply_delay", "0"),
-    ("listen_addresses", ""),
-    ("hot_standby", "on"),
-];
-
 /// Whether the target can be rewound as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// It was stopped cleanly.
     Ready,
-    /// It has to be recovered first, by a start on [`RECOVERY_ONLY`] and a fast stop.
+    /// It has to be recovered first, by a start with [`super::Recovery::OwnWal`] and a fast stop.
     RecoverFirst,
     /// It can only be cloned.
     Never {
@@ -99,19 +90,12 @@ pub enum SourceState {
     },
 }
 
-/// Asks the source, of which the ledger says that it is on `tli`.
-///
-/// # Errors
-/// When `psql` cannot connect or ask.
-pub async fn source_state(settings: &Settings, conninfo: &str, tli: TimelineId) -> Result<SourceState, Error> {
-    let sql = "select pg_catalog.pg_is_in_recovery(), timeline_id from pg_catalog.pg_control_checkpoint()";
-    let answer = basebackup::ask(settings, conninfo, sql).await?;
-    let row = answer.trim().split_once('|').and_then(|(recovery, id)| Some((recovery == "t", TimelineId::new(id.parse().ok()?)?)));
-    match row {
-        Some((true, _)) => Ok(SourceState::InRecovery),
-        Some((false, checkpoint)) if checkpoint < tli => Ok(SourceState::NotCheckpointed { checkpoint }),
-        Some((false, checkpoint)) => Ok(SourceState::Ready { tli: checkpoint }),
-        None => Err(Error::malformed("the source's role and checkpoint".to_owned(), &answer)),
+/// Judges what the source said ([`super::peer::ask`]), of which the ledger says that it is on `tli`.
+pub fn source_state(facts: &PeerFacts, tli: TimelineId) -> SourceState {
+    match facts.primary_of {
+        None => SourceState::InRecovery,
+        Some(_) if facts.checkpoint_tli < tli => SourceState::NotCheckpointed { checkpoint: facts.checkpoint_tli },
+        Some(tli) => SourceState::Ready { tli },
     }
 }
 
@@ -195,11 +179,14 @@ fn ready(status: &Path) -> Result<Vec<String>, Error> {
     Ok(files)
 }
 
+/// A source that says nothing for so long is gone; a slow one is waited for.
+const PATIENCE: Span = Span::from_secs(30);
+
 /// How pg_rewind is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// libpq's connection string to the primary, of keywords and values, without a password.
-    pub conninfo: String,
+    /// The primary.
+    pub source: Address,
     /// The managed `postgresql.conf`, whose `restore_command` may fetch WAL that is no longer in `pg_wal`; none: no archive.
     pub restore_by: Option<PathBuf>,
     /// How long it may take.
@@ -228,13 +215,14 @@ pub enum Rewound {
 /// # Errors
 /// [`Error::Rewind`] says whether the data directory was touched: if so, it may only be rewound again or cloned.
 pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(basebackup::Progress)) -> Result<Rewound, Error> {
+    let program = program(settings, options)?;
     let kept = keep(settings)?;
     let marker = marker(settings);
     // A marker of an interrupted attempt stays whatever this one does, until it has succeeded.
     let was_touched = marker.exists();
     durable::write(&marker, b"", 0o600).map_err(Error::file("write", &marker))?;
     let mut said = Said::default();
-    let ended = program(settings, options)
+    let ended = program
         .run_watched(options.limit, |stream, line| {
             said.hear(line);
             if let Some(progress) = progress(line).filter(|_| stream == Stream::Err) {
@@ -279,16 +267,17 @@ fn marker(settings: &Settings) -> PathBuf {
     settings.state_dir.join("rewind-unfinished")
 }
 
-fn program(settings: &Settings, options: &Options) -> super::Program {
+fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
     // Only a primary: behind a moved address another server may answer (scenario 144).
-    let source = format!("{} dbname=postgres target_session_attrs=read-write connect_timeout=10", options.conninfo);
-    let mut program = settings.program("pg_rewind").env("PGPASSFILE", settings.passfile());
+    let more = [("dbname", "postgres"), ("target_session_attrs", "read-write"), ("application_name", "pgbaton rewind")];
+    let source = conninfo(settings, &options.source, &settings.roles.rewind, PATIENCE, &more)?;
+    let mut program = settings.program("pg_rewind");
     program = program.arg("--target-pgdata").arg(&settings.data_dir).arg(format!("--source-server={source}"));
     program = program.args(["--no-ensure-shutdown", "--progress"]);
     if let Some(config) = &options.restore_by {
         program = program.arg("--restore-target-wal").arg(format!("--config-file={}", config.display()));
     }
-    program
+    Ok(program)
 }
 
 /// What pg_rewind said while it worked.

@@ -14,7 +14,7 @@ use nix::{
 use pgbaton::{
     clock,
     model::{instance::StartAs, moment::Span, policy::ClusterPolicy},
-    postgres::{ConfigFiles, Configuration, Credential, Owner, Role, Roles, Settings, start_command},
+    postgres::{ConfigFiles, Configuration, Credential, Owner, Role, Roles, Settings, StartCommand, start_command},
 };
 use std::{
     collections::BTreeMap,
@@ -134,6 +134,40 @@ impl Instance {
         fs::write(instance.data.join("standby.signal"), "").expect("standby.signal");
         give(&instance.data.join("standby.signal"));
         instance
+    }
+
+    /// A stopped base backup of `primary`, over its Unix socket, with `standby.signal`.
+    pub fn copy_of_local(primary: &Self) -> Self {
+        let instance = Self::empty();
+        let (port, data) = (primary.port.to_string(), instance.data.display().to_string());
+        let socket = primary.home().join("run/postgres").display().to_string();
+        run("pg_basebackup", &["-h", &socket, "-p", &port, "-U", "postgres", "-D", &data, "-c", "fast", "--no-sync"]);
+        fs::write(instance.data.join("standby.signal"), "").expect("standby.signal");
+        give(&instance.data.join("standby.signal"));
+        instance
+    }
+
+    /// A running standby of a managed `primary`, streaming as `role`, itself on the configuration in PGDATA.
+    pub fn standby_of_managed(primary: &Self, role: &str, password: &str) -> Self {
+        let mut instance = Self::copy_of_local(primary);
+        let conninfo = format!("host=127.0.0.1 port={} user={role} password={password}", primary.port);
+        instance.add_config(&format!("primary_conninfo = '{conninfo}'\nwal_keep_size = 512MB"));
+        instance.start();
+        wait_until("the standby streams", Span::from_secs(20), || {
+            primary.sql("select count(*) from pg_stat_replication where state = 'streaming'") != "0"
+        });
+        instance
+    }
+
+    /// Starts it in a PID namespace of its own, which dies with the test, and waits until it answers.
+    pub fn start_in_namespace(&mut self, start: &StartCommand) {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child=KILL", "--", "setpriv"]);
+        command.args([format!("--reuid={}", start.uid), format!("--regid={}", start.gid), "--clear-groups".to_owned()]);
+        command.arg("--").arg(&start.program).args(&start.args).env_clear().current_dir("/");
+        command.envs(start.env.iter().map(|(name, value)| (name, value)));
+        self.start_by(command);
+        self.wait_ready();
     }
 
     /// The instance's own directory: data, `run`, `state` lie in it.
