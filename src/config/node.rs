@@ -112,8 +112,8 @@ pub struct PostgresConfig {
     pub port: u16,
     /// What other nodes and clients connect to.
     pub advertise: Address,
-    /// For the agent's own sessions over the Unix socket.
-    pub superuser: Role,
+    /// For the agent's own sessions over the Unix socket, by `peer`.
+    pub superuser: String,
     /// For streaming and `pg_basebackup`.
     pub replication: Role,
     /// For `pg_rewind`.

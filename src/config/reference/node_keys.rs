@@ -169,20 +169,8 @@ pub const NODE: &[Table] = &[
     },
     Table {
         path: "postgres.superuser",
-        meaning: "The agent's own sessions, over the Unix socket.",
-        keys: &[
-            key("user", Default, "\"postgres\"", "text", Fixed, "Role name."),
-            key(
-                "password_file",
-                Optional,
-                "\"superuser.password\"",
-                "path of a secret file",
-                Agent,
-                "Its password, where the Unix socket asks for one.",
-            ),
-            key("cert_file", Optional, "\"superuser.crt\"", "path of a PEM file", Agent, "Client certificate; with key_file."),
-            key("key_file", Optional, "\"superuser.key\"", "path of a secret PEM file", Agent, "Its private key."),
-        ],
+        meaning: "The agent's own sessions, over the Unix socket, by peer authentication.",
+        keys: &[key("user", Default, "\"postgres\"", "text", Fixed, "Role name.")],
     },
     Table {
         path: "postgres.replication",
