@@ -5,4 +5,5 @@
 //! - [`decide`]: every rule, as a pure function of a snapshot.
 
 pub mod clock;
+pub mod lab;
 pub mod model;
