@@ -1,5 +1,7 @@
 //! Hosts of the lab: what is separate, what dies, what stands still, and that nothing stays behind.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
+
 use pgbaton::{
     clock,
     lab::{

@@ -72,6 +72,11 @@ impl Freezer {
         self.set(false)
     }
 
+    /// Whether what is killed while frozen dies only after the thaw.
+    pub fn holds_the_dying(&self) -> bool {
+        self.version == Version::One
+    }
+
     /// Whether everything in it stands still.
     pub fn frozen(&self) -> bool {
         let (file, wanted) = match self.version {

@@ -3,7 +3,7 @@
 use super::{
     command::{self, command, poll_until, wait_until},
     freezer::Freezer,
-    host_init::{Answered, Asked, Boot, Disk, Request, Service, ServiceState, VERB},
+    host_init::{Answered, Asked, Bind, Boot, Disk, Request, Service, ServiceState, VERB},
     procfs::{self, Process},
 };
 use crate::{clock, model::moment::Span};
@@ -50,6 +50,7 @@ pub struct Host {
     program: PathBuf,
     walls: Walls,
     disks: Vec<Disk>,
+    binds: Vec<Bind>,
     network: Network,
     power: Mutex<Option<Power>>,
 }
@@ -94,7 +95,16 @@ impl Host {
     pub fn new(lab: &str, name: &str, program: &Path, walls: Walls, disks: Vec<Disk>) -> Self {
         let network = Network((walls == Walls::Namespaces).then(Arc::default));
         let (lab, name, program) = (lab.to_owned(), name.to_owned(), program.to_owned());
-        Self { name, lab, program, walls, disks, network, power: Mutex::new(None) }
+        Self { name, lab, program, walls, disks, binds: Vec::new(), network, power: Mutex::new(None) }
+    }
+
+    /// The same host, seeing directories where they are not. Has no effect without namespaces.
+    #[must_use]
+    pub fn with_binds(self, binds: Vec<Bind>) -> Self {
+        // Its drop does nothing while it is off, but forbids taking it apart.
+        let mut host = self;
+        host.binds = binds;
+        host
     }
 
     /// Its name.
@@ -110,6 +120,11 @@ impl Host {
     /// How it is separated from the machine.
     pub const fn walls(&self) -> Walls {
         self.walls
+    }
+
+    /// Whether it has file systems of its own.
+    pub const fn has_disks(&self) -> bool {
+        !self.disks.is_empty()
     }
 
     fn power(&self) -> MutexGuard<'_, Option<Power>> {
@@ -144,6 +159,7 @@ impl Host {
             namespaces: self.walls == Walls::Namespaces,
             cgroup: freezer.as_ref().map(|freezer| freezer.directory().to_owned()),
             disks: self.disks.clone(),
+            binds: self.binds.clone(),
         };
         let (ours, theirs) = UnixStream::pair().context("make a line to the host")?;
         ours.set_read_timeout(Some(Span::from_millis(100).to_std())).context("set a deadline on the line")?;
@@ -195,6 +211,9 @@ impl Host {
         }
         // The kernel ends a PID namespace with its first process, nested ones included.
         let _ = kill(Pid::from_raw(power.pid), Signal::SIGKILL);
+        if let Some(freezer) = power.freezer.as_ref().filter(|freezer| freezer.holds_the_dying()) {
+            freezer.thaw()?;
+        }
         wait_until("the host to end", Span::from_secs(5), || {
             let ended = power.keeper.try_wait().is_ok_and(|status| status.is_some());
             (ended && !below.iter().any(|process| procfs::lives(process.pid))).then_some(())
@@ -205,6 +224,9 @@ impl Host {
     fn ask(&self, request: Request) -> Result<ServiceState> {
         let mut slot = self.power();
         let power = slot.as_mut().with_context(|| format!("host {} is off", self.name))?;
+        if power.freezer.as_ref().is_some_and(Freezer::frozen) {
+            bail!("host {} is frozen", self.name);
+        }
         let answer = power.ask(request).with_context(|| format!("ask host {}", self.name))?;
         answer.map_err(|text| anyhow!("host {}: {text}", self.name))
     }

@@ -52,6 +52,18 @@ pub struct Boot {
     pub cgroup: Option<PathBuf>,
     /// File systems on images, mounted for this host alone.
     pub disks: Vec<Disk>,
+    /// Directories that this host alone sees elsewhere.
+    #[serde(default)]
+    pub binds: Vec<Bind>,
+}
+
+/// A directory that stands in another's place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Bind {
+    /// The directory.
+    pub source: PathBuf,
+    /// Where it is seen; must exist.
+    pub at: PathBuf,
 }
 
 /// A file system on an image file.
@@ -211,6 +223,10 @@ fn furnish(boot: &Boot) -> Result<()> {
     sethostname(&boot.name).context("set the host name")?;
     // A host that forwards would carry packets for an address that it no longer owns, and hide a missing announcement.
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").context("switch forwarding off")?;
+    for bind in &boot.binds {
+        mount(Some(&bind.source), &bind.at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("show {} at {}", bind.source.display(), bind.at.display()))?;
+    }
     for disk in &boot.disks {
         let (image, at) = (disk.image.display().to_string(), disk.at.display().to_string());
         super::command::run(&["mount", "-o", "loop", &image, &at], "", super::command::QUICK)?;

@@ -9,18 +9,42 @@
 //! hangs on a line to it.
 //!
 //! In reading order:
+//! - [`cluster`]: a whole lab; [`fault`]: what can be done to it; [`measure`]: what that cost;
+//! - [`node`]: a database node's files and agent; [`status`]: what an agent says of itself;
 //! - [`host_init`]: the first process of a host; [`host`]: its other end; [`freezer`]: its cgroup; [`procfs`]: who runs in it;
 //! - [`switch`]: the network between hosts;
 //! - [`disk`]: disks that can be full;
+//! - [`etcd`]: where the nodes agree;
+//! - [`writer`]: the measuring client; [`libpq`]: a second one; [`sql`]: single questions; [`journal`]: what clients were told; [`verdict`]: what that proves;
 //! - [`command`]: programs that are called and waited for.
 
+pub mod cluster;
 pub mod command;
 pub mod disk;
+pub mod etcd;
+pub mod fault;
 pub mod freezer;
 pub mod host;
 pub mod host_init;
+pub mod journal;
+pub mod libpq;
+pub mod measure;
+pub mod node;
 pub mod procfs;
+pub mod sql;
+pub mod status;
 pub mod switch;
+pub mod verdict;
+pub mod writer;
 
+pub use cluster::{Files, Lab, LabSpec, Placement, sweep_own};
+pub use etcd::{Etcd, EtcdMember, EtcdTiming};
+pub use fault::{Direction, Fault, Injected, Return};
 pub use host::{Host, Network, NotHere, Walls};
+pub use journal::Journal;
+pub use libpq::LibpqWriter;
+pub use measure::Outage;
+pub use node::Node;
+pub use sql::{Login, Server};
 pub use switch::{Carrier, Cut, Lost, Switch};
+pub use writer::Writer;

@@ -148,6 +148,14 @@ impl Switch {
         self.apply()
     }
 
+    /// Switches it off: nothing is carried any more.
+    ///
+    /// # Errors
+    /// As [`Host::power_off`].
+    pub fn power_off(&self) -> Result<()> {
+        self.host.power_off()
+    }
+
     fn apply(&self) -> Result<()> {
         let rules = self.state().rules();
         self.call(&["nft", "-f", "-"], &rules).context("set what the switch does not carry").map(|_| ())
