@@ -3,16 +3,25 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 use pgbaton::{
+    clock,
     lab::{
-        Direction, EtcdTiming, Fault, Lab, LabSpec, NotHere, Placement, Return, Walls, command::wait_until, fault, freezer, procfs,
-        sweep_own,
+        Direction, EtcdTiming, Fault, Lab, LabSpec, NotHere, Outage, Placement, Return, Walls,
+        command::{self, wait_until},
+        fault, freezer, procfs, sweep_own,
+        verdict::Judgement,
+        writer::next_ack,
     },
-    model::{lsn::Bytes, moment::Span},
+    model::{
+        lsn::Bytes,
+        moment::{Moment, Span},
+    },
 };
 use std::{
     fs,
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
     sync::atomic::Ordering,
 };
 
@@ -26,6 +35,24 @@ const STAND_IN: &str = "#!/bin/bash\n\
     (cd state; setsid bash -c 'exec -a pgbaton sh guard' &)\n\
     date +%s%N >> state/starts\n\
     exec sleep 605\n";
+
+/// Makes `n1` a primary unless `n2` is one, and runs PostgreSQL in its own place.
+const POSTGRES_STAND_IN: &str = r#"#!/bin/bash
+dir=$(dirname "$3") data=$(dirname "$3")/pg/data bin=/usr/lib/postgresql/15/bin
+me=$(basename "$dir") as="setpriv --reuid postgres --regid postgres --init-groups"
+copy() { $as $bin/pg_basebackup -h "$1" -U postgres -D "$data" -R -c fast -N; }
+if [ ! -d "$data" ]; then
+    if [ "$me" = n1 ] && ! copy 10.77.0.12; then
+        $as $bin/initdb -D "$data" -A trust --no-sync
+        printf 'host all all 10.77.0.0/24 trust
+host replication all 10.77.0.0/24 trust
+' >> "$data/pg_hba.conf"
+    elif [ "$me" = n2 ]; then
+        until copy 10.77.0.11; do rm -rf "$data"; sleep 0.1; done
+    fi
+fi
+exec $as $bin/postgres -D "$data" -c listen_addresses='*' -c unix_socket_directories= -c fsync=off
+"#;
 
 struct Bench {
     lab: Lab,
@@ -74,6 +101,7 @@ fn faults_of_the_network_take_what_they_name_and_give_it_back() {
     assert_eq!(seen(), (true, true, true));
     let cases = [
         (Fault::Partition("n1".into()), (false, false, true)),
+        (Fault::PortDown("n1".into()), (false, false, true)),
         (Fault::OneWay("n1".into(), Direction::Outbound), (false, false, true)),
         (Fault::OneWay("n1".into(), Direction::Inbound), (false, false, true)),
         (Fault::CutFromEtcd("n1".into()), (true, false, true)),
@@ -83,7 +111,8 @@ fn faults_of_the_network_take_what_they_name_and_give_it_back() {
         let injected = lab.inject(&fault).expect("inject");
         assert_eq!(seen(), expected, "{}", fault.name());
         lab.heal(&injected).expect("heal");
-        assert_eq!(seen(), (true, true, true), "after {}", fault.name());
+        // A carrier that comes back is noticed within a second (the kernel's linkwatch).
+        wait_until(&fault.name(), SOON, || (seen() == (true, true, true)).then_some(())).expect("everything is given back");
     }
 }
 
@@ -146,9 +175,15 @@ fn disks_fill_up_and_data_can_be_lost() {
     write().expect("the room of the removed file");
     node.host.run(&["sh", "-c", &format!("! head -c 500000 /dev/zero > {data}/more")], SOON).expect("full");
     lab.heal(&injected).expect("heal");
+    lab.inject(&Fault::DiskDead("n1".into())).expect("kill the disk");
+    let dead = node.host.run(&["sh", "-c", &format!("echo > {data}/another")], SOON).expect_err("dead");
+    assert!(format!("{dead:#}").contains("Input/output error"), "{dead:#}");
+    lab.heal_all().expect("heal");
+    started(lab, "n1", 2);
+    node.host.run(&["ls", &format!("{data}/file")], SOON).expect("the file system is back");
     lab.inject(&Fault::WipeData("n1".into())).expect("wipe");
     assert!(node.host.run(&["ls", &data], SOON).is_err(), "the data directory is gone");
-    started(lab, "n1", 2);
+    started(lab, "n1", 3);
 }
 
 #[test]
@@ -175,6 +210,52 @@ fn the_leader_of_etcd_and_a_node_fall_together_and_come_back() {
     assert!(matches!(lab.inject(&Fault::GuardKill("n1".into())), Err(fault::Error::Failed { .. })), "no guard is left");
 }
 
+/// Real PostgreSQL under a stand-in for the agent: what a scenario of the integration suite is made of.
+#[test]
+fn a_scenario_is_built_harmed_healed_and_judged() {
+    let bench = bench(|spec| {
+        fs::write(&spec.agent, POSTGRES_STAND_IN).expect("write");
+        spec.disk = Some(Bytes::new(256 << 20));
+    });
+    let lab = &bench.lab;
+    assert_eq!(lab.wait_streaming(&["n1", "n2"], Span::from_secs(20)).expect("streaming"), "n1");
+    let postmaster = lab.postmaster("n1").expect("postmaster");
+    let service = lab.node("n1").expect("node").host.service("agent").expect("service");
+    assert_eq!(procfs::namespace_pids(postmaster).last().copied(), service.pid, "found on a disk that only its host sees");
+    lab.make_table("n1").expect("table");
+    let marks = lab.log_marks().expect("marks");
+    let (writer, island) = (lab.writer("main").expect("writer"), lab.island("n1").expect("island"));
+    next_ack(&writer, Moment::ZERO, SOON).expect("writes");
+    next_ack(&island, Moment::ZERO, SOON).expect("the island writes");
+    let fault = lab.inject(&Fault::Partition("n1".into())).expect("partition");
+    lab.query("n2", "SELECT pg_promote(true, 10)").expect("promote");
+    let back = next_ack(&writer, fault.at.plus(Span::from_millis(1)), SOON).expect("writes again");
+    assert_eq!((back.node.as_str(), back.tli), ("n2", 2));
+    next_ack(&island, back.at, SOON).expect("nobody has stopped the island");
+    let outage = writer.look(|journal| Outage::of(journal, fault.at, clock::boot())).expect("outage");
+    assert!(outage.is_felt() && outage.gap.after.as_deref() == Some("n2"), "{outage:?}");
+    let journals = [writer.stop(), island.stop()];
+    lab.heal_all().expect("heal");
+    // What the nodes would have recorded: the first claim, and a failover that promised to lose nothing.
+    let switch = lab.query("n2", "SELECT split_part(pg_read_file('pg_wal/00000002.history'), E'\t', 2)").expect("switch");
+    let switch = switch[0][0].clone().expect("switch");
+    for (term, node, tli, switch) in [(1, "n1", 1, "null".to_owned()), (2, "n2", 2, format!("\"{switch}\""))] {
+        let record = format!(
+            "{{\"v\":1,\"term\":{term},\"primary\":\"{node}\",\"from\":null,\"why\":\"test\",\"tli\":{tli},\"switch\":{switch},\
+             \"former_lsn\":null,\"loss_bound\":0,\"phases\":{{\"promote\":110}},\"at\":\"\"}}"
+        );
+        lab.etcd().any(&["put", &format!("/pgbaton/lab/history/{term:020}"), &record]).expect("put");
+    }
+    let history = lab.history().expect("history");
+    assert_eq!(outage.with_history(&history[1]).phases["promote"], Span::from_millis(110));
+    lab.inject(&Fault::WipeData("n1".into())).expect("reinitialise by hand");
+    let conclusion = lab.conclude(&journals, &marks, Span::from_secs(20)).expect("conclusion");
+    assert_eq!(conclusion.streaming, Ok("n2".to_owned()));
+    assert_eq!(conclusion.two_writers.len(), 1);
+    assert_eq!((conclusion.lost.len(), conclusion.lost[0].judgement), (1, Judgement::Exceeds));
+    assert!(conclusion.complaints().len() == 2, "{:?}", conclusion.complaints());
+}
+
 /// What `demo` does without root: the same lab on loopback ports, and clear words about what cannot work.
 #[test]
 fn a_lab_without_namespaces_says_what_it_cannot_do() {
@@ -194,6 +275,40 @@ fn a_lab_without_namespaces_says_what_it_cannot_do() {
     assert!(!procfs::lives(guard) && others.iter().all(|pid| procfs::lives(*pid)));
     lab.heal_all().expect("on");
     started(lab, "n1", 2);
+}
+
+/// A child process of the next test, which kills it.
+#[test]
+#[ignore = "run by a_lab_whose_owner_was_killed_ends_and_can_be_swept"]
+fn owner_of_a_lab() {
+    let bench = bench(|_| ());
+    started(&bench.lab, "n1", 1);
+    bench.lab.inject(&Fault::Freeze("n1".into())).expect("freeze");
+    let pids: Vec<String> =
+        bench.lab.nodes().iter().flat_map(|node| node.host.processes()).map(|process| process.pid.to_string()).collect();
+    println!("lab {} {}", bench.lab.name(), pids.join(" "));
+    std::thread::sleep(std::time::Duration::from_secs(60));
+}
+
+/// Scenario 24's worst case for the lab itself: its owner has no time to clear up, and a host stands still.
+#[test]
+fn a_lab_whose_owner_was_killed_ends_and_can_be_swept() {
+    let mut owner = command::command(std::env::current_exe().expect("this test's program"));
+    owner.args(["owner_of_a_lab", "--exact", "--ignored", "--nocapture"]).stdout(Stdio::piped());
+    let mut owner = owner.spawn().expect("start");
+    let lines = BufReader::new(owner.stdout.take().expect("output")).lines().map_while(Result::ok);
+    let line = lines.filter_map(|line| line.find("lab ").map(|at| line[at..].to_owned())).find(|line| line.split(' ').count() > 4);
+    let line = line.expect("the lab's name");
+    let (name, pids): (&str, Vec<i32>) =
+        (line.split(' ').nth(1).expect("name"), line.split(' ').skip(2).map(|pid| pid.parse().expect("pid")).collect());
+    let directory = PathBuf::from(format!("/var/tmp/pgbaton-lab-{name}"));
+    assert!(directory.exists() && pids.iter().all(|pid| procfs::lives(*pid)));
+    owner.kill().expect("kill");
+    owner.wait().expect("wait");
+    wait_until("its processes to end", SOON, || pids.iter().all(|pid| !procfs::lives(*pid)).then_some(())).expect("ended");
+    wait_until("its cgroups to go", SOON, || (!freezer::exists(name)).then_some(())).expect("gone");
+    sweep_own(name).expect("sweep");
+    assert!(!directory.exists());
 }
 
 #[test]

@@ -1,138 +1,32 @@
 //! A whole lab: hosts, switch, etcd, nodes, and what tears it all down.
 
 use super::{
-    command::{poll_until, wait_until},
+    command::poll_until,
     disk,
-    etcd::{Etcd, EtcdMember, EtcdTiming},
+    etcd::Etcd,
     fault::Injected,
     freezer,
     host::{Host, NotHere, Walls},
-    host_init::Disk,
-    libpq::LibpqWriter,
+    host_init::Service,
     node::{self, AGENT, Common, Node},
-    sql::{self, Login, Server},
-    status,
-    switch::{Switch, ipv4},
-    verdict::Row,
-    writer::Writer,
+    spec::{Files, LabSpec, Layout, Plugged},
+    sql::Login,
+    switch::Switch,
 };
-use crate::{
-    clock,
-    model::{
-        lsn::Bytes,
-        moment::{Moment, Span},
-        policy::ClusterPolicy,
-        record::HistoryRecord,
-    },
-};
+use crate::{clock, model::moment::Span};
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
 };
 
 /// Below which all labs keep their files. On a disk: `/tmp` may be memory.
 const BASE: &str = "/var/tmp";
-/// How long one question of the lab to a node may take.
-const ASKING: Span = Span::from_secs(2);
-/// How long a node may take to say whether it is primary.
-const GLANCE: Span = Span::from_millis(500);
-/// The numbers on the switch of the first node, the first etcd host, the clients' host and the first copied host.
-const NUMBERS: Numbers = Numbers { node: 1, etcd: 21, client: 31, copy: 41 };
-
-struct Numbers {
-    node: u8,
-    etcd: u8,
-    client: u8,
-    copy: u8,
-}
-
-/// Where etcd's members run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// On hosts of their own, `e1` and so on.
-    Apart,
-    /// On the nodes' hosts, one each.
-    WithNodes,
-}
-
-/// What a lab is made of.
-#[derive(Clone, Debug)]
-pub struct LabSpec {
-    /// The `pgbaton` binary that runs the hosts.
-    pub program: PathBuf,
-    /// The binary under test, whose `agent` verb is started on the nodes: the same, as a rule.
-    pub agent: PathBuf,
-    /// PostgreSQL's programs.
-    pub bin_dir: PathBuf,
-    /// The cluster's name.
-    pub cluster: String,
-    /// How many nodes, `n1` and so on; 1–9.
-    pub nodes: u8,
-    /// How many etcd members; 1–9. With [`Placement::WithNodes`] at most as many as nodes.
-    pub members: u8,
-    /// Where they run.
-    pub placement: Placement,
-    /// Their heartbeat and election.
-    pub timing: EtcdTiming,
-    /// The first policy. The lab adds the line that lets its clients in.
-    pub policy: ClusterPolicy,
-    /// What separates the hosts; the best that works where `None`.
-    pub walls: Option<Walls>,
-    /// A small file system for each node's data directory; needed to fill it up.
-    pub disk: Option<Bytes>,
-    /// After how long an agent that ended is started again.
-    pub restart_after: Span,
-    /// Added to the agents' environment.
-    pub env: BTreeMap<String, String>,
-    /// Merged into every node's configuration file.
-    pub extra: toml::Table,
-    /// Keeps the files after the end, for a look at the logs.
-    pub keep_files: Files,
-    /// When set, whatever waits in the lab gives up soon: Ctrl-C sets it.
-    pub interrupted: Arc<AtomicBool>,
-}
-
-/// What becomes of the lab's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Files {
-    /// They go with the lab.
-    Remove,
-    /// They stay.
-    Keep,
-}
-
-impl LabSpec {
-    /// Three nodes and three etcd members on hosts of their own, everything else by default.
-    pub fn new(program: &Path, bin_dir: &Path) -> Self {
-        Self {
-            program: program.to_owned(),
-            agent: program.to_owned(),
-            bin_dir: bin_dir.to_owned(),
-            cluster: "lab".into(),
-            nodes: 3,
-            members: 3,
-            placement: Placement::Apart,
-            timing: EtcdTiming::DEFAULT,
-            policy: ClusterPolicy::default(),
-            walls: None,
-            disk: None,
-            restart_after: Span::from_millis(200),
-            env: BTreeMap::new(),
-            extra: toml::Table::new(),
-            keep_files: Files::Remove,
-            interrupted: Arc::default(),
-        }
-    }
-}
 
 /// A lab at work. Dropping it ends every process and removes every file, also while a panic unwinds.
 #[derive(Debug)]
@@ -152,41 +46,11 @@ pub struct Lab {
     nodes: Vec<Node>,
     pub(super) common: Common,
     login: Login,
+    /// The binaries of agents that were replaced, by node.
+    replaced: Mutex<BTreeMap<String, PathBuf>>,
     /// The agents that run, or would if their host did.
     pub(super) wanted: Mutex<BTreeSet<String>>,
     pub(super) active: Mutex<Vec<Injected>>,
-}
-
-/// A host and its number on the switch.
-#[derive(Clone, Debug)]
-pub(super) struct Plugged {
-    pub(super) host: Arc<Host>,
-    pub(super) number: u8,
-}
-
-/// Hands out addresses while a lab is laid out.
-struct Plan<'a> {
-    name: &'a str,
-    spec: &'a LabSpec,
-    walls: Walls,
-    /// Held until all loopback ports are chosen, so that none is chosen twice.
-    taken: Vec<TcpListener>,
-}
-
-impl Plan<'_> {
-    fn address(&mut self, number: u8, port: u16) -> Result<SocketAddr> {
-        if self.walls == Walls::Namespaces {
-            return Ok(SocketAddr::new(ipv4(number), port));
-        }
-        let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).context("find a free port")?;
-        let address = listener.local_addr().context("find a free port")?;
-        self.taken.push(listener);
-        Ok(address)
-    }
-
-    fn host(&self, name: &str, disks: Vec<Disk>) -> Arc<Host> {
-        Arc::new(Host::new(self.name, name, &self.spec.program, self.walls, disks))
-    }
 }
 
 impl Lab {
@@ -196,12 +60,6 @@ impl Lab {
     /// # Errors
     /// Says which step failed. Everything that was made is removed then.
     pub fn build(spec: &LabSpec, progress: &dyn Fn(&str)) -> Result<Self> {
-        if !(1..=9).contains(&spec.nodes) || !(1..=9).contains(&spec.members) {
-            bail!("a lab has 1 to 9 nodes and 1 to 9 etcd members, not {} and {}", spec.nodes, spec.members);
-        }
-        if spec.placement == Placement::WithNodes && spec.members > spec.nodes {
-            bail!("{} etcd members do not fit on {} nodes", spec.members, spec.nodes);
-        }
         let name = format!("{}-{}", std::process::id(), clock::data_incarnation());
         let directory = directory_of(&name);
         progress("network");
@@ -214,74 +72,29 @@ impl Lab {
             },
         };
         let walls = if switch.is_some() { Walls::Namespaces } else { Walls::Loopback };
-        let mut plan = Plan { name: &name, spec, walls, taken: Vec::new() };
-        let mut lab = Self::lay_out(&mut plan, directory.clone())?;
-        (lab.switch, lab.poorer) = (switch, poorer);
-        drop(plan);
-        lab.raise(spec, progress)?;
-        Ok(lab)
-    }
-
-    fn lay_out(plan: &mut Plan<'_>, directory: PathBuf) -> Result<Self> {
-        let spec = plan.spec;
-        let mut hosts = BTreeMap::new();
-        let mut nodes = Vec::new();
-        for (index, number) in (0..spec.nodes).zip(NUMBERS.node..) {
-            let name = format!("n{}", index + 1);
-            let own = directory.join(&name);
-            let image = Disk { image: directory.join(format!("{name}.img")), at: own.join("pg") };
-            let disks = spec.disk.filter(|_| plan.walls == Walls::Namespaces).map(|_| image).into_iter().collect();
-            let host = plan.host(&name, disks);
-            hosts.insert(name.clone(), Plugged { host: host.clone(), number });
-            let (postgres, api) = (plan.address(number, 5_432)?, plan.address(number, 8_008)?);
-            nodes.push(Node { name, host, seen_directory: own.clone(), directory: own, postgres, api });
-        }
-        let mut members = Vec::new();
-        for index in 0..spec.members {
-            let name = format!("e{}", index + 1);
-            let (host, number) = match (spec.placement, nodes.get(usize::from(index))) {
-                (Placement::WithNodes, Some(node)) => (node.host.clone(), NUMBERS.node + index),
-                _ => (plan.host(&name, Vec::new()), NUMBERS.etcd + index),
-            };
-            hosts.insert(host.name().to_owned(), Plugged { host: host.clone(), number });
-            members.push(EtcdMember { name, host, client: plan.address(number, 2_379)?, peer: plan.address(number, 2_380)? });
-        }
-        let client = plan.host("client", Vec::new());
-        hosts.insert("client".into(), Plugged { host: client.clone(), number: NUMBERS.client });
-        let etcd = Etcd::new(members, spec.timing, &directory.join("etcd"), plan.name);
-        let mut policy = spec.policy.clone();
-        let from = if plan.walls == Walls::Namespaces { "10.77.0.0/24" } else { "127.0.0.1/32" };
-        policy.hba.push(format!("host all all {from} trust"));
-        let common = Common {
-            agent: spec.agent.clone(),
-            bin_dir: spec.bin_dir.clone(),
-            cluster: spec.cluster.clone(),
-            endpoints: etcd.endpoints(),
-            prefix: "/pgbaton".into(),
-            policy,
-            password: clock::nonce().to_string(),
-            restart_after: spec.restart_after,
-            env: spec.env.clone(),
-            extra: spec.extra.clone(),
-        };
-        Ok(Self {
-            name: plan.name.to_owned(),
+        let layout = Layout::of(spec, &name, walls, &directory)?;
+        let etcd = Etcd::new(layout.members, spec.timing, &directory.join("etcd"), &name);
+        let lab = Self {
+            common: common(spec, walls, &etcd),
+            name,
             directory,
             program: spec.program.clone(),
             keep_files: spec.keep_files,
             interrupted: spec.interrupted.clone(),
-            walls: plan.walls,
-            poorer: None,
-            switch: None,
-            hosts: Mutex::new(hosts),
-            client,
+            walls,
+            poorer,
+            switch,
+            hosts: Mutex::new(layout.hosts),
+            client: layout.client,
             etcd,
-            nodes,
-            common,
+            nodes: layout.nodes,
             login: Login { user: "postgres".into(), password: None, database: "postgres".into() },
+            replaced: Mutex::default(),
             wanted: Mutex::default(),
             active: Mutex::default(),
-        })
+        };
+        lab.raise(spec, progress)?;
+        Ok(lab)
     }
 
     fn raise(&self, spec: &LabSpec, progress: &dyn Fn(&str)) -> Result<()> {
@@ -303,7 +116,7 @@ impl Lab {
         self.etcd.start()
     }
 
-    fn check_interrupted(&self) -> Result<()> {
+    pub(super) fn check_interrupted(&self) -> Result<()> {
         if self.interrupted.load(Ordering::SeqCst) {
             bail!("interrupted");
         }
@@ -344,6 +157,16 @@ impl Lab {
         &self.nodes
     }
 
+    /// How clients introduce themselves: a superuser whom the lab's own `pg_hba.conf` line trusts.
+    pub const fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// The host for clients.
+    pub const fn client(&self) -> &Arc<Host> {
+        &self.client
+    }
+
     /// A node by its name.
     ///
     /// # Errors
@@ -373,11 +196,6 @@ impl Lab {
 
     pub(super) fn remove_host(&self, name: &str) {
         self.hosts_slot().remove(name);
-    }
-
-    /// The number of a copied host.
-    pub(super) const fn copy_number(original: u8) -> u8 {
-        original - NUMBERS.node + NUMBERS.copy
     }
 
     pub(super) fn power_up(&self, plugged: &Plugged) -> Result<()> {
@@ -417,9 +235,21 @@ impl Lab {
     /// When it runs already, or its host is off.
     pub fn start_agent(&self, name: &str) -> Result<()> {
         let node = self.node(name)?;
-        node.host.start(AGENT, node.agent(&self.common)).with_context(|| format!("start the agent of {name}"))?;
+        node.host.start(AGENT, self.agent_of(node)).with_context(|| format!("start the agent of {name}"))?;
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Ok(())
+    }
+
+    /// The agent of a node as a service.
+    pub(super) fn agent_of(&self, node: &Node) -> Service {
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = replaced.get(&node.name).unwrap_or(&self.common.agent).clone();
+        node.agent(&Common { agent, ..self.common.clone() })
+    }
+
+    /// From now on this binary is a node's agent, also after a power cut.
+    pub(super) fn replace_agent(&self, node: &str, program: &Path) {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), program.to_owned());
     }
 
     /// Starts all agents, the first node's first.
@@ -428,177 +258,6 @@ impl Lab {
     /// As [`Lab::start_agent`].
     pub fn start_agents(&self) -> Result<()> {
         self.nodes.iter().try_for_each(|node| self.start_agent(&node.name))
-    }
-
-    /// What a node's agent says under `path`, `/v1/status` for one.
-    ///
-    /// # Errors
-    /// As [`status::get`].
-    pub fn ask(&self, node: &str, path: &str) -> Result<Value> {
-        status::get(&self.node(node)?.agent_socket(), path, ASKING)
-    }
-
-    /// How clients introduce themselves: a superuser whom the lab's own `pg_hba.conf` line trusts.
-    pub const fn login(&self) -> &Login {
-        &self.login
-    }
-
-    /// All PostgreSQL servers.
-    pub fn servers(&self) -> Vec<Server> {
-        self.nodes.iter().map(Node::server).collect()
-    }
-
-    /// The host for clients.
-    pub const fn client(&self) -> &Arc<Host> {
-        &self.client
-    }
-
-    /// Runs SQL on a node from the clients' host.
-    ///
-    /// # Errors
-    /// As [`sql::query`].
-    pub fn query(&self, node: &str, text: &str) -> Result<Vec<Vec<Option<String>>>> {
-        sql::query(self.client.network(), &self.node(node)?.server(), &self.login, text, ASKING)
-    }
-
-    /// The nodes that say that they are not in recovery. More than one is not proof of two writers: an old primary that
-    /// acknowledges nothing any more may say so too.
-    pub fn primaries(&self) -> Vec<String> {
-        let writable = |node: &Node| {
-            let rows = sql::query(self.client.network(), &node.server(), &self.login, "SELECT pg_is_in_recovery()", GLANCE);
-            rows.is_ok_and(|rows| rows.first().and_then(|row| row.first().cloned().flatten()).as_deref() == Some("f"))
-        };
-        // Side by side: a node that is silent takes its whole deadline.
-        thread::scope(|scope| {
-            let asked = self.nodes.iter().filter(|node| node.host.is_on()).map(|node| (node, scope.spawn(move || writable(node))));
-            let asked: Vec<_> = asked.collect();
-            let answers = asked.into_iter().filter_map(|(node, thread)| thread.join().is_ok_and(|yes| yes).then(|| node.name.clone()));
-            answers.collect()
-        })
-    }
-
-    /// Waits until exactly one node takes writes.
-    ///
-    /// # Errors
-    /// After `deadline`, or when interrupted.
-    pub fn wait_primary(&self, deadline: Span) -> Result<String> {
-        self.wait("one primary", deadline, || match self.primaries().as_slice() {
-            [one] => Some(one.clone()),
-            _ => None,
-        })
-    }
-
-    /// Waits until one node is primary and all others of `nodes` stream from it; returns the primary.
-    ///
-    /// # Errors
-    /// After `deadline`, or when interrupted.
-    pub fn wait_streaming(&self, nodes: &[&str], deadline: Span) -> Result<String> {
-        let wanted = nodes.len().saturating_sub(1).to_string();
-        let text = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' \
-                    AND application_name NOT LIKE 'pg_basebackup%' AND application_name NOT LIKE 'pg_receivewal%'";
-        self.wait("all others to stream from one primary", deadline, || {
-            let [primary] = self.primaries().try_into().ok()?;
-            let count = self.query(&primary, text).ok()?.first()?.first().cloned().flatten()?;
-            (count == wanted && nodes.contains(&primary.as_str())).then_some(primary)
-        })
-    }
-
-    /// Waits for anything.
-    ///
-    /// # Errors
-    /// After `deadline`, or when interrupted; says what was waited for.
-    pub fn wait<T>(&self, what: &str, deadline: Span, mut question: impl FnMut() -> Option<T>) -> Result<T> {
-        let answer = wait_until(what, deadline, || match self.check_interrupted() {
-            Ok(()) => question().map(Ok),
-            Err(error) => Some(Err(error)),
-        });
-        answer.flatten()
-    }
-
-    /// Makes the table that the lab's clients write to.
-    ///
-    /// # Errors
-    /// When the node does not take it.
-    pub fn make_table(&self, primary: &str) -> Result<()> {
-        self.query(primary, sql::TABLE).map(|_| ())
-    }
-
-    /// Starts the measuring client.
-    ///
-    /// # Errors
-    /// As [`Writer::start`].
-    pub fn writer(&self, client: &str) -> Result<Writer> {
-        Writer::start(client, self.client.network(), self.servers(), &self.login)
-    }
-
-    /// Starts an adversarial client on a node's own host that writes to that node alone.
-    ///
-    /// # Errors
-    /// As [`Writer::island`].
-    pub fn island(&self, node: &str) -> Result<Writer> {
-        let node = self.node(node)?;
-        Writer::island(&format!("island-{}", node.name), node.host.network(), node.server(), &self.login)
-    }
-
-    /// Starts the libpq client.
-    ///
-    /// # Errors
-    /// As [`LibpqWriter::start`].
-    pub fn libpq(&self, client: &str) -> Result<LibpqWriter> {
-        LibpqWriter::start(client, self.client.network(), self.servers(), &self.login, &self.common.bin_dir)
-    }
-
-    /// The rows that a node has.
-    ///
-    /// # Errors
-    /// As [`sql::survivors`].
-    pub fn survivors(&self, node: &str) -> Result<BTreeSet<Row>> {
-        sql::survivors(self.client.network(), &self.node(node)?.server(), &self.login)
-    }
-
-    /// The cluster's records in etcd below `path` (empty for all), by their paths.
-    ///
-    /// # Errors
-    /// When no etcd member answers.
-    pub fn records(&self, path: &str) -> Result<BTreeMap<String, Value>> {
-        let prefix = format!("{}/{}/", self.common.prefix, self.common.cluster);
-        let text = self.etcd.any(&["get", "--prefix", &format!("{prefix}{path}")])?;
-        let lines: Vec<&str> = text.lines().collect();
-        let pair = |pair: &[&str]| {
-            let key = pair.first()?.strip_prefix(&prefix)?.to_owned();
-            Some((key, serde_json::from_str(pair.get(1)?).ok()?))
-        };
-        Ok(lines.chunks(2).filter_map(pair).collect())
-    }
-
-    /// The cluster's history, in the order of the terms.
-    ///
-    /// # Errors
-    /// When no etcd member answers, or a record cannot be read.
-    pub fn history(&self) -> Result<Vec<HistoryRecord>> {
-        let records = self.records("history/")?.into_iter();
-        let mut history = records
-            .map(|(key, value)| serde_json::from_value::<HistoryRecord>(value).with_context(|| format!("read {key}")))
-            .collect::<Result<Vec<_>>>()?;
-        history.sort_by_key(|record| record.term);
-        Ok(history)
-    }
-
-    /// Lines of level ERROR in a node's log, from byte `from` on, with where the log ends now.
-    ///
-    /// # Errors
-    /// When the log cannot be read. One that is not there yet is empty.
-    pub fn errors_logged(&self, node: &str, from: u64) -> Result<(Vec<String>, u64)> {
-        let path = self.node(node)?.log();
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            other => other.with_context(|| format!("read {}", path.display()))?,
-        };
-        let start = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
-        let text = String::from_utf8_lossy(&bytes[start..]).into_owned();
-        // The agent's own: PostgreSQL writes "ERROR:" for statements that a client got wrong.
-        let wrong = |line: &&str| (line.contains(" ERROR ") || line.contains("\"level\":\"ERROR\"")) && !line.contains("ERROR:");
-        Ok((text.lines().filter(wrong).map(str::to_owned).collect(), bytes.len() as u64))
     }
 
     /// Ends everything and removes every file, as dropping does, and says what could not be.
@@ -628,13 +287,32 @@ impl Drop for Lab {
     }
 }
 
+/// What the nodes have in common. The policy gets the line that lets the lab's clients in.
+fn common(spec: &LabSpec, walls: Walls, etcd: &Etcd) -> Common {
+    let from = if walls == Walls::Namespaces { "10.77.0.0/24" } else { "127.0.0.1/32" };
+    let mut policy = spec.policy.clone();
+    policy.hba.push(format!("host all all {from} trust"));
+    Common {
+        agent: spec.agent.clone(),
+        bin_dir: spec.bin_dir.clone(),
+        cluster: spec.cluster.clone(),
+        endpoints: etcd.endpoints(),
+        prefix: "/pgbaton".into(),
+        policy,
+        password: clock::nonce().to_string(),
+        restart_after: spec.restart_after,
+        env: spec.env.clone(),
+        extra: spec.extra.clone(),
+    }
+}
+
 fn directory_of(name: &str) -> PathBuf {
     Path::new(BASE).join(format!("pgbaton-lab-{name}"))
 }
 
 fn sweep(name: &str, files: Files) -> Result<()> {
     // A keeper that is just ending removes its cgroup too.
-    let end: Moment = clock::boot().plus(Span::from_secs(3));
+    let end = clock::boot().plus(Span::from_secs(3));
     let swept = poll_until(end, || freezer::sweep(name).ok()).map_or_else(|| freezer::sweep(name), Ok);
     let directory = directory_of(name);
     if files == Files::Keep || !directory.exists() {

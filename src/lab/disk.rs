@@ -1,4 +1,6 @@
-//! Small file systems on image files, for disks that are full.
+//! Small file systems on image files, for disks that are full or dead.
+
+#![expect(unsafe_code, reason = "no safe wrapper shuts an ext4 file system down")]
 
 use super::{
     command::{self, QUICK},
@@ -7,7 +9,7 @@ use super::{
 };
 use anyhow::{Context, Result};
 use nix::unistd::User;
-use std::{fs::File, path::Path};
+use std::{fs::File, os::fd::AsRawFd, path::Path};
 
 /// The file that takes all the room.
 const FILLER: &str = "filler";
@@ -45,4 +47,21 @@ pub fn fill(host: &Host, at: &Path) -> Result<()> {
 pub fn empty(host: &Host, at: &Path) -> Result<()> {
     let filler = at.join(FILLER).display().to_string();
     host.run(&["rm", "-f", &filler], QUICK).map(|_| ())
+}
+
+/// Shuts the file system at `at` of a host down: from now on every read and write that needs the disk fails with EIO,
+/// until the host was switched off and on.
+///
+/// # Errors
+/// When the host is off, or the kernel refuses.
+pub fn kill(host: &Host, at: &Path) -> Result<()> {
+    /// `_IOR('X', 125, __u32)`, EXT4_IOC_SHUTDOWN in the kernel's fs/ext4/ext4.h.
+    const SHUTDOWN: libc::c_ulong = 0x8004_587d;
+    /// Without writing the log, as a disk that vanishes.
+    static WITHOUT_LOG: u32 = 2;
+    let path = host.path(at)?;
+    let directory = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    // SAFETY: the descriptor is open, and the argument points to an u32 that the kernel only reads.
+    let done = unsafe { libc::ioctl(directory.as_raw_fd(), SHUTDOWN, &raw const WITHOUT_LOG) };
+    nix::errno::Errno::result(done).map(|_| ()).with_context(|| format!("shut the file system at {} down", at.display()))
 }

@@ -213,6 +213,11 @@ impl Etcd {
         self.members.iter().filter(|member| member.host.is_on() && !runs(member)).try_for_each(|member| self.start_member(member))
     }
 
+    /// The members whose process runs on a host that answers.
+    pub fn running(&self) -> Vec<&EtcdMember> {
+        self.members.iter().filter(|member| runs(member)).collect()
+    }
+
     /// Starts the member that belongs on a host, if there is one and it does not run.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ use std::{
 
 /// How long `psql` may look for a server that takes writes before it is started anew.
 const CONNECTING: Span = Span::from_secs(30);
+/// Between two starts of `psql`: more would measure the machine's forks.
+const AGAIN: Span = Span::from_millis(50);
 
 /// A libpq client at work. Dropping it stops it too.
 #[derive(Debug)]
@@ -131,7 +133,7 @@ impl Work {
                     let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
                     journal.last_refusal = Some(format!("{error:#}"));
                     drop(journal);
-                    thread::sleep(EVERY.to_std());
+                    thread::sleep(AGAIN.to_std());
                 }
             }
         }

@@ -9,7 +9,8 @@
 //! hangs on a line to it.
 //!
 //! In reading order:
-//! - [`cluster`]: a whole lab; [`fault`]: what can be done to it; [`measure`]: what that cost;
+//! - [`spec`]: what a lab is made of; [`cluster`]: a whole lab, with `view` (what is seen of it) and `inject` (what is done to it);
+//! - [`fault`]: what can go wrong; [`measure`]: what that cost; [`conclusion`]: how a run ended;
 //! - [`node`]: a database node's files and agent; [`status`]: what an agent says of itself;
 //! - [`host_init`]: the first process of a host; [`host`]: its other end; [`freezer`]: its cgroup; [`procfs`]: who runs in it;
 //! - [`switch`]: the network between hosts;
@@ -20,24 +21,29 @@
 
 pub mod cluster;
 pub mod command;
+pub mod conclusion;
 pub mod disk;
 pub mod etcd;
 pub mod fault;
 pub mod freezer;
 pub mod host;
 pub mod host_init;
+mod inject;
 pub mod journal;
 pub mod libpq;
 pub mod measure;
 pub mod node;
 pub mod procfs;
+pub mod spec;
 pub mod sql;
 pub mod status;
 pub mod switch;
 pub mod verdict;
+mod view;
 pub mod writer;
 
-pub use cluster::{Files, Lab, LabSpec, Placement, sweep_own};
+pub use cluster::{Lab, sweep_own};
+pub use conclusion::{Conclusion, LogMarks};
 pub use etcd::{Etcd, EtcdMember, EtcdTiming};
 pub use fault::{Direction, Fault, Injected, Return};
 pub use host::{Host, Network, NotHere, Walls};
@@ -45,6 +51,7 @@ pub use journal::Journal;
 pub use libpq::LibpqWriter;
 pub use measure::Outage;
 pub use node::Node;
+pub use spec::{Files, LabSpec, Placement};
 pub use sql::{Login, Server};
 pub use switch::{Carrier, Cut, Lost, Switch};
 pub use writer::Writer;

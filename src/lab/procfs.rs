@@ -1,5 +1,6 @@
 //! Processes as `/proc` shows them, through PID namespaces.
 
+use crate::model::{lsn::Bytes, moment::Span};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -86,12 +87,15 @@ pub fn seen_by(pid: i32, path: &Path) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root")).join(relative)
 }
 
-/// The postmaster of a data directory among these processes: a `postgres` that stands in the directory and whose
-/// parent does not. `postmaster.pid` is not asked, because it holds ids of a foreign namespace.
+/// The postmaster of a data directory among these processes: a `postgres` that stands in the directory, bears the
+/// command line that it was started with, and whose parent does not stand there. `postmaster.pid` is not asked, because
+/// it holds ids of a foreign namespace.
 pub fn postmaster(among: &[Process], data_dir: &Path) -> Option<i32> {
     let standing: Vec<&Process> = among
         .iter()
         .filter(|process| process.name.starts_with("postgres"))
+        // A backend writes its title over its arguments: without this an orphaned one would pass for its dead parent.
+        .filter(|process| arguments(process.pid).first().is_some_and(|program| !program.starts_with("postgres:")))
         .filter(|process| {
             let directory = fs::metadata(format!("/proc/{}/cwd", process.pid));
             let wanted = fs::metadata(seen_by(process.pid, data_dir));
@@ -106,6 +110,33 @@ pub fn running_verb(among: &[Process], verb: &str) -> Option<i32> {
     let runs = |pid: i32| arguments(pid).get(1).is_some_and(|argument| argument == verb);
     let found: Vec<&Process> = among.iter().filter(|process| runs(process.pid)).collect();
     found.iter().find(|process| !found.iter().any(|other| other.pid == process.parent)).map(|process| process.pid)
+}
+
+/// What a process costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Its proportional share of memory.
+    pub memory: Bytes,
+    /// The processor time that it has used.
+    pub processor: Span,
+}
+
+/// What a process costs, children not included; `None` when it is gone.
+pub fn cost(pid: i32) -> Option<Cost> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kilobytes: u64 = pss.split_whitespace().next()?.parse().ok()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): utime and stime are the 14th and 15th fields, the name being the 2nd.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    let rate = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().and_then(|rate| u64::try_from(rate).ok())?;
+    Some(Cost { memory: Bytes::new(kilobytes << 10), processor: Span::from_millis(ticks * 1_000 / rate.max(1)) })
+}
+
+/// The file that a process runs.
+pub fn program(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// Sends a signal to everything below `root`, again until no new process appears.
@@ -132,6 +163,8 @@ mod tests {
         let own = std::process::id().cast_signed();
         assert!(lives(own));
         assert_eq!(namespace_pids(own).first(), Some(&own));
+        let own_cost = cost(own).expect("cost");
+        assert!(own_cost.memory.get() > 100_000);
         assert!(all().iter().any(|process| process.pid == own));
     }
 }

@@ -47,6 +47,8 @@ const LOOK_UP: Span = Span::from_millis(50);
 const INSERT: &str = "INSERT INTO lab_writes (client, seq, node) VALUES ($1, $2, $3) \
     RETURNING pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text";
 
+const PROBE: &str = "SELECT NOT pg_is_in_recovery()";
+
 /// A client at work. Dropping it stops it too.
 #[derive(Debug)]
 pub struct Writer {
@@ -177,6 +179,7 @@ struct Hand {
 struct Session {
     client: Client,
     driver: AbortHandle,
+    probe: Statement,
     insert: Option<Statement>,
     warnings: Rc<Cell<u64>>,
     writable: bool,
@@ -264,13 +267,20 @@ async fn connect(login: &Login, server: &Server) -> Result<Session, Error> {
             }
         }
     });
-    Ok(Session { client, driver: driver.abort_handle(), insert: None, warnings, writable: false })
+    let driver = driver.abort_handle();
+    match client.prepare(PROBE).await {
+        Ok(probe) => Ok(Session { client, driver, probe, insert: None, warnings, writable: false }),
+        Err(error) => {
+            driver.abort();
+            Err(error)
+        }
+    }
 }
 
 impl Session {
     async fn ready(&mut self) -> Result<(), Error> {
         if !self.writable {
-            let row = self.client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await?;
+            let row = self.client.query_one(&self.probe, &[]).await?;
             self.writable = row.try_get(0)?;
         }
         if self.insert.is_none() {
