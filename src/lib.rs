@@ -2,8 +2,22 @@
 //!
 //! The loop is the whole idea: **observe → decide → act**. Read in this order:
 //! - [`model`]: the words;
-//! - [`decide`]: every rule, as a pure function of a snapshot.
+//! - [`decide`]: every rule, as a pure function of a snapshot;
+//! - [`agent`]: the loop around the rules; [`clock`]: the one reader of clocks;
+//! - [`dcs`]: etcd, where the records stand;
+//! - [`postgres`]: the server, its files and its programs;
+//! - [`guard`]: the process that owns PostgreSQL and the deadline;
+//! - [`telemetry`]: what a process tells of itself;
+//! - [`config`]: what operators write, checked;
+//! - [`lab`]: local clusters of real processes, and faults;
 
+pub mod agent;
 pub mod clock;
+pub mod config;
+pub mod dcs;
+pub mod decide;
+pub mod guard;
 pub mod lab;
 pub mod model;
+pub mod postgres;
+pub mod telemetry;

@@ -1,15 +1,24 @@
 //! The `pgbaton` program: arguments in, exit code out.
 
-use pgbaton::lab::host_init;
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.split_first() {
-        Some((verb, rest)) if verb == host_init::VERB => match host_init::run(rest) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["guard", "--settings-json", path] => {
+            tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+            match pgbaton::guard::server::main_from_json(Path::new(path)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("pgbaton guard: {error}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        ["lab-init", ..] => match pgbaton::lab::host_init::run(args.get(1..).unwrap_or_default()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("{error:#}");
+                eprintln!("pgbaton lab-init: {error:#}");
                 ExitCode::FAILURE
             }
         },

@@ -92,6 +92,16 @@ fn reaches(lab: &Lab, from: &str, to: std::net::SocketAddr) -> bool {
     }
 }
 
+/// The product's own check of what the lab writes.
+fn configured(lab: &Lab) {
+    for node in lab.nodes() {
+        let config = pgbaton::config::read(&node.config()).map_err(|faults| faults.to_string()).expect("a valid configuration");
+        assert_eq!(config.postgres.data_dir, node.data_dir());
+        let hba = &config.bootstrap.policy.hba;
+        assert!(hba.len() == 1 && hba[0].starts_with("host all all") && hba[0].ends_with("trust"), "{hba:?}");
+    }
+}
+
 #[test]
 fn faults_of_the_network_take_what_they_name_and_give_it_back() {
     let bench = bench(|_| ());
@@ -120,6 +130,7 @@ fn faults_of_the_network_take_what_they_name_and_give_it_back() {
 fn agents_come_back_as_the_fault_says() {
     let bench = bench(|_| ());
     let (lab, agent) = (&bench.lab, &bench.agent);
+    configured(lab);
     started(lab, "n1", 1);
     lab.inject(&Fault::AgentKill("n1".into(), Return::AtOnce)).expect("kill");
     started(lab, "n1", 2);
@@ -261,6 +272,7 @@ fn a_scenario_is_built_harmed_healed_and_judged() {
 fn a_lab_without_namespaces_says_what_it_cannot_do() {
     let bench = bench(|spec| spec.walls = Some(Walls::Loopback));
     let lab = &bench.lab;
+    configured(lab);
     started(lab, "n1", 1);
     for fault in [Fault::Partition("n1".into()), Fault::CopiedHost("n1".into()), Fault::DiskFull("n1".into())] {
         let Err(fault::Error::NotHere(NotHere(reason))) = lab.inject(&fault) else { panic!("{} was injected", fault.name()) };

@@ -8,6 +8,7 @@ use super::{
 use crate::model::{moment::Span, policy::ClusterPolicy};
 use anyhow::{Context, Result};
 use nix::unistd::{User, chown, geteuid};
+use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
     fs,
@@ -16,7 +17,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use toml::{Table, Value};
 
 /// The name of the agent's service on its host.
 pub const AGENT: &str = "agent";
@@ -63,7 +63,7 @@ pub struct Common {
     /// Added to the agents' environment.
     pub env: BTreeMap<String, String>,
     /// Merged into the configuration of every node: `[guard] kill = "descendants"` for one.
-    pub extra: Table,
+    pub extra: Map<String, Value>,
 }
 
 impl Node {
@@ -119,52 +119,38 @@ impl Node {
     /// When one cannot be written.
     pub fn configure(&self, common: &Common) -> Result<()> {
         let own = &self.seen_directory;
-        let policy = toml::to_string(&common.policy).context("write the policy as TOML")?;
-        let text = self.configuration(common);
-        for (name, text) in [("policy.toml", policy), ("pgbaton.toml", text.to_string())] {
+        let policy = serde_json::to_value(&common.policy).context("read the policy as a table")?;
+        for (name, table) in [("policy.toml", &policy), ("pgbaton.toml", &self.configuration(common))] {
             let path = own.join(name);
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            fs::write(&path, toml(table)).with_context(|| format!("write {}", path.display()))?;
         }
         Ok(())
     }
 
-    fn configuration(&self, common: &Common) -> Table {
-        let text = |value: &dyn ToString| Value::String(value.to_string());
-        let path = |name: &str| Value::String(self.directory.join(name).display().to_string());
-        let table = |entries: Vec<(&str, Value)>| {
-            let entries = entries.into_iter().map(|(key, value)| (key.to_owned(), value));
-            Value::Table(entries.collect::<Table>())
+    fn configuration(&self, common: &Common) -> Value {
+        let path = |name: &str| self.directory.join(name);
+        let listen = |address: &SocketAddr| match self.host.walls() {
+            Walls::Namespaces => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()),
+            Walls::Loopback => *address,
         };
-        let wildcard = |address: &SocketAddr| match self.host.walls() {
-            Walls::Namespaces => Value::String(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()).to_string()),
-            Walls::Loopback => Value::String(address.to_string()),
-        };
-        let role = |name: &str| table(vec![("password_file", path(&format!("secrets/{name}.password")))]);
-        let endpoints = common.endpoints.iter().cloned().map(Value::String).collect();
-        let etcd = table(vec![("endpoints", Value::Array(endpoints)), ("prefix", text(&common.prefix))]);
-        let api = table(vec![("listen", wildcard(&self.api)), ("advertise", text(&self.api))]);
-        let postgres = table(vec![
-            ("data_dir", text(&self.data_dir().display())),
-            ("bin_dir", text(&common.bin_dir.display())),
-            ("listen", wildcard(&self.postgres)),
-            ("advertise", text(&self.postgres)),
-            ("replication", role("replication")),
-            ("rewind", role("rewind")),
-        ]);
-        let mut all = Table::from_iter(
-            [
-                ("cluster", text(&common.cluster)),
-                ("node", text(&self.name)),
-                ("state_dir", path("state")),
-                ("run_dir", path("run")),
-                ("etcd", etcd),
-                ("api", api),
-                ("postgres", postgres),
-                ("bootstrap", table(vec![("policy", path("policy.toml"))])),
-            ]
-            .map(|(key, value)| (key.to_owned(), value)),
-        );
-        merge(&mut all, &common.extra);
+        let mut all = json!({
+            "cluster": common.cluster,
+            "node": self.name,
+            "state_dir": path("state"),
+            "run_dir": path("run"),
+            "etcd": { "endpoints": common.endpoints, "prefix": common.prefix },
+            "api": { "listen": listen(&self.api), "advertise": self.api },
+            "postgres": {
+                "data_dir": self.data_dir(),
+                "bin_dir": common.bin_dir,
+                "listen": listen(&self.postgres),
+                "advertise": self.postgres,
+                "replication": { "password_file": path("secrets/replication.password") },
+                "rewind": { "password_file": path("secrets/rewind.password") },
+            },
+            "bootstrap": { "policy": path("policy.toml") },
+        });
+        merge(&mut all, &Value::Object(common.extra.clone()));
         all
     }
 
@@ -182,15 +168,45 @@ impl Node {
     }
 }
 
-fn merge(into: &mut Table, from: &Table) {
-    for (key, value) in from {
-        match (into.get_mut(key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
-            _ => {
-                into.insert(key.clone(), value.clone());
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (key, value) in new {
+                merge(old.entry(key.as_str()).or_insert(Value::Null), value);
             }
         }
+        (into, from) => *into = from.clone(),
     }
+}
+
+/// A table as a TOML file: plain keys, then a section a table, deeper ones in line.
+fn toml(table: &Value) -> String {
+    let entries = || table.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let line = |(key, value): (&String, &Value)| format!("{} = {}\n", quoted(key), toml_value(value));
+    let plain = entries().filter(|(_, value)| !value.is_object()).map(line);
+    let section = |(key, value): (&String, &Value)| {
+        let lines = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()).map(line);
+        format!("\n[{}]\n{}", quoted(key), lines.collect::<String>())
+    };
+    plain.chain(entries().filter(|(_, value)| value.is_object()).map(section)).collect()
+}
+
+fn toml_value(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(toml_value).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) => {
+            let entry = |(key, value): (&String, &Value)| format!("{} = {}", quoted(key), toml_value(value));
+            format!("{{ {} }}", table.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        // Texts, numbers and booleans are written alike in both.
+        plain => plain.to_string(),
+    }
+}
+
+/// A key as TOML wants it: bare where it can be.
+fn quoted(key: &str) -> String {
+    let bare = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if bare { key.to_owned() } else { Value::String(key.to_owned()).to_string() }
 }
 
 /// Gives a path to PostgreSQL's owner where the lab may.
@@ -213,4 +229,16 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
     let mut file = options.create_new(true).write(true).mode(0o600).open(path).with_context(|| format!("create {}", path.display()))?;
     std::io::Write::write_all(&mut file, text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
     give(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_written_as_toml() {
+        let mut table = json!({ "a": { "b": { "c": [1, "x\"y"] }, "d": null }, "z": true });
+        merge(&mut table, &json!({ "a": { "b": { "e.f": "g" } }, "n": 1.5 }));
+        assert_eq!(toml(&table), "n = 1.5\nz = true\n\n[a]\nb = { c = [1, \"x\\\"y\"], \"e.f\" = \"g\" }\n");
+    }
 }

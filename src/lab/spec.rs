@@ -65,7 +65,7 @@ pub struct LabSpec {
     /// Added to the agents' environment.
     pub env: BTreeMap<String, String>,
     /// Merged into every node's configuration file.
-    pub extra: toml::Table,
+    pub extra: serde_json::Map<String, serde_json::Value>,
     /// Keeps the files after the end, for a look at the logs.
     pub keep_files: Files,
     /// When set, whatever waits in the lab gives up soon: Ctrl-C sets it.
@@ -98,7 +98,7 @@ impl LabSpec {
             disk: None,
             restart_after: Span::from_millis(200),
             env: BTreeMap::new(),
-            extra: toml::Table::new(),
+            extra: serde_json::Map::new(),
             keep_files: Files::Remove,
             interrupted: Arc::default(),
         }

@@ -297,8 +297,8 @@ pub struct Walsender {
     pub replay: Option<Lsn>,
     /// `replay_lag` in milliseconds.
     pub replay_ms: Option<u64>,
-    /// How long ago its last message came (`now() − reply_time`), in milliseconds.
-    pub silent_ms: Option<u64>,
+    /// `reply_time`, in microseconds since 1970 by the replica's clock. Only its changes mean something: each is a message.
+    pub reply: Option<i64>,
 }
 
 /// One physical replication slot.

@@ -552,8 +552,12 @@ pub struct HistoryRecord {
     pub switch: Option<Lsn>,
     /// The former primary's newest known position: what lies between may be lost.
     pub former_lsn: Option<Lsn>,
-    /// At most so many acknowledged bytes are lost, as far as was known; `None` where nothing bounds it.
+    /// How many bytes before `former_lsn` (or before the verified end of its WAL) the new primary lacks; `None` where no position was known.
     pub loss_bound: Option<u64>,
+    /// For how long the former primary may have gone on unseen after that position was taken, in milliseconds.
+    /// What was acknowledged in that time is outside `loss_bound`. 0 after a verified release.
+    #[serde(default)]
+    pub unseen_ms: u64,
     /// What each phase took, in milliseconds.
     pub phases: BTreeMap<String, u64>,
     /// When, for people (RFC 3339).

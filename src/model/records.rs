@@ -133,6 +133,36 @@ impl Records {
         }
     }
 
+    /// The revision that wrote a key; `None` where it is not in this view.
+    pub fn revision_of(&self, key: &Key) -> Option<u64> {
+        match key {
+            Key::Bootstrap => self.bootstrap.as_ref().map(|s| s.revision),
+            Key::Cluster => self.cluster.as_ref().map(|s| s.revision),
+            Key::Term => self.term.as_ref().map(|s| s.revision),
+            Key::Leader => self.leader.as_ref().map(|s| s.revision),
+            Key::Sync => self.sync.as_ref().map(|s| s.revision),
+            Key::Timeline(tli) => self.timelines.get(tli).map(|s| s.revision),
+            Key::TimelineBase => self.base.as_ref().map(|s| s.revision),
+            Key::Node(node) => self.nodes.get(node).map(|s| s.revision),
+            Key::Promise(term, node) => self.promises.get(term)?.get(node).map(|s| s.revision),
+            Key::Intent => self.intent.as_ref().map(|s| s.revision),
+            Key::Policy => self.policy.as_ref().map(|s| s.revision),
+            Key::Member(node) => self.members.get(node).map(|s| s.revision),
+            Key::History(_) | Key::Audit(_) => None,
+        }
+    }
+
+    /// Every key that is readable in this view.
+    pub fn keys(&self) -> Vec<Key> {
+        let single = [Key::Bootstrap, Key::Cluster, Key::Term, Key::Leader, Key::Sync, Key::TimelineBase, Key::Intent, Key::Policy];
+        let mut keys: Vec<Key> = single.into_iter().filter(|key| self.revision_of(key).is_some()).collect();
+        keys.extend(self.timelines.keys().map(|tli| Key::Timeline(*tli)));
+        keys.extend(self.nodes.keys().cloned().map(Key::Node));
+        keys.extend(self.promises.iter().flat_map(|(term, nodes)| nodes.keys().map(|node| Key::Promise(*term, node.clone()))));
+        keys.extend(self.members.keys().cloned().map(Key::Member));
+        keys
+    }
+
     /// Whether nothing at all stands under the prefix that matters to safety.
     pub const fn is_blank(&self) -> bool {
         self.cluster.is_none() && self.term.is_none() && self.leader.is_none() && self.sync.is_none()

@@ -1,0 +1,143 @@
+//! What adapters publish: facts, and the ends of tasks.
+
+use crate::{
+    decide::decision::{Completed, Configuration, Task},
+    model::{
+        instance::{DataDir, GuardStatus, Run, ServerFacts, Whole},
+        key::Key,
+        moment::Moment,
+        node::Nonce,
+        node_file::{ClonePlace, NodeFile},
+        timeline::TimelineId,
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One fact, or the end of one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// A linearizable answer with every record: replaces the view.
+    Listed {
+        /// Every key with its value and revision.
+        entries: Vec<(Key, String, u64)>,
+        /// etcd's revision.
+        revision: u64,
+        /// When it was asked for (`CLOCK_BOOTTIME`).
+        sent: Moment,
+    },
+    /// Changes, by the watch.
+    Changed {
+        /// New values (`None`: deleted) with their revisions.
+        changes: Vec<(Key, Option<String>, u64)>,
+        /// etcd's revision.
+        revision: u64,
+    },
+    /// etcd does not answer.
+    EtcdSilent {
+        /// Why, for people.
+        why: String,
+    },
+    /// A transaction is about to be sent. Applied before anything leaves: validity counts from here.
+    TxnSent {
+        /// Which.
+        nonce: Nonce,
+        /// `CLOCK_BOOTTIME` before the send.
+        at: Moment,
+    },
+    /// A transaction ended.
+    TxnDone {
+        /// Which.
+        nonce: Nonce,
+        /// Which kind of task it was.
+        task: Task,
+        /// How.
+        outcome: TxnOutcome,
+    },
+    /// The guard's status.
+    Guard(GuardStatus),
+    /// The guard's session ended, or none could be had.
+    GuardGone {
+        /// Why, for people.
+        why: String,
+    },
+    /// PostgreSQL answered.
+    Server(ServerFacts),
+    /// PostgreSQL did not answer.
+    ServerSilent {
+        /// In which run.
+        run: Run,
+        /// Why, for people.
+        why: String,
+    },
+    /// The data directory was inspected.
+    Disk {
+        /// What lies there.
+        dir: DataDir,
+        /// Where a copy would be made.
+        place: Option<ClonePlace>,
+        /// When the look began.
+        at: Moment,
+    },
+    /// A scan ended.
+    Scanned {
+        /// The end of WAL.
+        whole: Whole,
+        /// What ran meanwhile.
+        run: Option<Run>,
+        /// When it began.
+        at: Moment,
+    },
+    /// The node file was written and fsynced.
+    FileWritten(Box<NodeFile>),
+    /// The managed configuration is in force (or will be from the next start on).
+    Configured(Box<Configuration>),
+    /// The stream was cut: the conninfo in force is empty, and no walreceiver is there.
+    StreamCut,
+    /// History files are in place.
+    HistoriesWritten(BTreeMap<TimelineId, String>),
+    /// The data directory was made or replaced.
+    Completed(Completed),
+    /// A task ended. Facts that it produced come in events of their own, before this one.
+    Done {
+        /// Which kind.
+        task: Task,
+        /// `Err`: how it failed; nothing is known of what it did.
+        outcome: Result<(), String>,
+    },
+    /// The node is to stop.
+    Stop,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TxnOutcome {
+    /// All its writes are done.
+    Applied {
+        /// In this revision.
+        revision: u64,
+        /// When the earliest attempt was sent.
+        sent: Moment,
+    },
+    /// A condition did not hold. The compared keys as they are, in a linearizable answer.
+    Refused {
+        /// Present values with their revisions; `None`: not there.
+        values: Vec<(Key, Option<String>, u64)>,
+        /// etcd's revision.
+        revision: u64,
+        /// When the earliest attempt was sent.
+        sent: Moment,
+    },
+    /// It certainly did not happen.
+    NotDone {
+        /// Why, for people.
+        why: String,
+    },
+    /// It may have happened, or may yet.
+    Unknown {
+        /// Why, for people.
+        why: String,
+    },
+}

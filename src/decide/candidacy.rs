@@ -1,0 +1,329 @@
+//! Following a holder that is gone (protocol 1.4 *Taker*, 1.7 steps 0 and 2).
+
+use super::{
+    Flow,
+    decision::{Action, ClaimStory, Purpose},
+    draft::Draft,
+    leadership::{disarm, next},
+    promotion, scan,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::{DataDir, Pause, ServerRole, Whole},
+    key::{Compare, Key, Txn, Write},
+    lsn::Lsn,
+    moment::{Moment, Span},
+    node_file::NodeFile,
+    policy::CrashPolicy,
+    record::{Holder, LeaderRecord, LeaderState, MemberRole, Stored, SyncRecord, TermRecord, VERSION, to_text},
+    timeline::TimelineId,
+};
+
+/// How long an owner leaves a vacant record to its replicas before it restarts in place.
+const OWNER_WAITS: Span = Span::from_millis(300);
+
+/// What each place in the order of candidates costs.
+const PLACE: Span = Span::from_millis(50);
+
+/// WAL that came in so lately, after the lease was over, comes from somebody who should be dead.
+const LIVE_STREAM: Span = Span::from_millis(500);
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
+    let Some(leader) = s.leader() else { return Flow::Goes };
+    note_vacant(s, d, leader);
+    disarm(s, d);
+    if !s.etcd_answers() {
+        return Flow::Goes;
+    }
+    let trigger = trigger(s, d, leader);
+    if s.is_owner() && s.is_empty() {
+        return as_owner(s, d, leader, trigger.as_ref());
+    }
+    let Some(trigger) = trigger else { return Flow::Goes };
+    as_electable(s, d, leader, &trigger);
+    Flow::Goes
+}
+
+/// Why, and from when on, the record may be taken over.
+struct Trigger {
+    from: Moment,
+    why: String,
+}
+
+fn note_vacant(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
+    let vacant = matches!(leader.record.state, LeaderState::Vacant { .. });
+    let same = s.standing.as_ref().is_some_and(|standing| standing.nonce == leader.record.nonce);
+    d.memory.vacant_since = vacant.then(|| s.memory.vacant_since.filter(|_| same).unwrap_or(s.now.boot));
+}
+
+fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Trigger> {
+    let record = &leader.record;
+    let holder = &record.holder.node;
+    match &record.state {
+        LeaderState::Paused { by, reason, .. } => {
+            d.waits("paused", format!("paused by {by}: {reason}; nobody claims a paused record"));
+            None
+        }
+        LeaderState::Foreign { .. } => None,
+        LeaderState::Vacant { reason } => {
+            let from = d.memory.vacant_since.unwrap_or(s.now.boot);
+            Some(Trigger { from, why: format!("{holder} released the lease of term {}: {reason}", record.term) })
+        }
+        LeaderState::Handoff { to } if *to == s.me.node => {
+            Some(Trigger { from: s.now.boot, why: format!("{holder} handed term {} over to this node", record.term) })
+        }
+        LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => {
+            let stood = s.stood_still();
+            let left = record.wait.minus(stood);
+            let sees = s.standing.as_ref().is_some_and(|standing| standing.nonce == record.nonce);
+            let observed = s.now.boot.minus(stood).plus(record.wait);
+            if !sees || left > Span::ZERO {
+                d.wake(s.now.boot.plus(left.max(Span::from_millis(1))));
+                if stood > s.policy.timers().renew_every.times(2) {
+                    d.waits("wait", format!("{holder} has not renewed for {stood}; after {} its lease is over", record.wait));
+                }
+                return None;
+            }
+            Some(Trigger {
+                from: observed,
+                why: format!("{holder} has not renewed term {} for {stood} (wait {})", record.term, record.wait),
+            })
+        }
+    }
+}
+
+/// The last primary itself, with PostgreSQL down: it holds everything, and starts on its own timeline.
+fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: Option<&Trigger>) -> Flow {
+    let record = &leader.record;
+    if s.file.operation.is_some() || !matches!(s.disk(), Some(DataDir::Present(_)) | None) {
+        return Flow::Goes;
+    }
+    let Some(whole) = scan::whole(s, d) else { return Flow::Settled };
+    if let Some(lost) = lost_something(s, whole) {
+        d.alarm(
+            "owner-went-back",
+            format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn),
+        );
+        return Flow::Goes;
+    }
+    let Some(DataDir::Present(disk)) = s.disk() else { return Flow::Goes };
+    if !promotion::may_start_in_place(s, scan::disk_timeline(s, disk)) {
+        d.refused("owner", "this node was the last primary, but its data is not on the newest timeline: it starts as a standby");
+        return Flow::Goes;
+    }
+    let Some(trigger) = trigger else {
+        d.waits("owner", format!("was the last primary and holds everything: waits until the lease of term {} is over", record.term));
+        return Flow::Settled;
+    };
+    let from = owner_may_claim_at(s, leader, trigger);
+    if s.now.boot < from {
+        d.waits("owner", format!("holds everything, and restarts in place in {} unless a replica takes over", from.since(s.now.boot)));
+        d.wake(from);
+        return Flow::Settled;
+    }
+    let end = (s.former_primary_released() && record.wal_end.is_some()).then_some(whole);
+    claim(s, d, leader, end, &trigger.why);
+    Flow::Settled
+}
+
+/// Replicas first: they are quicker, and a host that crashed once is the worse place.
+fn owner_may_claim_at(s: &Snapshot, leader: &Stored<LeaderRecord>, trigger: &Trigger) -> Moment {
+    let alone = s.sync().is_none_or(|sync| sync.record.electable.is_empty());
+    let vacant = matches!(leader.record.state, LeaderState::Vacant { .. });
+    let patience = match s.policy.crash_policy {
+        _ if alone => Span::ZERO,
+        CrashPolicy::Restart if vacant => Span::ZERO,
+        CrashPolicy::Failover if vacant => leader.record.wait,
+        _ => OWNER_WAITS,
+    };
+    let polite = trigger.from.plus(patience);
+    s.memory.no_claim_before.map_or(polite, |not_before| polite.max(not_before))
+}
+
+/// What an owner must have and does not: then its disk went back.
+fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
+    let noted = s.file.boundary.filter(|boundary| boundary.tli == whole.tli && boundary.lsn > whole.lsn);
+    if let Some(noted) = noted {
+        return Some(format!("its own file knows {}", noted.lsn));
+    }
+    let published = s.etcd.records.nodes.get(&s.me.node).map(|node| &node.record);
+    if let Some(node) = published.filter(|node| node.tli == Some(whole.tli) && node.whole > whole.lsn) {
+        return Some(format!("it once published {}", node.whole));
+    }
+    let (tli, lsn) = s.primary_position()?;
+    (tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
+}
+
+/// A standby that `sync` names as electable.
+fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
+    if let Some(why) = unfit(s, leader) {
+        d.refused("unfit", format!("{}, but this node cannot take over: {why}", trigger.why));
+        return;
+    }
+    let live = s.received_at.filter(|at| *at > trigger.from && s.now.boot.since(*at) < LIVE_STREAM);
+    if live.is_some() && !matches!(leader.record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. }) {
+        d.alarm("live-stream", format!("{}, and yet WAL still comes in: this node does not claim", trigger.why));
+        d.wake(s.now.boot.plus(LIVE_STREAM));
+        return;
+    }
+    let place = place(s);
+    let from = trigger.from.plus(PLACE.times(place));
+    let from = s.memory.no_claim_before.map_or(from, |not_before| from.max(not_before));
+    let mut end = None;
+    if let Some(needed) = binding_end(s, leader) {
+        let found = s.whole.as_ref().filter(|scanned| scanned.run == s.run());
+        match found {
+            Some(scanned) if scanned.whole.tli == leader.record.tli && scanned.whole.lsn >= needed => end = Some(scanned.whole),
+            found => {
+                let again = found.map(|scanned| scanned.at.plus(Span::from_millis(100)));
+                let known = found.map_or("not known yet".to_owned(), |scanned| scanned.whole.lsn.to_string());
+                d.waits(
+                    "wal-end",
+                    format!("the former primary's WAL ends at {needed}, ours at {known}: only a node that has everything takes over now"),
+                );
+                match again {
+                    Some(again) if again > s.now.boot => d.wake(again),
+                    _ => scan::start(s, d),
+                }
+                return;
+            }
+        }
+    }
+    if s.now.boot < from {
+        d.waits("place", format!("is number {} in the order of candidates: claims in {}", place + 1, from.since(s.now.boot)));
+        d.wake(from);
+        return;
+    }
+    claim(s, d, leader, end, &trigger.why);
+}
+
+/// The end of WAL that a taker must have, while it binds: `lossless`, and one wait after the release at the longest.
+fn binding_end(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<Lsn> {
+    let binds = s.policy.crash_policy == CrashPolicy::Lossless
+        && s.former_primary_released()
+        && matches!(leader.record.state, LeaderState::Vacant { .. })
+        && s.stood_still() < leader.record.wait;
+    leader.record.wal_end.filter(|_| binds)
+}
+
+/// Why an electable node cannot take over now, with numbers.
+fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
+    let Some(sync) = s.sync() else { return Some("`sync` is missing from etcd".to_owned()) };
+    if !s.is_electable() {
+        return Some(not_electable(s, &sync.record));
+    }
+    if s.me.tags.no_failover {
+        return Some("it is tagged no_failover".to_owned());
+    }
+    if let Some(operation) = &s.file.operation {
+        return Some(format!("an operation on its data directory is not finished ({operation:?})"));
+    }
+    let guard = s.guard()?;
+    if !guard.fenced && !s.policy.allow_unfenced {
+        return Some("nothing here could fence it once its agent is dead, and the policy does not set allow_unfenced".to_owned());
+    }
+    match s.role() {
+        None => Some("PostgreSQL does not answer here".to_owned()),
+        Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
+        Some(ServerRole::Standby { pause: Some(Pause::Parameters), .. }) => {
+            Some("replay stands still for a parameter that is lower than the primary's; a promotion would shut it down".to_owned())
+        }
+        Some(ServerRole::Standby { tli, receive, replay, .. }) => {
+            let have = receive.unwrap_or_default().max(*replay);
+            behind(s, leader, *tli, have)
+        }
+    }
+}
+
+fn not_electable(s: &Snapshot, sync: &SyncRecord) -> String {
+    if sync.electable.iter().any(|replica| replica.node == s.me.node) {
+        return format!("`sync` lists it with another life of its data than {}", s.file.data);
+    }
+    if sync.primary.node == s.me.node {
+        return "it was the primary, and its PostgreSQL runs as a standby now".to_owned();
+    }
+    let names: Vec<String> = sync.electable.iter().map(|replica| replica.node.to_string()).collect();
+    format!("`sync` of term {} names as electable: {}", sync.term, if names.is_empty() { "nobody".to_owned() } else { names.join(", ") })
+}
+
+fn behind(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, have: Lsn) -> Option<String> {
+    let record = &leader.record;
+    if tli < record.tli {
+        return Some(format!("it is on timeline {tli}, the last primary was on {}", record.tli));
+    }
+    let lag = record.lsn.bytes_ahead_of(have);
+    (lag > s.policy.max_lag).then(|| format!("it is {lag} behind {}, max_lag is {}", record.lsn, s.policy.max_lag))
+}
+
+/// How many electable nodes come before us: further ahead, or preferred among equals. By what they say of themselves: a hint.
+fn place(s: &Snapshot) -> u64 {
+    let Some(sync) = s.sync() else { return 0 };
+    let mine = match s.role() {
+        Some(ServerRole::Standby { tli, receive, replay, .. }) => (*tli, receive.unwrap_or_default().max(*replay)),
+        _ => (TimelineId::FIRST, Lsn::ZERO),
+    };
+    let me = (mine.0, mine.1, s.me.tags.priority, std::cmp::Reverse(&s.me.node));
+    let before = sync.record.electable.iter().filter(|replica| replica.node != s.me.node).filter(|replica| {
+        let Some(member) = s.etcd.records.members.get(&replica.node).map(|stored| &stored.record) else { return false };
+        let there = member.data == replica.data && member.role == MemberRole::Replica;
+        let theirs = (member.tli.unwrap_or(TimelineId::FIRST), member.lsn, member.tags.priority, std::cmp::Reverse(&replica.node));
+        there && theirs > me
+    });
+    before.count() as u64
+}
+
+/// The claim goes into the file, fsynced, and then to etcd: the swap is the ballot.
+pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Option<Whole>, why: &str) {
+    d.hurry = true;
+    let term = leader.record.term.max(s.file.term).max(s.file.promised).next();
+    if s.file.claimed != Some(term) && s.file.claimed.is_none_or(|claimed| claimed < term) {
+        d.because("claim", format!("claims term {term}: {why}"));
+        // The file's own term stays below until the record shows the claim: the next decision computes the same term.
+        d.act(s, Action::WriteFile(Box::new(NodeFile { claimed: Some(term), ..s.file.clone() })));
+        return;
+    }
+    d.because("claim", format!("claims term {term}: {why}"));
+    let Some(txn) = claim_txn(s, leader, term, end) else { return };
+    d.memory.claim = Some(ClaimStory {
+        term,
+        why: why.to_owned(),
+        from: s.sync().map(|sync| sync.record.primary.node.clone()),
+        former_lsn: Some(leader.record.lsn),
+        wal_end: leader.record.wal_end.or(end.map(|whole| whole.lsn)),
+        triggered: s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered),
+        claimed: None,
+        voted: None,
+        asked: None,
+        promoted: None,
+    });
+    d.act(s, Action::Txn(Purpose::Claim, txn));
+}
+
+fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::term::Term, end: Option<Whole>) -> Option<Txn> {
+    let guard = s.guard()?;
+    let (sync, term_record) = (s.sync()?, s.etcd.records.term.as_ref()?);
+    let me = s.myself();
+    let timers = s.policy.timers();
+    let mut record = LeaderRecord {
+        term,
+        holder: Holder { node: me.node.clone(), data: me.data.clone(), guard: guard.incarnation.clone(), postgres: s.me.postgres.clone() },
+        hold: timers.hold,
+        wait: timers.wait,
+        state: LeaderState::Claimed,
+        ..next(s, &leader.record)
+    };
+    // Our own PostgreSQL was the primary and is verified dead: what a release would say.
+    let own_release = s.holds() && sync.record.primary == me && s.is_empty();
+    if own_release {
+        (record.dead, record.wal_end) = (Some(sync.record.term), end.map(|whole| whole.lsn));
+    }
+    Some(Txn {
+        nonce: record.nonce.clone(),
+        when: vec![
+            Compare::Is(Key::Leader, leader.text.clone()),
+            Compare::Is(Key::Sync, sync.text.clone()),
+            Compare::Is(Key::Term, term_record.text.clone()),
+        ],
+        then: vec![Write::Put(Key::Leader, to_text(&record)), Write::Put(Key::Term, to_text(&TermRecord { v: VERSION, term, holder: me }))],
+    })
+}

@@ -1,0 +1,463 @@
+//! What a decision says: actions, reasons, when to decide again, and what to remember.
+
+use crate::model::{
+    instance::{Run, StartAs, StopMode},
+    key::Txn,
+    lsn::Lsn,
+    moment::{Moment, Span},
+    node::{Address, NodeName, SlotName},
+    node_file::{ClonePlace, NodeFile},
+    policy::{CrashPolicy, SlotRetention},
+    record::{HistoryRecord, MemberRecord},
+    term::Term,
+    timeline::TimelineId,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a decision says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What to do now. Independent of each other: where an order matters, the later step waits for a fact.
+    pub actions: Vec<Action>,
+    /// Why, and why not.
+    pub reasons: Vec<Reason>,
+    /// When to decide again, if nothing is observed before (`CLOCK_BOOTTIME`).
+    pub wake_at: Moment,
+    /// Look at the server often: a fact is awaited.
+    pub hurry: bool,
+    /// Where clients may be sent.
+    pub routing: Routing,
+    /// What the next decision is told.
+    pub memory: Memory,
+}
+
+/// Where clients may be sent, as far as this node is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routing {
+    /// Writes may come here, in this term and until then.
+    pub writes: Option<Writable>,
+    /// Reads may come here.
+    pub reads: bool,
+}
+
+/// Permission to take writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writable {
+    /// In which term.
+    pub term: Term,
+    /// Until when (`CLOCK_BOOTTIME`).
+    pub until: Moment,
+}
+
+/// One thing to do. Its executor may refuse it, and never chooses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// A transaction on the records.
+    Txn(Purpose, Txn),
+    /// Publish what this node says of itself.
+    PutMember(Box<MemberRecord>),
+    /// Record a change of leadership.
+    AppendHistory(Box<HistoryRecord>),
+    /// Write the node file and fsync it.
+    WriteFile(Box<NodeFile>),
+    /// Start a guard: none runs.
+    StartGuard,
+    /// Arm the kernel's deadline. `renewed`: by a swap of this agent's own, so that it may move later.
+    Arm {
+        /// For which term.
+        term: Term,
+        /// When.
+        until: Moment,
+    },
+    /// Take the deadline away: nothing that it guards can be a primary any more.
+    Disarm {
+        /// The term.
+        term: Term,
+    },
+    /// Start PostgreSQL.
+    Start {
+        /// As what.
+        start: StartAs,
+        /// In which term.
+        term: Term,
+    },
+    /// Stop PostgreSQL; kill what is left at the deadline.
+    Stop {
+        /// How.
+        mode: StopMode,
+        /// When patience ends.
+        deadline: Moment,
+    },
+    /// Kill the whole process tree.
+    Kill,
+    /// Promote the standby.
+    Promote {
+        /// In which term.
+        term: Term,
+    },
+    /// Write the managed configuration, and reload it where PostgreSQL runs.
+    Configure(Box<Configuration>),
+    /// End the stream from the primary: empty `primary_conninfo`, reload, terminate the walreceiver, see it gone.
+    CutStream,
+    /// Look at the data directory.
+    InspectDisk,
+    /// Find the end of the last complete record.
+    Scan {
+        /// From this boundary, which is on this disk.
+        from: Lsn,
+        /// On this timeline.
+        tli: TimelineId,
+    },
+    /// Put history files in place. Never overwrites another text.
+    WriteHistories(BTreeMap<TimelineId, String>),
+    /// Initialise the data directory.
+    InitDb,
+    /// Remove the directory that our own `initdb` made and that never started.
+    DiscardInitialised,
+    /// Copy another node.
+    Clone {
+        /// Whose data.
+        source: Source,
+        /// Where to.
+        place: ClonePlace,
+    },
+    /// Rewind the data directory to the source's history.
+    Rewind {
+        /// Whose history.
+        source: Source,
+        /// Where that history left ours.
+        fork: Lsn,
+        /// The end of our own.
+        whole: Lsn,
+        /// On this timeline.
+        tli: TimelineId,
+    },
+    /// A checkpoint on the primary.
+    Checkpoint,
+    /// Create a member's physical slot.
+    CreateSlot(SlotName),
+    /// Drop a member's physical slot.
+    DropSlot(SlotName),
+    /// Apply the migrations and set the roles' passwords.
+    Migrate,
+    /// Tell the guard to end: PostgreSQL is stopped.
+    StopGuard,
+    /// End this agent.
+    Exit {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// The server that data comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Which node.
+    pub node: NodeName,
+    /// Where.
+    pub address: Address,
+    /// The timeline on which it serves.
+    pub tli: TimelineId,
+}
+
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// To run `initdb` first.
+    Bootstrap,
+    /// The first claim.
+    FirstClaim,
+    /// To extend the lease.
+    Renew,
+    /// To act for a holder whose agent is gone.
+    Adopt,
+    /// To follow a holder.
+    Claim,
+    /// To write `sync` and reserve a timeline.
+    Prepare,
+    /// To serve.
+    Serve,
+    /// To give up.
+    Release,
+    /// To hand a claim over.
+    Handoff,
+    /// To change who is electable.
+    Membership,
+    /// To promise.
+    Promise,
+    /// To publish our present life.
+    Register,
+    /// To take an operator's request.
+    Intent,
+    /// To remove what is old.
+    Prune,
+}
+
+impl Purpose {
+    /// Whether it writes `leader`: one such write at a time.
+    pub const fn writes_leader(self) -> bool {
+        matches!(self, Self::FirstClaim | Self::Renew | Self::Adopt | Self::Claim | Self::Serve | Self::Release | Self::Handoff)
+    }
+}
+
+/// A kind of thing that goes on for a while: one of each at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// A write of `leader`.
+    LeaderTxn,
+    /// Another transaction.
+    Txn,
+    /// [`Action::PutMember`].
+    PutMember,
+    /// [`Action::AppendHistory`].
+    AppendHistory,
+    /// [`Action::WriteFile`].
+    WriteFile,
+    /// [`Action::StartGuard`].
+    StartGuard,
+    /// [`Action::Arm`], [`Action::Disarm`].
+    Arm,
+    /// [`Action::Start`].
+    Start,
+    /// [`Action::Stop`].
+    Stop,
+    /// [`Action::Kill`].
+    Kill,
+    /// [`Action::Promote`].
+    Promote,
+    /// [`Action::Configure`].
+    Configure,
+    /// [`Action::CutStream`].
+    CutStream,
+    /// [`Action::InspectDisk`].
+    InspectDisk,
+    /// [`Action::Scan`].
+    Scan,
+    /// [`Action::WriteHistories`].
+    WriteHistories,
+    /// What makes or replaces the data directory: initdb, discard, clone, rewind.
+    Data,
+    /// [`Action::Checkpoint`].
+    Checkpoint,
+    /// [`Action::CreateSlot`], [`Action::DropSlot`].
+    Slot,
+    /// [`Action::Migrate`].
+    Migrate,
+    /// [`Action::StopGuard`], [`Action::Exit`].
+    Exit,
+}
+
+impl Action {
+    /// Which kind of thing it starts.
+    pub const fn task(&self) -> Task {
+        match self {
+            Self::Txn(purpose, _) if purpose.writes_leader() => Task::LeaderTxn,
+            Self::Txn(..) => Task::Txn,
+            Self::PutMember(_) => Task::PutMember,
+            Self::AppendHistory(_) => Task::AppendHistory,
+            Self::WriteFile(_) => Task::WriteFile,
+            Self::StartGuard => Task::StartGuard,
+            Self::Arm { .. } | Self::Disarm { .. } => Task::Arm,
+            Self::Start { .. } => Task::Start,
+            Self::Stop { .. } => Task::Stop,
+            Self::Kill => Task::Kill,
+            Self::Promote { .. } => Task::Promote,
+            Self::Configure(_) => Task::Configure,
+            Self::CutStream => Task::CutStream,
+            Self::InspectDisk => Task::InspectDisk,
+            Self::Scan { .. } => Task::Scan,
+            Self::WriteHistories(_) => Task::WriteHistories,
+            Self::InitDb | Self::DiscardInitialised | Self::Clone { .. } | Self::Rewind { .. } => Task::Data,
+            Self::Checkpoint => Task::Checkpoint,
+            Self::CreateSlot(_) | Self::DropSlot(_) => Task::Slot,
+            Self::Migrate => Task::Migrate,
+            Self::StopGuard | Self::Exit { .. } => Task::Exit,
+        }
+    }
+}
+
+/// What was made or replaced in the data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Completed {
+    /// By [`Action::InitDb`].
+    InitDb,
+    /// By [`Action::DiscardInitialised`].
+    Discard,
+    /// By [`Action::Clone`].
+    Clone,
+    /// By [`Action::Rewind`].
+    Rewind,
+}
+
+impl Action {
+    /// What its success means for the data directory.
+    pub const fn completes(&self) -> Option<Completed> {
+        match self {
+            Self::InitDb => Some(Completed::InitDb),
+            Self::DiscardInitialised => Some(Completed::Discard),
+            Self::Clone { .. } => Some(Completed::Clone),
+            Self::Rewind { .. } => Some(Completed::Rewind),
+            _ => None,
+        }
+    }
+}
+
+/// The managed configuration of PostgreSQL, as far as decisions change it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Whom to follow; `None`: nobody.
+    pub follow: Option<Follow>,
+    /// Recovery for a rewind: no stream, no archive, stay on the own timeline (protocol 1.13 c).
+    pub recovery_only: bool,
+    /// Our `application_name` as a standby.
+    pub application_name: String,
+    /// `synchronous_standby_names`.
+    pub sync_names: String,
+    /// PostgreSQL parameters of the policy.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf` of the policy.
+    pub hba: Vec<String>,
+    /// Addresses that members may replicate and rewind from (hosts, no ports).
+    pub members: Vec<String>,
+    /// Retention of members' slots.
+    pub slots: SlotRetention,
+    /// The lease's wait: timeouts of connections between servers follow it.
+    pub wait: Span,
+}
+
+/// Whom a standby follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    /// Which node.
+    pub node: NodeName,
+    /// Where its PostgreSQL listens.
+    pub address: Address,
+    /// Our slot there.
+    pub slot: SlotName,
+}
+
+/// Why something is done, waits, or is refused. With numbers, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What is said, without its numbers: a changed id is news, changed numbers are not.
+    pub id: String,
+    /// The whole sentence.
+    pub text: String,
+    /// How it matters.
+    pub kind: ReasonKind,
+}
+
+/// How a reason matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReasonKind {
+    /// Why something is as it is or is being done.
+    Because,
+    /// What is waited for.
+    Waits,
+    /// What is refused.
+    Refused,
+    /// A human must look.
+    Alarm,
+}
+
+/// What a decision tells the next one. Nothing here binds: what binds is in the node file and in etcd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// Our `nodes` key was written by this run of the agent.
+    pub registered: bool,
+    /// Our running claim.
+    pub claim: Option<ClaimStory>,
+    /// Not before this moment another claim of ours.
+    pub no_claim_before: Option<Moment>,
+    /// How many claims of ours came to nothing, one after the other.
+    pub failed_claims: u32,
+    /// A crash of PostgreSQL that is being dealt with.
+    pub crash: Option<Crash>,
+    /// How many starts as primary failed, one after the other.
+    pub failed_starts: u32,
+    /// When `leader` was first seen vacant in its present value.
+    pub vacant_since: Option<Moment>,
+    /// The term whose new primary has made its checkpoint.
+    pub checkpointed: Option<Term>,
+    /// The term in which the migrations were applied.
+    pub migrated: Option<Term>,
+    /// The term whose history record was written.
+    pub recorded: Option<Term>,
+    /// What was last published of us, and when.
+    pub published: Option<Published>,
+    /// When the server first failed to answer, while its process lives.
+    pub mute_since: Option<Moment>,
+    /// Rewinds that failed in this life of the data directory.
+    pub failed_rewinds: u32,
+    /// A rewind that is being prepared: the directory first has to reach the end of its own WAL.
+    pub rewind: Option<RewindPlan>,
+}
+
+/// Our running claim: what its history record will say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimStory {
+    /// Its term.
+    pub term: Term,
+    /// What triggered it, for people.
+    pub why: String,
+    /// The former primary.
+    pub from: Option<NodeName>,
+    /// The former primary's newest known position.
+    pub former_lsn: Option<Lsn>,
+    /// The verified end of its WAL, if it released.
+    pub wal_end: Option<Lsn>,
+    /// When the trigger was seen.
+    pub triggered: Moment,
+    /// When the claim was confirmed.
+    pub claimed: Option<Moment>,
+    /// When the promises were in, or their time was over.
+    pub voted: Option<Moment>,
+    /// When the promotion or start was asked for.
+    pub asked: Option<Moment>,
+    /// When the server was seen out of recovery.
+    pub promoted: Option<Moment>,
+}
+
+/// A crash of PostgreSQL that is being dealt with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// Which run ended.
+    pub run: Run,
+    /// When it was seen.
+    pub at: Moment,
+    /// How it ended.
+    pub how: String,
+    /// What the policy says about it.
+    pub policy: CrashPolicy,
+}
+
+/// A rewind that is being prepared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewindPlan {
+    /// Where the other history left ours.
+    pub fork: Lsn,
+    /// The end of our own WAL.
+    pub whole: Lsn,
+    /// On this timeline.
+    pub tli: TimelineId,
+    /// The run that reached it.
+    pub recovered: Option<Run>,
+    /// When the recovery was started.
+    pub since: Moment,
+}
+
+/// What was last published of us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// What of it others act on, as one text.
+    pub essence: String,
+    /// When.
+    pub at: Moment,
+}

@@ -1,0 +1,355 @@
+//! Being a standby: start, follow the holder, rewind, clone (protocol 1.13, 1.7 step 4a).
+
+use super::{
+    decision::{Action, Completed, Follow, RewindPlan, Source, Task},
+    draft::Draft,
+    ledger,
+    registration::new_life,
+    rejoin::{self, Verdict},
+    scan,
+    snapshot::Snapshot,
+    stop, upkeep,
+};
+use crate::model::{
+    instance::{ControlState, DataDir, DiskFacts, Process, ServerRole, StartAs, Whole},
+    lsn::Lsn,
+    moment::Span,
+    node_file::{ClonePlace, NodeFile, Operation},
+    policy::Reclone,
+    record::{LeaderRecord, LeaderState, Stored},
+};
+
+/// How long a directory may take to reach the end of its own WAL before a rewind.
+const RECOVERY_LIMIT: Span = Span::from_secs(600);
+
+/// After so many rewinds that failed, another way is taken.
+const REWIND_TRIES: u32 = 3;
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
+    let target = target(s, d);
+    if s.file.operation.is_some() {
+        operation(s, d, target);
+        return;
+    }
+    match s.process() {
+        Some(Process::Running { stopping: None, .. }) => running(s, d, target),
+        Some(Process::Running { .. } | Process::Dying { .. }) => d.waits("stopping", "PostgreSQL is stopping"),
+        Some(Process::Empty { .. }) => stopped(s, d, target),
+        None => {}
+    }
+}
+
+/// The holder to follow: serving (or paused, or handing over), of a term that our promise allows.
+fn target<'a>(s: &'a Snapshot, d: &mut Draft) -> Option<&'a LeaderRecord> {
+    let Stored { record, .. } = s.leader()?;
+    let serves = matches!(record.state, LeaderState::Serving | LeaderState::Handoff { .. } | LeaderState::Paused { .. });
+    if !serves || record.holder.node == s.me.node {
+        d.waits("primary", format!("there is no primary to follow: `leader` of term {} is {}", record.term, state_name(&record.state)));
+        return None;
+    }
+    if record.term < s.file.promised {
+        d.refused(
+            "promise",
+            format!("{} leads in term {}, but this node promised term {}", record.holder.node, record.term, s.file.promised),
+        );
+        return None;
+    }
+    Some(record)
+}
+
+fn state_name(state: &LeaderState) -> String {
+    match state {
+        LeaderState::Claimed => "claimed".to_owned(),
+        LeaderState::Serving => "serving".to_owned(),
+        LeaderState::Handoff { to } => format!("handed to {to}"),
+        LeaderState::Vacant { reason } => format!("vacant ({reason})"),
+        LeaderState::Paused { .. } => "paused".to_owned(),
+        LeaderState::Foreign { name } => name.clone(),
+    }
+}
+
+fn follow_of(s: &Snapshot, target: &LeaderRecord) -> Follow {
+    Follow { node: target.holder.node.clone(), address: target.holder.postgres.clone(), slot: s.me.node.slot() }
+}
+
+fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
+    if let Some(plan) = &s.memory.rewind {
+        recovering(s, d, plan);
+        return;
+    }
+    if s.configured.as_ref().is_some_and(|configured| configured.recovery_only) {
+        // A former agent prepared a rewind; it is prepared again from the beginning.
+        d.because("rewind", "a rewind was being prepared: PostgreSQL is stopped, and it begins anew");
+        stop::stop_postgres(s, d);
+        return;
+    }
+    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
+    let elsewhere =
+        s.configured.as_ref().and_then(|configured| configured.follow.as_ref()).is_some_and(|follow| follow.node != target.holder.node);
+    if elsewhere && *tli != target.tli {
+        // What the former upstream may still send must not move while the histories are compared.
+        d.waits("cut", "the stream from the former primary is being cut");
+        d.act(s, Action::CutStream);
+        return;
+    }
+    match may_stream(s, d, target, Whole { tli: *tli, lsn: *replay }, receive.unwrap_or_default()) {
+        Some(Verdict::Streams) => {
+            let missing = ledger::texts_missing(s);
+            if !missing.is_empty() {
+                d.act(s, Action::WriteHistories(missing));
+                return;
+            }
+            if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
+                d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
+            }
+        }
+        Some(Verdict::Diverged { fork }) => {
+            d.because(
+                "diverged",
+                format!("this node went on to {replay} where {} left at {fork}: PostgreSQL is stopped for a rewind", target.holder.node),
+            );
+            stop::stop_postgres(s, d);
+        }
+        Some(Verdict::Unrelated(why)) => {
+            d.because("diverged", format!("{why}: PostgreSQL is stopped"));
+            stop::stop_postgres(s, d);
+        }
+        None => {}
+    }
+}
+
+/// A running standby may be asked to follow only if nothing on its disk lies beyond the switch point.
+fn may_stream(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, replayed: Whole, received: Lsn) -> Option<Verdict> {
+    let own = scan::disk_history(&s.histories, replayed.tli);
+    let history = ledger::history(s, target.tli)?;
+    let surely = rejoin::compare(&own, &history, replayed, target.tli);
+    if surely != Verdict::Streams || replayed.tli == target.tli {
+        return Some(surely);
+    }
+    let fork = history.leaves(replayed.tli)?;
+    if received <= fork && s.whole_now().is_none_or(|whole| whole.lsn <= fork) {
+        return Some(Verdict::Streams);
+    }
+    // The received position is no boundary: a scan tells whether a whole record lies beyond the fork.
+    let whole = scan::whole(s, d)?;
+    Some(rejoin::compare(&own, &history, whole, target.tli))
+}
+
+fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
+    match s.disk() {
+        None => {
+            d.waits("inspect", "the data directory is being inspected");
+            d.act(s, Action::InspectDisk);
+        }
+        Some(DataDir::Missing | DataDir::Empty) => match target {
+            Some(target) => begin_clone(s, d, target, "there is no data yet"),
+            None => d.waits("no-data", "there is no data here; it is copied once there is a primary"),
+        },
+        Some(DataDir::Present(disk)) => with_data(s, d, disk, target),
+        Some(DataDir::Unusable { .. }) => {}
+    }
+}
+
+fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&LeaderRecord>) {
+    let ours = s.etcd.records.cluster.as_ref().is_some_and(|cluster| cluster.record.system_id == disk.control.system_id);
+    if s.file.initialised && !ours && s.etcd.records.cluster.is_some() {
+        if s.completed == Some(Completed::Discard) {
+            d.act(s, Action::WriteFile(Box::new(new_life(s))));
+        } else {
+            d.because("discard", "another node initialised the cluster first: the directory that this node made and never started goes");
+            d.act(s, Action::DiscardInitialised);
+        }
+        return;
+    }
+    let Some(target) = target else {
+        // In recovery and following nobody: ready to be elected, or to be told whom to follow.
+        if upkeep::configured(s, d, None, false) {
+            start(s, d);
+        }
+        return;
+    };
+    let Some(whole) = scan::whole(s, d) else { return };
+    match rejoin::stopped(s, disk, whole, target.tli) {
+        Verdict::Streams => {
+            d.memory.rewind = None;
+            let missing = ledger::texts_missing(s);
+            if !missing.is_empty() {
+                d.act(s, Action::WriteHistories(missing));
+            } else if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
+                start(s, d);
+            }
+        }
+        Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
+        Verdict::Unrelated(why) => reclone(s, d, target, &why),
+    }
+}
+
+fn start(s: &Snapshot, d: &mut Draft) {
+    d.hurry = true;
+    d.act(s, Action::Start { start: StartAs::Standby, term: s.leader().map_or(s.file.term, |leader| leader.record.term.max(s.file.term)) });
+}
+
+/// Recover to the end of our own WAL first, then rewind.
+fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord, whole: Whole, fork: Lsn) {
+    let bytes = whole.lsn.bytes_ahead_of(fork);
+    d.because(
+        "diverged",
+        format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
+    );
+    if let Some(why) = cannot_rewind(s, disk) {
+        reclone(s, d, target, &why);
+        return;
+    }
+    let recovered = s.memory.rewind.as_ref().and_then(|plan| plan.recovered);
+    let last_run = match s.process() {
+        Some(Process::Empty { last }) => last.as_ref().map(|last| last.run),
+        _ => None,
+    };
+    let clean = disk.control.state == ControlState::ShutDown || (recovered.is_some() && recovered == last_run);
+    if !clean {
+        d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
+        d.memory.rewind = Some(RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered: None, since: s.now.boot });
+        if upkeep::configured(s, d, None, true) {
+            start(s, d);
+        }
+        return;
+    }
+    let operation = Operation::Rewind { source: target.holder.node.clone() };
+    d.memory.rewind = Some(RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot });
+    d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+}
+
+fn cannot_rewind(s: &Snapshot, disk: &DiskFacts) -> Option<String> {
+    if !s.policy.rewind || s.policy.reclone == Reclone::Always {
+        return Some("the policy does not want a rewind".to_owned());
+    }
+    if !disk.control.can_rewind {
+        return Some("a rewind needs data checksums or wal_log_hints, and this directory has neither".to_owned());
+    }
+    (s.memory.failed_rewinds >= REWIND_TRIES).then(|| format!("{REWIND_TRIES} rewinds failed"))
+}
+
+/// Crash recovery before a rewind goes on: no stream, no archive, the own timeline.
+fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
+    d.hurry = true;
+    let replayed = match s.role() {
+        Some(ServerRole::Standby { replay, .. }) => Some(*replay),
+        _ => None,
+    };
+    if replayed.is_some_and(|replayed| replayed >= plan.whole) {
+        d.memory.rewind = Some(RewindPlan { recovered: s.run(), ..plan.clone() });
+        d.because("recovery", format!("replayed to {}, the end of our own WAL: PostgreSQL is stopped for the rewind", plan.whole));
+        stop::stop_postgres(s, d);
+        return;
+    }
+    let ends = plan.since.plus(RECOVERY_LIMIT);
+    d.wake(ends);
+    d.waits("recovery", format!("replays its own WAL up to {} before the rewind", plan.whole));
+    if s.now.boot >= ends {
+        d.memory.failed_rewinds = REWIND_TRIES;
+        d.memory.rewind = None;
+        d.alarm("recovery", "the end of our own WAL was not reached: this directory cannot be rewound");
+        stop::stop_postgres(s, d);
+    }
+}
+
+/// An operation that was noted: it goes on, is done, or is made again from its beginning.
+fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
+    let Some(operation) = &s.file.operation else { return };
+    if s.busy(Task::Data) {
+        d.waits("operation", format!("{operation:?} goes on"));
+        return;
+    }
+    let done = matches!(
+        (operation, s.completed),
+        (Operation::InitDb, Some(Completed::Discard | Completed::InitDb))
+            | (Operation::Clone { .. }, Some(Completed::Clone))
+            | (Operation::Rewind { .. }, Some(Completed::Rewind))
+    );
+    if done {
+        d.memory.rewind = None;
+        d.memory.failed_rewinds = 0;
+        let initialised = s.completed == Some(Completed::InitDb);
+        d.act(s, Action::WriteFile(Box::new(NodeFile { initialised, ..new_life(s) })));
+        return;
+    }
+    if !s.is_empty() {
+        d.waits("operation", format!("{operation:?} was interrupted; PostgreSQL has to stop first"));
+        stop::stop_postgres(s, d);
+        return;
+    }
+    if *operation == Operation::InitDb {
+        d.because("discard", "another node initialised the cluster while this one's initdb was interrupted: what it left goes");
+        d.act(s, Action::DiscardInitialised);
+        return;
+    }
+    let Some(target) = target else { return };
+    let source = source(target);
+    match operation {
+        Operation::Rewind { .. } => rewind_again(s, d, target, source),
+        Operation::Clone { place, .. } => {
+            d.because("clone", format!("copies {}", source.node));
+            d.act(s, Action::Clone { source, place: *place });
+        }
+        Operation::InitDb => {}
+    }
+}
+
+/// A rewind that was begun may only be rewound again, or replaced.
+fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Source) {
+    let failed = s.failures.get(&Task::Data).map_or(0, |failure| failure.count);
+    if failed >= REWIND_TRIES {
+        d.memory.failed_rewinds = REWIND_TRIES;
+        let why = s.failures.get(&Task::Data).map(|failure| failure.why.clone()).unwrap_or_default();
+        reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {why}"));
+        return;
+    }
+    d.because("rewind", format!("rewinds to the history of {}", source.node));
+    let plan = s.memory.rewind.clone();
+    let (fork, whole, tli) = plan.map_or((Lsn::ZERO, Lsn::ZERO, target.tli), |plan| (plan.fork, plan.whole, plan.tli));
+    d.act(s, Action::Rewind { source, fork, whole, tli });
+}
+
+fn source(target: &LeaderRecord) -> Source {
+    Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
+}
+
+/// A fresh copy in place of data that cannot follow: only where the policy allows it.
+fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
+    if s.policy.reclone == Reclone::Never {
+        d.alarm(
+            "needs-copy",
+            format!("this node cannot follow {}: {why}. Its data needs to be replaced by a copy: set the policy's reclone, or empty the directory", target.holder.node),
+        );
+        return;
+    }
+    begin_clone(s, d, target, why);
+}
+
+fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
+    if target.state != LeaderState::Serving {
+        d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
+        return;
+    }
+    let Some(place) = s.place else {
+        d.act(s, Action::InspectDisk);
+        return;
+    };
+    let holds_data = matches!(s.disk(), Some(DataDir::Present(_)));
+    if place == ClonePlace::InPlace && holds_data && !another_copy(s, target) {
+        d.alarm(
+            "needs-copy",
+            "a copy beside the old directory does not fit, and no other healthy copy besides the source is known: nothing is overwritten",
+        );
+        return;
+    }
+    d.because("clone", format!("{why}: copies {} ({place:?})", target.holder.node));
+    let operation = Operation::Clone { source: target.holder.node.clone(), place };
+    d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+}
+
+/// Whether a healthy copy is known besides the source and ourselves.
+fn another_copy(s: &Snapshot, target: &LeaderRecord) -> bool {
+    let electable = s.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
+    electable.iter().any(|replica| replica.node != s.me.node && replica.node != target.holder.node)
+}

@@ -1,0 +1,160 @@
+//! What must hold of every decision (protocol 1.3), checked in production too. Written apart from the rules, and simpler.
+
+use super::{
+    decision::{Action, Decision, Purpose},
+    ledger, promotion,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::StartAs,
+    key::{Key, Txn, Write},
+    node_file::Operation,
+    policy::PROMOTION_MARGIN,
+    record::{LeaderRecord, LeaderState},
+};
+
+/// The violations, one sentence each; empty when all is well.
+pub fn check(s: &Snapshot, decision: &Decision) -> Vec<String> {
+    let mut found: Vec<String> = decision.actions.iter().filter_map(|action| violation(s, action)).collect();
+    if let Some(writes) = decision.routing.writes {
+        let valid = s.leader().is_some_and(|leader| leader.record.term == writes.term) && s.authority() == Some(writes.until);
+        if !valid {
+            found.push(format!("I5: writes are routed here in term {} without a valid lease", writes.term));
+        }
+    }
+    found
+}
+
+fn violation(s: &Snapshot, action: &Action) -> Option<String> {
+    match action {
+        Action::Promote { .. } => no_promotion(s).map(|why| format!("I4: a promotion, but {why}")),
+        Action::Start { start, .. } => {
+            let unfinished = s.file.operation.as_ref().map(|operation| format!("I7: a start on a directory with {operation:?} unfinished"));
+            let primary = (*start == StartAs::Primary).then(|| no_start_as_primary(s)).flatten();
+            unfinished.or(primary.map(|why| format!("I4: a start as primary, but {why}")))
+        }
+        Action::Txn(purpose, txn) => transaction(s, *purpose, txn),
+        Action::InitDb => (s.file.operation != Some(Operation::InitDb)).then(|| "I7: initdb without its marker".to_owned()),
+        Action::DiscardInitialised => {
+            let ours = s.file.initialised || s.file.operation == Some(Operation::InitDb);
+            (!ours || !s.is_empty()).then(|| "a directory that this node did not make would be removed".to_owned())
+        }
+        Action::Clone { source, .. } => {
+            let marked = matches!(s.file.operation, Some(Operation::Clone { .. }));
+            destructive(s, marked, &source.node)
+        }
+        Action::Rewind { source, .. } => {
+            let marked = matches!(s.file.operation, Some(Operation::Rewind { .. }));
+            destructive(s, marked, &source.node)
+        }
+        Action::Disarm { .. } => super::step_down::may_be_primary(s).then(|| "the deadline of a primary would be taken away".to_owned()),
+        _ => None,
+    }
+}
+
+fn destructive(s: &Snapshot, marked: bool, source: &crate::model::node::NodeName) -> Option<String> {
+    if !marked {
+        return Some("I7: the data directory would be replaced without its marker".to_owned());
+    }
+    if !s.is_empty() {
+        return Some("the data directory would be replaced under a running PostgreSQL".to_owned());
+    }
+    if s.holds() || *source == s.me.node {
+        return Some("the data directory of the holder would be replaced".to_owned());
+    }
+    None
+}
+
+/// What a promotion and a start as primary have in common.
+fn no_authority(s: &Snapshot) -> Option<String> {
+    let Some(leader) = s.leader().filter(|leader| leader.record.state == LeaderState::Claimed && s.holds()) else {
+        return Some("`leader` does not show our claim".to_owned());
+    };
+    let term = leader.record.term;
+    let least = s.now.boot.plus(PROMOTION_MARGIN);
+    if s.authority().is_none_or(|until| until < least) {
+        return Some("the claim is not valid for long enough".to_owned());
+    }
+    let armed = s.guard().and_then(|guard| guard.armed);
+    if armed.is_none_or(|armed| armed.term != term || armed.until < least) {
+        return Some("no deadline is armed for this term, far enough away".to_owned());
+    }
+    let written = s.sync().is_some_and(|sync| sync.record.term == term && sync.record.primary == s.myself());
+    (!written).then(|| "`sync` is not written for this term".to_owned())
+}
+
+fn no_promotion(s: &Snapshot) -> Option<String> {
+    if let Some(why) = no_authority(s) {
+        return Some(why);
+    }
+    let leader = s.leader()?;
+    let Some(tli) = promotion::reserved_by_us(s, leader) else { return Some("no timeline is reserved for it".to_owned()) };
+    if s.file.promoted.is_none_or(|promoted| promoted.tli != tli || promoted.term != leader.record.term) {
+        return Some("our file does not say so yet".to_owned());
+    }
+    if s.file.promised < leader.record.term {
+        return Some("this node has not promised its own term".to_owned());
+    }
+    (!ledger::texts_missing(s).is_empty()).then(|| "history files are missing".to_owned())
+}
+
+fn no_start_as_primary(s: &Snapshot) -> Option<String> {
+    if let Some(why) = no_authority(s) {
+        return Some(why);
+    }
+    let owner = ledger::newest_used(s).is_some_and(|(_, owner)| owner == s.myself());
+    (!owner).then(|| "the newest used timeline belongs to another node".to_owned())
+}
+
+fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn) -> Option<String> {
+    let compares = |key: &Key| txn.when.iter().any(|compare| compare.key() == key);
+    let put = |key: &Key| {
+        txn.then.iter().find_map(|write| match write {
+            Write::Put(written, text) if written == key => Some(text),
+            _ => None,
+        })
+    };
+    if let Some(text) = put(&Key::Leader) {
+        if !compares(&Key::Leader) {
+            return Some("`leader` would be written without a comparison".to_owned());
+        }
+        if s.etcd.suspect.is_some() {
+            return Some("`leader` would be written in an etcd that is not believed".to_owned());
+        }
+        let record: LeaderRecord = serde_json::from_str(text).ok()?;
+        if let Some(why) = leader_write(s, purpose, &record, &compares) {
+            return Some(why);
+        }
+    }
+    if put(&Key::Sync).is_some() {
+        let adopts = purpose == Purpose::Adopt || purpose == Purpose::FirstClaim;
+        let bound = compares(&Key::Sync) && (compares(&Key::Term) || compares(&Key::Leader));
+        if !bound && !adopts {
+            return Some("`sync` would be written without comparing it and the term".to_owned());
+        }
+    }
+    None
+}
+
+fn leader_write(s: &Snapshot, purpose: Purpose, record: &LeaderRecord, compares: &dyn Fn(&Key) -> bool) -> Option<String> {
+    let before = s.leader().map(|leader| &leader.record);
+    if before.is_some_and(|before| matches!(before.state, LeaderState::Paused { .. })) && purpose == Purpose::Claim {
+        return Some("a paused record would be claimed".to_owned());
+    }
+    if purpose == Purpose::Claim {
+        let larger = before.is_none_or(|before| record.term > before.term) && record.term > s.file.promised;
+        let noted = s.file.claimed.is_some_and(|claimed| claimed >= record.term);
+        if !larger || !noted || !compares(&Key::Sync) {
+            return Some(format!(
+                "the claim of term {} is not above every term seen, not in the file, or does not compare `sync`",
+                record.term
+            ));
+        }
+    }
+    // `dead` is carried along; set anew it is our own word, and needs a verified death that our file has noted.
+    let own_word = record.dead.is_some() && before.is_none_or(|before| before.dead != record.dead);
+    if own_word && (!s.is_empty() || s.file.demoted.is_none()) {
+        return Some("our PostgreSQL would be declared dead while a process of it may live".to_owned());
+    }
+    None
+}

@@ -1,0 +1,70 @@
+//! The ledger of timelines: which ids exist, whose they are, and the text of every history file.
+
+use super::snapshot::Snapshot;
+use crate::model::{
+    node::Replica,
+    record::{TimelineRecord, TimelineState},
+    term::Term,
+    timeline::{TimelineHistory, TimelineId},
+};
+use std::collections::BTreeMap;
+
+/// The newest id that the ledger knows in any state: the next reservation follows it.
+pub(super) fn newest(s: &Snapshot) -> Option<TimelineId> {
+    s.known_timelines().last().copied()
+}
+
+/// The newest `used` id, and to whom it belongs.
+pub(super) fn newest_used(s: &Snapshot) -> Option<(TimelineId, Replica)> {
+    let records = &s.etcd.records;
+    let ours = records.timelines.iter().rev().find(|(_, stored)| stored.record.state == TimelineState::Used);
+    let ours = ours.map(|(tli, stored)| (*tli, stored.record.owner.clone()));
+    let base = records.base.as_ref().map(|base| (base.record.newest, base.record.owner.clone()));
+    match (ours, base) {
+        (Some(ours), Some(base)) => Some(if ours.0 >= base.0 { ours } else { base }),
+        (ours, base) => ours.or(base),
+    }
+}
+
+/// The ledger's entry of `tli`.
+pub(super) fn entry(s: &Snapshot, tli: TimelineId) -> Option<&TimelineRecord> {
+    s.etcd.records.timelines.get(&tli).map(|stored| &stored.record)
+}
+
+/// Where the history of `tli` forked, oldest first. `None` where the ledger does not know it.
+pub(super) fn history(s: &Snapshot, tli: TimelineId) -> Option<TimelineHistory> {
+    if let Some(entry) = entry(s, tli) {
+        return (entry.state == TimelineState::Used).then(|| entry.history.parse().ok()).flatten();
+    }
+    let base = &s.etcd.records.base.as_ref()?.record;
+    match base.histories.get(&tli) {
+        Some(text) => text.parse().ok(),
+        None if tli <= base.newest => Some(TimelineHistory::default()),
+        None => None,
+    }
+}
+
+/// The text of every history file that a node must have before it follows or promotes, by id.
+///
+/// A gap strands replicas. Of burnt ids the text is a comment: PostgreSQL then skips the id (EXP-4).
+pub(super) fn texts(s: &Snapshot) -> BTreeMap<TimelineId, String> {
+    let records = &s.etcd.records;
+    let mut texts: BTreeMap<TimelineId, String> = records.base.as_ref().map(|base| base.record.histories.clone()).unwrap_or_default();
+    for (tli, stored) in &records.timelines {
+        let written = stored.record.state != TimelineState::Reserved && *tli != TimelineId::FIRST;
+        if written {
+            texts.insert(*tli, stored.record.history.clone());
+        }
+    }
+    texts
+}
+
+/// The text of a burnt id's history file.
+pub(super) fn burnt_text(tli: TimelineId, term: Term) -> String {
+    format!("# timeline {tli} was given up in term {term}\n")
+}
+
+/// Whether every history file of the ledger is in our `pg_wal`.
+pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
+    texts(s).into_iter().filter(|(tli, text)| s.histories.get(tli) != Some(text)).collect()
+}

@@ -1,0 +1,410 @@
+//! From a claim to serving (protocol 1.7 steps 3 to 6, 1.9 restart in place).
+
+use super::{
+    decision::{Action, ClaimStory, Purpose},
+    draft::Draft,
+    leadership::{Keeps, next},
+    ledger, release, scan,
+    snapshot::Snapshot,
+    vote,
+};
+use crate::model::{
+    instance::{DataDir, Process, ServerRole, StartAs, Whole},
+    key::{Compare, Key, Txn, Write},
+    moment::{Moment, Span},
+    node::Replica,
+    node_file::{NodeFile, Promoted},
+    policy::PROMOTION_MARGIN,
+    record::{LeaderRecord, LeaderState, Stored, SyncRecord, TimelineRecord, TimelineState, Unknown, VERSION, to_text},
+    timeline::TimelineId,
+};
+
+/// How long a claimant waits for the promises of the electable.
+pub(super) const VOTE_WINDOW: Span = Span::from_millis(300);
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    note_claim(s, d, &leader.record);
+    if ended_in_this_term(s, &leader.record) {
+        return release::failed_start(s, d, leader);
+    }
+    if s.stopping && s.guard().is_some_and(|guard| guard.primary_of != Some(leader.record.term)) {
+        return release::abandon(s, d, leader, "this node is being stopped");
+    }
+    let prepared = s.sync().is_some_and(|sync| sync.record.term == leader.record.term && sync.record.primary == s.myself());
+    match path(s) {
+        Path::Restart if prepared => start_in_place(s, d, leader),
+        Path::Restart => prepare(s, d, leader, None),
+        Path::Promotion if prepared => promote(s, d, leader),
+        Path::Promotion => elect(s, d, leader),
+        Path::Serving(tli) => serve(s, d, leader, tli),
+        Path::Unknown => {
+            d.waits("inspect", "the data directory is being inspected");
+            d.act(s, Action::InspectDisk);
+            Keeps::Renewing
+        }
+        Path::None(why) => release::abandon(s, d, leader, &why),
+    }
+}
+
+/// How this claimant becomes primary.
+enum Path {
+    /// Starts on the timeline that it owns.
+    Restart,
+    /// Is promoted to a new timeline.
+    Promotion,
+    /// Is out of recovery.
+    Serving(TimelineId),
+    /// Not known yet.
+    Unknown,
+    /// Not at all.
+    None(String),
+}
+
+fn path(s: &Snapshot) -> Path {
+    match s.process() {
+        Some(Process::Running { start, .. }) => match s.role() {
+            Some(ServerRole::Primary { tli, .. }) => Path::Serving(*tli),
+            _ if *start == StartAs::Primary => Path::Restart,
+            _ => Path::Promotion,
+        },
+        Some(Process::Dying { .. }) => Path::Unknown,
+        Some(Process::Empty { .. }) => match s.disk() {
+            Some(DataDir::Present(disk)) if may_start_in_place(s, scan::disk_timeline(s, disk)) => Path::Restart,
+            Some(DataDir::Present(_)) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
+            Some(_) => Path::None("the data directory is gone".to_owned()),
+            None => Path::Unknown,
+        },
+        None => Path::Unknown,
+    }
+}
+
+/// Only on the newest used id of the ledger, being its owner and on it; or on a reserved id of ours that is newer, which is
+/// completed first (protocol 1.2, *owner*; 1.7 step 4b).
+pub(super) fn may_start_in_place(s: &Snapshot, tli: TimelineId) -> bool {
+    let me = s.myself();
+    if own_unfinished(s).is_some_and(|(reserved, _)| reserved == tli) {
+        return true;
+    }
+    ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == me)
+}
+
+/// The reserved id that we promoted to before we died: our own file and our own history file say so.
+fn own_unfinished(s: &Snapshot) -> Option<(TimelineId, &TimelineRecord)> {
+    let promoted = s.file.promoted?;
+    let entry = ledger::entry(s, promoted.tli)?;
+    let ours = entry.state == TimelineState::Reserved && entry.owner == s.myself() && entry.term == promoted.term;
+    (ours && ledger::newest(s) == Some(promoted.tli) && s.histories.contains_key(&promoted.tli)).then_some((promoted.tli, entry))
+}
+
+/// Whether a promotion or a start as primary was accepted in this term, and nothing of it is left.
+fn ended_in_this_term(s: &Snapshot, leader: &LeaderRecord) -> bool {
+    s.is_empty() && s.guard().is_some_and(|guard| guard.primary_of == Some(leader.term))
+}
+
+fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
+    let known = d.memory.claim.take().filter(|story| story.term == leader.term);
+    let mut story = known.unwrap_or_else(|| ClaimStory {
+        term: leader.term,
+        why: "claimed by a former run of this agent".to_owned(),
+        from: None,
+        former_lsn: Some(leader.lsn),
+        wal_end: leader.wal_end,
+        triggered: s.now.boot,
+        claimed: None,
+        voted: None,
+        asked: None,
+        promoted: None,
+    });
+    story.claimed.get_or_insert(s.now.boot);
+    d.memory.claim = Some(story);
+}
+
+/// Collects promises: everybody electable, or whoever answers in time. Somebody ahead of us gets the claim.
+fn elect(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    d.hurry = true;
+    // Our own promise comes first: fsync, cut, seen gone, whole.
+    let Some(whole) = vote::promised(s, d, leader) else { return Keeps::Renewing };
+    let term = leader.record.term;
+    let Some(sync) = s.sync() else { return Keeps::Renewing };
+    let promises = s.etcd.records.promises.get(&term);
+    let others: Vec<&Replica> = sync.record.electable.iter().filter(|replica| **replica != s.myself()).collect();
+    let promise_of =
+        |replica: &Replica| promises?.get(&replica.node).map(|stored| &stored.record).filter(|promise| promise.data == replica.data);
+    if let Some(ahead) = others.iter().find(|replica| promise_of(replica).is_some_and(|promise| is_ahead(s, promise, whole))) {
+        return hand_over(s, d, leader, ahead);
+    }
+    let silent: Vec<&&Replica> = others.iter().filter(|replica| promise_of(replica).is_none()).collect();
+    let began = d.memory.claim.as_ref().and_then(|story| story.claimed).unwrap_or(s.now.boot);
+    let ends = began.plus(VOTE_WINDOW);
+    if !silent.is_empty() && s.now.boot < ends {
+        let names: Vec<String> = silent.iter().map(|replica| replica.node.to_string()).collect();
+        d.waits("promises", format!("waits {} more for the promise of {}", ends.since(s.now.boot), names.join(", ")));
+        d.wake(ends);
+        return Keeps::Renewing;
+    }
+    prepare(s, d, leader, Some(whole))
+}
+
+fn is_ahead(s: &Snapshot, promise: &crate::model::record::PromiseRecord, mine: Whole) -> bool {
+    if promise.tli == mine.tli {
+        return promise.whole > mine.lsn;
+    }
+    // A newer timeline counts only if it is one that the ledger knows as used, and that grew out of ours.
+    let descends =
+        promise.history.parse::<crate::model::timeline::TimelineHistory>().is_ok_and(|history| history.leaves(mine.tli).is_some());
+    descends && ledger::history(s, promise.tli).is_some()
+}
+
+fn hand_over(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ahead: &Replica) -> Keeps {
+    d.because("handoff", format!("{} holds more than this node: the claim goes to it", ahead.node));
+    let record = LeaderRecord { state: LeaderState::Handoff { to: ahead.node.clone() }, ..next(s, &leader.record) };
+    let txn = super::leadership::swap(leader, &record);
+    d.act(s, Action::Txn(Purpose::Handoff, txn));
+    Keeps::Not
+}
+
+/// `sync` for the new primary, and for a promotion a new timeline id, in one transaction.
+fn prepare(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Option<Whole>) -> Keeps {
+    if let Some(story) = d.memory.claim.as_mut() {
+        story.voted.get_or_insert(s.now.boot);
+    }
+    d.hurry = true;
+    let Some(txn) = prepare_txn(s, leader, whole) else {
+        d.waits("records", "the records of this cluster are incomplete");
+        return Keeps::Renewing;
+    };
+    d.because("prepare", "the sync record and the timeline ledger are written for this term");
+    d.act(s, Action::Txn(Purpose::Prepare, txn));
+    Keeps::Renewing
+}
+
+fn prepare_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>) -> Option<Txn> {
+    let (sync, term_record) = (s.sync()?, s.etcd.records.term.as_ref()?);
+    let term = leader.record.term;
+    let me = s.myself();
+    // After a handoff between servers the former primary would join; in `async` it joins when it streams.
+    let electable = sync.record.electable.iter().filter(|replica| **replica != me).cloned().collect();
+    let nonce = s.nonce("sync");
+    let next_sync =
+        SyncRecord { term, nonce: nonce.clone(), primary: me.clone(), address: s.me.postgres.clone(), electable, ..sync.record.clone() };
+    let mut when = vec![
+        Compare::Is(Key::Leader, leader.text.clone()),
+        Compare::Is(Key::Term, term_record.text.clone()),
+        Compare::Is(Key::Sync, sync.text.clone()),
+    ];
+    let mut then = vec![Write::Put(Key::Sync, to_text(&next_sync))];
+    settle_reserved(s, leader, &mut when, &mut then);
+    if let Some(whole) = whole {
+        let tli = ledger::newest(s)?.next();
+        let record = TimelineRecord {
+            v: VERSION,
+            owner: me,
+            term,
+            parent: Some(whole.tli),
+            switch: None,
+            state: TimelineState::Reserved,
+            history: String::new(),
+            unknown: Unknown::new(),
+        };
+        when.push(Compare::Missing(Key::Timeline(tli)));
+        then.push(Write::Put(Key::Timeline(tli), to_text(&record)));
+    }
+    Some(Txn { nonce, when, then })
+}
+
+/// Every id that is still reserved is settled: completed where a promiser's or our own data is on it, else burnt.
+fn settle_reserved(s: &Snapshot, leader: &Stored<LeaderRecord>, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
+    for (tli, stored) in &s.etcd.records.timelines {
+        if stored.record.state != TimelineState::Reserved {
+            continue;
+        }
+        let settled = match carried_history(s, leader, *tli) {
+            Some(text) => {
+                let switch = text.parse::<crate::model::timeline::TimelineHistory>().ok().and_then(|history| history.last());
+                TimelineRecord { state: TimelineState::Used, switch: switch.map(|fork| fork.at), history: text, ..stored.record.clone() }
+            }
+            None => TimelineRecord {
+                state: TimelineState::Burnt,
+                history: ledger::burnt_text(*tli, leader.record.term),
+                ..stored.record.clone()
+            },
+        };
+        when.push(Compare::Is(Key::Timeline(*tli), stored.text.clone()));
+        then.push(Write::Put(Key::Timeline(*tli), to_text(&settled)));
+    }
+}
+
+/// The history file of `tli`, where a promiser of this term, or we, carry data of it.
+fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId) -> Option<String> {
+    if own_unfinished(s).is_some_and(|(reserved, _)| reserved == tli) {
+        return s.histories.get(&tli).cloned();
+    }
+    let promises = s.etcd.records.promises.get(&leader.record.term)?;
+    promises.values().map(|stored| &stored.record).find(|promise| promise.tli == tli).map(|promise| promise.history.clone())
+}
+
+/// Everything that must be a fact before PostgreSQL is promoted (protocol I4), one after the other.
+fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    d.hurry = true;
+    let term = leader.record.term;
+    let missing = ledger::texts_missing(s);
+    if !missing.is_empty() {
+        d.waits("histories", format!("{} history files are put in place before the promotion", missing.len()));
+        d.act(s, Action::WriteHistories(missing));
+        return Keeps::Renewing;
+    }
+    let Some(tli) = reserved_by_us(s, leader) else {
+        return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
+    };
+    let promoted = Promoted { tli, term };
+    if s.file.promoted != Some(promoted) {
+        d.act(s, Action::WriteFile(Box::new(NodeFile { promoted: Some(promoted), ..s.file.clone() })));
+        return Keeps::Renewing;
+    }
+    if !has_margin(s, d, leader) {
+        return Keeps::Renewing;
+    }
+    if s.guard().is_some_and(|guard| guard.primary_of == Some(term)) {
+        return still_promoting(s, d, leader);
+    }
+    d.because("promotion", format!("all conditions hold: PostgreSQL is promoted to timeline {tli} in term {term}"));
+    if let Some(story) = d.memory.claim.as_mut() {
+        story.asked.get_or_insert(s.now.boot);
+    }
+    d.act(s, Action::Promote { term });
+    Keeps::Renewing
+}
+
+/// The id that is reserved for us in this term.
+pub(super) fn reserved_by_us(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<TimelineId> {
+    let me = s.myself();
+    let mut entries = s.etcd.records.timelines.iter().rev();
+    entries
+        .find(|(_, stored)| {
+            stored.record.state == TimelineState::Reserved && stored.record.owner == me && stored.record.term == leader.record.term
+        })
+        .map(|(tli, _)| *tli)
+}
+
+/// A deadline for this term, far enough away.
+fn has_margin(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> bool {
+    let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == leader.record.term);
+    let least = s.now.boot.plus(PROMOTION_MARGIN);
+    let fits = armed.is_some_and(|armed| armed.until > least) && s.authority().is_some_and(|until| until > least);
+    if !fits {
+        d.waits("margin", format!("the armed deadline must be at least {PROMOTION_MARGIN} away before PostgreSQL may leave recovery"));
+    }
+    fits
+}
+
+fn still_promoting(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
+    patience(s, d, leader, asked, "the promotion")
+}
+
+/// Waits for the server up to `primary_start_timeout`, then kills it: the claim is given up once it is verified dead.
+fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, asked: Moment, what: &str) -> Keeps {
+    let ends = asked.plus(s.policy.primary_start_timeout);
+    d.wake(ends);
+    if s.now.boot >= ends {
+        d.alarm(
+            "start-timeout",
+            format!("{what} in term {} took longer than primary_start_timeout: PostgreSQL is killed", leader.record.term),
+        );
+        d.act(s, Action::Kill);
+        return Keeps::Renewing;
+    }
+    d.waits("server", format!("waits up to {} more for {what}", ends.since(s.now.boot)));
+    Keeps::Renewing
+}
+
+/// The owner starts as primary on its own timeline: same id, nothing lost.
+fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    d.hurry = true;
+    if matches!(s.process(), Some(Process::Running { .. })) {
+        let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
+        return patience(s, d, leader, asked, "the start as primary");
+    }
+    let missing = ledger::texts_missing(s);
+    if !missing.is_empty() {
+        d.act(s, Action::WriteHistories(missing));
+        return Keeps::Renewing;
+    }
+    if !super::upkeep::configured(s, d, None, false) || !has_margin(s, d, leader) {
+        return Keeps::Renewing;
+    }
+    d.because("restart-in-place", "this node holds everything that was acknowledged: PostgreSQL starts as primary on its own timeline");
+    if let Some(story) = d.memory.claim.as_mut() {
+        story.asked = Some(s.now.boot);
+    }
+    d.act(s, Action::Start { start: StartAs::Primary, term: leader.record.term });
+    Keeps::Renewing
+}
+
+/// Out of recovery: the timeline must be the one that was given to us, with the ledger's parent; then `leader` says so.
+fn serve(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, tli: TimelineId) -> Keeps {
+    d.hurry = true;
+    let seen = s.now.boot;
+    let promoted_at = d.memory.claim.as_mut().map_or(seen, |story| *story.promoted.get_or_insert(seen));
+    let reserved = reserved_by_us(s, leader);
+    let in_place = ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
+    if reserved != Some(tli) && !(reserved.is_none() && in_place) {
+        d.alarm(
+            "wrong-timeline",
+            format!("PostgreSQL came up on timeline {tli}, which the ledger did not give to this claim: it is killed"),
+        );
+        d.act(s, Action::Kill);
+        return Keeps::Renewing;
+    }
+    let mut history = None;
+    if reserved == Some(tli) {
+        let looked = s.disk.seen_at().is_some_and(|at| at >= promoted_at);
+        let Some(text) = s.histories.get(&tli).filter(|_| looked) else {
+            d.waits("history", format!("the history file of timeline {tli} is read"));
+            d.act(s, Action::InspectDisk);
+            return Keeps::Renewing;
+        };
+        if !is_child(s, text, tli) {
+            d.alarm(
+                "wrong-parent",
+                format!("timeline {tli} does not descend from the timeline that the ledger names: PostgreSQL is killed"),
+            );
+            d.act(s, Action::Kill);
+            return Keeps::Renewing;
+        }
+        history = Some(text.clone());
+    }
+    if let Some(txn) = serve_txn(s, leader, tli, history) {
+        d.because("serving", format!("PostgreSQL accepts writes on timeline {tli} in term {}", leader.record.term));
+        d.act(s, Action::Txn(Purpose::Serve, txn));
+    }
+    Keeps::Renewing
+}
+
+fn is_child(s: &Snapshot, text: &str, tli: TimelineId) -> bool {
+    let Ok(history) = text.parse::<crate::model::timeline::TimelineHistory>() else { return false };
+    let parent = ledger::entry(s, tli).and_then(|entry| entry.parent);
+    let (Some(last), Some(parent)) = (history.last(), parent) else { return false };
+    let before = ledger::history(s, parent).unwrap_or_default();
+    let chain = history.forks().split_last().map(|(_, chain)| chain).unwrap_or_default();
+    last.parent == parent && chain == before.forks()
+}
+
+fn serve_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, history: Option<String>) -> Option<Txn> {
+    let term_record = s.etcd.records.term.as_ref()?;
+    let lsn = match s.role()? {
+        ServerRole::Primary { .. } => s.boundary.filter(|boundary| boundary.tli == tli).map_or(leader.record.lsn, |boundary| boundary.lsn),
+        ServerRole::Standby { .. } => return None,
+    };
+    let record = LeaderRecord { state: LeaderState::Serving, tli, lsn, dead: None, wal_end: None, ..next(s, &leader.record) };
+    let mut when = vec![Compare::Is(Key::Leader, leader.text.clone()), Compare::Is(Key::Term, term_record.text.clone())];
+    let mut then = vec![Write::Put(Key::Leader, to_text(&record))];
+    if let Some(text) = history {
+        let stored = s.etcd.records.timelines.get(&tli)?;
+        let switch = text.parse::<crate::model::timeline::TimelineHistory>().ok()?.last()?.at;
+        let used = TimelineRecord { state: TimelineState::Used, switch: Some(switch), history: text, ..stored.record.clone() };
+        when.push(Compare::Is(Key::Timeline(tli), stored.text.clone()));
+        then.push(Write::Put(Key::Timeline(tli), to_text(&used)));
+    }
+    Some(Txn { nonce: record.nonce.clone(), when, then })
+}

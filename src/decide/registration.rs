@@ -1,0 +1,143 @@
+//! Our own `nodes` key: one life of a data directory, one running agent (protocol 1.2, *node file*).
+
+use super::{
+    Flow,
+    decision::{Action, Purpose},
+    draft::Draft,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    key::{Compare, Key, Txn, Write},
+    node_file::NodeFile,
+    record::{NodeRecord, Stored, VERSION, to_text},
+};
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
+    if !s.etcd_answers() {
+        // What was seen before may still be acted on by rules that need no fresh answer.
+        d.waits("etcd-silent", "etcd has not answered: what it holds is not known");
+        return Flow::Goes;
+    }
+    if foreign_cluster(s, d) {
+        return Flow::Settled;
+    }
+    let mine = s.etcd.records.nodes.get(&s.me.node);
+    if s.memory.registered {
+        return registered(s, d, mine);
+    }
+    match mine {
+        Some(stored) if gone_back(s, &stored.record) => {
+            d.alarm(
+                "data-went-back",
+                format!(
+                    "the node file ({} starts, data {}) is behind etcd's ({} starts, data {}): this is a copy, or the disk went back; \
+                     its data gets a new incarnation",
+                    s.file.starts, s.file.data, stored.record.starts, stored.record.data
+                ),
+            );
+            let file = NodeFile { starts: stored.record.starts.saturating_add(1), ..new_life(s) };
+            d.act(s, Action::WriteFile(Box::new(file)));
+            Flow::Settled
+        }
+        Some(stored) if says_the_same(s, &stored.record) => {
+            d.memory.registered = true;
+            Flow::Goes
+        }
+        mine => {
+            d.waits("registration", "this node's present life is being published");
+            put(s, d, mine);
+            Flow::Settled
+        }
+    }
+}
+
+/// Another agent took our name, or our key was removed: we are not this node any more. Else keeps the key fresh.
+fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) -> Flow {
+    let Some(stored) = mine else {
+        d.waits("registration", "this node's key was removed from etcd; it is published again");
+        put(s, d, None);
+        return Flow::Goes;
+    };
+    let theirs = &stored.record;
+    if theirs.starts > s.file.starts {
+        d.alarm(
+            "name-taken",
+            format!(
+                "another agent runs as {}: it wrote {} starts where this one wrote {}. This agent stops; one of the two must get another name",
+                s.me.node, theirs.starts, s.file.starts
+            ),
+        );
+        d.act(s, Action::Exit { why: "another agent runs under this node's name".to_owned() });
+        return Flow::Settled;
+    }
+    if theirs.data != s.file.data || moved_far(s, theirs) {
+        put(s, d, Some(stored));
+    }
+    Flow::Goes
+}
+
+/// Whether the boundary has moved on by so much, or to another timeline, that it is worth a write.
+fn moved_far(s: &Snapshot, theirs: &NodeRecord) -> bool {
+    const WORTH: u64 = 16 << 20;
+    s.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= WORTH)
+}
+
+/// The file that follows ours when the data directory begins a new life.
+pub(super) fn new_life(s: &Snapshot) -> NodeFile {
+    NodeFile {
+        data: s.fresh.data.clone(),
+        claimed: None,
+        promoted: None,
+        demoted: None,
+        boundary: None,
+        operation: None,
+        initialised: false,
+        ..s.file.clone()
+    }
+}
+
+/// At the first sight after our start our file must be ahead by the start that it counted.
+fn gone_back(s: &Snapshot, theirs: &NodeRecord) -> bool {
+    let same_life_but_behind = theirs.data == s.file.data
+        && s.file.boundary.is_some_and(|boundary| Some(boundary.tli) == theirs.tli && boundary.lsn < theirs.whole)
+        && s.file.starts <= theirs.starts;
+    theirs.starts > s.file.starts || same_life_but_behind
+}
+
+fn says_the_same(s: &Snapshot, theirs: &NodeRecord) -> bool {
+    theirs.data == s.file.data && theirs.starts == s.file.starts
+}
+
+fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) {
+    let key = Key::Node(s.me.node.clone());
+    let record = NodeRecord {
+        v: VERSION,
+        data: s.file.data.clone(),
+        starts: s.file.starts,
+        whole: s.boundary.map(|boundary| boundary.lsn).unwrap_or_default(),
+        tli: s.boundary.map(|boundary| boundary.tli),
+        unknown: mine.map(|stored| stored.record.unknown.clone()).unwrap_or_default(),
+    };
+    let condition = mine.map_or_else(|| Compare::Missing(key.clone()), |stored| Compare::Is(key.clone(), stored.text.clone()));
+    let txn = Txn { nonce: s.nonce("register"), when: vec![condition], then: vec![Write::Put(key, to_text(&record))] };
+    d.act(s, Action::Txn(Purpose::Register, txn));
+}
+
+/// A data directory of another cluster, or another uuid under the same name, is never joined.
+fn foreign_cluster(s: &Snapshot, d: &mut Draft) -> bool {
+    use crate::model::instance::DataDir;
+    let Some(cluster) = &s.etcd.records.cluster else { return false };
+    let Some(DataDir::Present(disk)) = s.disk() else { return false };
+    if disk.control.system_id == cluster.record.system_id || s.file.initialised {
+        return false;
+    }
+    d.alarm(
+        "other-cluster",
+        format!(
+            "the data directory has system identifier {}, the cluster {}: it belongs to another cluster. Move it away, or choose another \
+             cluster name or etcd prefix",
+            disk.control.system_id, cluster.record.system_id
+        ),
+    );
+    true
+}

@@ -1,0 +1,220 @@
+//! Giving up the lease: after a crash, on a stop, or when a claim comes to nothing (protocol 1.9).
+//!
+//! PostgreSQL is verified dead before `leader` says so: kill → empty → fsync "demoted at e" → swap.
+
+use super::{
+    Flow, candidacy,
+    decision::{Action, Crash, Purpose},
+    draft::Draft,
+    leadership::{Keeps, next, swap},
+    membership, scan,
+    snapshot::Snapshot,
+    stop,
+};
+use crate::model::{
+    instance::{DataDir, Process, ServerRole, Whole},
+    moment::Span,
+    node_file::{Boundary, NodeFile},
+    policy::CrashPolicy,
+    record::{LeaderRecord, LeaderState, Stored},
+};
+
+/// A server whose process lives and that answers nobody for so long is taken for dead (scenario 124).
+const MUTE_LIMIT: Span = Span::from_secs(20);
+
+/// What a serving holder does about its PostgreSQL.
+pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    match s.process() {
+        Some(Process::Running { .. }) => {
+            running(s, d, leader);
+            Keeps::Renewing
+        }
+        Some(Process::Dying { run }) => {
+            note_crash(s, d, *run, "its processes are being killed");
+            d.waits("dying", "waits until the guard has seen the last process of PostgreSQL gone");
+            Keeps::Renewing
+        }
+        Some(Process::Empty { last }) => {
+            if let Some(last) = last {
+                note_crash(s, d, last.run, &last.how);
+            }
+            let why = if s.stopping { "this node is being stopped" } else { "PostgreSQL is gone" };
+            verified_dead(s, d, leader, why)
+        }
+        None => Keeps::Renewing,
+    }
+}
+
+fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
+    if s.stopping {
+        stop::stop_postgres(s, d);
+        return;
+    }
+    match s.role() {
+        Some(ServerRole::Primary { .. }) => {
+            d.memory.mute_since = None;
+            d.memory.crash = None;
+            d.memory.failed_starts = 0;
+            d.because("primary", format!("this node is the primary in term {}", leader.record.term));
+            membership::rule(s, d);
+        }
+        Some(ServerRole::Standby { .. }) => {
+            d.alarm("role", "`leader` says that this node serves, but PostgreSQL is in recovery: it is killed and the lease released");
+            d.act(s, Action::Kill);
+        }
+        None => mute(s, d),
+    }
+}
+
+fn mute(s: &Snapshot, d: &mut Draft) {
+    let since = *d.memory.mute_since.get_or_insert(s.now.boot);
+    let ends = since.plus(MUTE_LIMIT);
+    d.wake(ends);
+    d.waits("mute", format!("PostgreSQL does not answer since {}; after {MUTE_LIMIT} it counts as dead", s.now.boot.since(since)));
+    if s.now.boot >= ends {
+        d.alarm("mute", "PostgreSQL has a process and answers nobody: it is killed");
+        d.act(s, Action::Kill);
+    }
+}
+
+fn note_crash(s: &Snapshot, d: &mut Draft, run: crate::model::instance::Run, how: &str) {
+    if d.memory.crash.as_ref().is_none_or(|crash| crash.run != run) {
+        d.memory.crash = Some(Crash { run, at: s.now.boot, how: how.to_owned(), policy: s.policy.crash_policy });
+    }
+}
+
+/// Not one process lives. What is on the disk is measured and noted; then the lease is given up, or taken again by its owner.
+fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why: &str) -> Keeps {
+    let Some(end) = evidence(s, d) else { return Keeps::Renewing };
+    let term = leader.record.term;
+    let noted = s.file.demoted == Some(term) && (end.is_none() || s.file.boundary == end.map(boundary));
+    if !noted {
+        let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
+        d.act(s, Action::WriteFile(Box::new(file)));
+        return Keeps::Renewing;
+    }
+    let alone = s.sync().is_none_or(|sync| sync.record.electable.is_empty());
+    let restart = s.policy.crash_policy == CrashPolicy::Restart || alone;
+    if restart && !s.stopping {
+        d.because(
+            "restart-in-place",
+            if alone { "no replica may take over: this node restarts in place" } else { "crash_policy is restart" },
+        );
+        candidacy::claim(s, d, leader, end, why);
+        return Keeps::Not;
+    }
+    d.because("release", format!("{why}, and not one process of it lives: the lease of term {term} is released"));
+    vacate(s, d, leader, end, why);
+    Keeps::Not
+}
+
+const fn boundary(whole: Whole) -> Boundary {
+    Boundary { tli: whole.tli, lsn: whole.lsn }
+}
+
+/// `Some(end)` once everything that a release needs is a fact; `end` is `None` where no scan succeeds.
+#[expect(clippy::option_option, reason = "not known yet, known to be unknowable, known")]
+fn evidence(s: &Snapshot, d: &mut Draft) -> Option<Option<Whole>> {
+    d.hurry = true;
+    match s.disk() {
+        None => {
+            d.waits("inspect", "the data directory is being inspected");
+            d.act(s, Action::InspectDisk);
+            None
+        }
+        Some(DataDir::Present(disk)) if !disk.standby_signal => {
+            d.waits("signal", "standby.signal is being put back before the lease is released");
+            d.act(s, Action::InspectDisk);
+            None
+        }
+        Some(DataDir::Present(_)) => {
+            let failed = s.failures.get(&super::decision::Task::Scan).is_some_and(|failure| failure.count >= 2);
+            match s.whole_now() {
+                Some(whole) => Some(Some(whole)),
+                None if failed => Some(None),
+                None => {
+                    scan::start(s, d);
+                    None
+                }
+            }
+        }
+        // A directory that is gone holds nothing that could be promoted again.
+        Some(_) => Some(None),
+    }
+}
+
+/// Releases: PostgreSQL of this holder is verified dead.
+fn vacate(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Option<Whole>, why: &str) {
+    let Some(sync) = s.sync() else { return };
+    let mine = sync.record.primary == s.myself();
+    let mut record = LeaderRecord { state: LeaderState::Vacant { reason: why.to_owned() }, ..next(s, &leader.record) };
+    if mine {
+        record.dead = Some(sync.record.term);
+        record.wal_end = end.map(|whole| whole.lsn);
+        if let Some(whole) = end.filter(|whole| whole.lsn > record.lsn || whole.tli > record.tli) {
+            (record.tli, record.lsn) = (whole.tli, whole.lsn);
+        }
+    }
+    d.act(s, Action::Txn(Purpose::Release, swap(leader, &record)));
+}
+
+/// The start or promotion of this term ended: released without an end of WAL, so that a bad configuration or a dying host
+/// does not hold the cluster.
+pub(super) fn failed_start(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+    let how = match s.process() {
+        Some(Process::Empty { last: Some(last) }) => last.how.clone(),
+        _ => "unknown".to_owned(),
+    };
+    let Some(end) = evidence(s, d) else { return Keeps::Renewing };
+    let term = leader.record.term;
+    if s.file.demoted != Some(term) {
+        let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
+        d.act(s, Action::WriteFile(Box::new(file)));
+        return Keeps::Renewing;
+    }
+    d.alarm("start-failed", format!("PostgreSQL did not come up as primary in term {term} ({how}): the claim is released"));
+    if s.memory.claim.as_ref().is_some_and(|story| story.term == term) {
+        d.memory.claim = None;
+        d.memory.failed_starts = s.memory.failed_starts.saturating_add(1);
+        let pause = Span::from_millis(500).times(1 << d.memory.failed_starts.min(7)).min(Span::from_secs(60));
+        d.memory.no_claim_before = Some(s.now.boot.plus(pause));
+    }
+    vacate(s, d, leader, None, "PostgreSQL did not start as primary");
+    Keeps::Not
+}
+
+/// A claim that comes to nothing before anything was promoted.
+pub(super) fn abandon(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why: &str) -> Keeps {
+    d.because("abandon", format!("the claim of term {} is given up: {why}", leader.record.term));
+    d.memory.claim = None;
+    if s.memory.claim.is_some() {
+        d.memory.failed_claims = s.memory.failed_claims.saturating_add(1);
+        let pause = Span::from_millis(250).times(1 << d.memory.failed_claims.min(7)).min(Span::from_secs(30));
+        d.memory.no_claim_before = Some(s.now.boot.plus(pause));
+    }
+    let reason = format!("claim given up: {why}");
+    // `dead` and the end of WAL are carried along: they speak of the former primary, not of this claim.
+    let record = LeaderRecord { state: LeaderState::Vacant { reason }, ..next(s, &leader.record) };
+    d.act(s, Action::Txn(Purpose::Release, swap(leader, &record)));
+    Keeps::Not
+}
+
+/// The guard that `leader` names died before this agent's eyes, and its successor has seen the tree empty: this agent may release.
+pub(super) fn after_the_guard_died(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Flow {
+    let record = &leader.record;
+    let ours = record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard);
+    let held = matches!(record.state, LeaderState::Claimed | LeaderState::Serving);
+    if !ours || !held || !s.is_empty() {
+        return Flow::Goes;
+    }
+    d.because("guard-died", format!("the guard died and PostgreSQL with it: the lease of term {} is released", record.term));
+    if let Some(end) = evidence(s, d) {
+        if s.file.demoted == Some(record.term) {
+            vacate(s, d, leader, end, "the guard died");
+        } else {
+            let file = NodeFile { demoted: Some(record.term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
+            d.act(s, Action::WriteFile(Box::new(file)));
+        }
+    }
+    Flow::Settled
+}

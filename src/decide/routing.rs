@@ -1,0 +1,18 @@
+//! Where clients may be sent (protocol I5): writes only to a holder that serves, before its deadline.
+
+use super::{
+    decision::{Routing, Writable},
+    draft::Draft,
+    snapshot::Snapshot,
+};
+use crate::model::{instance::ServerRole, record::LeaderState};
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
+    d.routing = Routing { writes: writes(s), reads: matches!(s.role(), Some(ServerRole::Standby { .. })) };
+}
+
+fn writes(s: &Snapshot) -> Option<Writable> {
+    let leader = s.leader().filter(|leader| leader.record.state == LeaderState::Serving)?;
+    let until = s.authority()?;
+    matches!(s.role(), Some(ServerRole::Primary { .. })).then_some(Writable { term: leader.record.term, until })
+}

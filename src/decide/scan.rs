@@ -1,0 +1,78 @@
+//! From where our WAL is scanned for its end, and on which timeline.
+
+use super::{
+    decision::{Action, Task},
+    draft::Draft,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::{DataDir, DiskFacts, ServerRole, Whole},
+    lsn::Lsn,
+    timeline::{TimelineHistory, TimelineId},
+};
+
+/// The end of our WAL, by a scan that still holds. Starts one where there is none.
+///
+/// `None` while it is not known; the draft then says so.
+pub(super) fn whole(s: &Snapshot, d: &mut Draft) -> Option<Whole> {
+    if let Some(whole) = s.whole_now() {
+        return Some(whole);
+    }
+    start(s, d);
+    None
+}
+
+/// Starts a scan of our WAL from the newest boundary that is known to be on this disk.
+pub(super) fn start(s: &Snapshot, d: &mut Draft) {
+    d.hurry = true;
+    let Some((from, tli)) = begin(s) else {
+        d.waits("inspect", "the data directory has to be inspected before its WAL can be scanned");
+        d.act(s, Action::InspectDisk);
+        return;
+    };
+    d.waits("scan", format!("the end of our WAL is searched from {from} on timeline {tli}"));
+    d.act(s, Action::Scan { from, tli });
+}
+
+/// From where, and on which timeline.
+fn begin(s: &Snapshot) -> Option<(Lsn, TimelineId)> {
+    if let Some(ServerRole::Standby { tli, replay, .. }) = s.role() {
+        return Some((known_boundary(s, *tli, *replay), *tli));
+    }
+    if !s.is_empty() {
+        return None;
+    }
+    let DataDir::Present(disk) = s.disk()? else { return None };
+    let tli = disk_timeline(s, disk);
+    // A scan that failed from a newer boundary begins at the checkpoint's redo: it is there by pg_control's word.
+    let tried = s.failures.get(&Task::Scan).map_or(0, |failure| failure.count);
+    let redo = disk.control.redo;
+    Some((if tried == 0 { known_boundary(s, tli, redo) } else { redo }, tli))
+}
+
+fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
+    let noted = [s.boundary, s.file.boundary];
+    noted.into_iter().flatten().filter(|boundary| boundary.tli == tli).map(|boundary| boundary.lsn).fold(least, Lsn::max)
+}
+
+/// The timeline that a stopped data directory is on.
+///
+/// After a promotion `pg_control` shows the old timeline until the first checkpoint; our own "I promoted n" and its
+/// history file know better (EXP-7, scenario 68).
+pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
+    let control = disk.control.tli();
+    match s.file.promoted {
+        Some(promoted) if promoted.tli > control && is_real(disk.histories.get(&promoted.tli)) => promoted.tli,
+        _ => control,
+    }
+}
+
+/// The forks that lead to `tli`, by the history files on our own disk.
+pub(super) fn disk_history(histories: &std::collections::BTreeMap<TimelineId, String>, tli: TimelineId) -> TimelineHistory {
+    histories.get(&tli).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Whether the text is of a timeline that somebody used: burnt ids have a comment only.
+fn is_real(text: Option<&String>) -> bool {
+    text.and_then(|text| text.parse::<TimelineHistory>().ok()).is_some_and(|history| history.last().is_some())
+}

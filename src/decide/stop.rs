@@ -1,0 +1,34 @@
+//! The node is to stop: in order, so that another one can follow at once (protocol 1.15).
+
+use super::{Flow, decision::Action, draft::Draft, snapshot::Snapshot};
+use crate::model::instance::{Process, StopMode};
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
+    if !s.stopping {
+        return Flow::Goes;
+    }
+    d.because("stopping", "this node is being stopped");
+    match s.process() {
+        None => {
+            d.act(s, Action::Exit { why: "stopped".to_owned() });
+            Flow::Settled
+        }
+        // A holder releases first; what `leadership` does then ends in a vacant record, or its time runs out.
+        Some(_) if s.authority().is_some() => Flow::Goes,
+        Some(Process::Running { .. }) => {
+            stop_postgres(s, d);
+            Flow::Settled
+        }
+        Some(Process::Dying { .. }) => Flow::Settled,
+        Some(Process::Empty { .. }) => {
+            d.act(s, Action::StopGuard);
+            Flow::Settled
+        }
+    }
+}
+
+/// A fast stop; what is left is killed when its time is over.
+pub(super) fn stop_postgres(s: &Snapshot, d: &mut Draft) {
+    let deadline = s.now.boot.plus(s.policy.stop_timeout);
+    d.act(s, Action::Stop { mode: StopMode::Fast, deadline });
+}

@@ -1,0 +1,346 @@
+//! What is kept in order beside the decisions: file, configuration, slots, member record, history, old promises.
+
+use super::{
+    decision::{Action, Configuration, Follow, Published, Purpose},
+    draft::Draft,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::{KillMode, Process, ServerRole},
+    key::{Compare, Key, Txn, Write},
+    moment::Span,
+    node::{NodeName, Replica},
+    node_file::NodeFile,
+    record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, SyncRecord, Unknown, VERSION, to_text},
+    request::Request,
+    term::Term,
+    timeline::TimelineHistory,
+};
+
+/// How often positions are published when nothing else changes.
+const POSITIONS_EVERY: Span = Span::from_secs(2);
+
+/// How often the file's floors and boundary are written when nothing else asks for a write.
+const FLOORS_EVERY: u64 = 10_000;
+
+/// Promises of terms so far back are removed.
+const PROMISES_KEPT: u64 = 16;
+
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
+    file(s, d);
+    member(s, d);
+    if is_serving_primary(s) {
+        primary(s, d);
+    }
+}
+
+fn is_serving_primary(s: &Snapshot) -> bool {
+    let serving = s.leader().is_some_and(|leader| leader.record.state == LeaderState::Serving);
+    serving && s.authority().is_some() && matches!(s.role(), Some(ServerRole::Primary { .. }))
+}
+
+/// The highest term that we saw.
+fn file(s: &Snapshot, d: &mut Draft) {
+    let Some(leader) = s.leader() else { return };
+    if leader.record.term > s.file.term {
+        d.act(s, Action::WriteFile(Box::new(NodeFile { term: leader.record.term, ..s.file.clone() })));
+        return;
+    }
+    // Floors and the boundary only help to notice that etcd or our disk went back; a little lag does no harm.
+    let drift = s.etcd.records.revision.saturating_sub(s.file.floors.revision);
+    let unknown_cluster = s.etcd.records.cluster.as_ref().is_some_and(|cluster| s.file.floors.uuid.as_ref() != Some(&cluster.record.uuid));
+    let moved = s
+        .boundary
+        .is_some_and(|now| s.file.boundary.is_none_or(|noted| noted.tli != now.tli || now.lsn.bytes_ahead_of(noted.lsn).get() > 16 << 20));
+    if s.etcd_answers() && (unknown_cluster || drift > FLOORS_EVERY || moved) {
+        d.act(s, Action::WriteFile(Box::new(s.file.clone())));
+    }
+}
+
+/// Whether the managed configuration is in place for this `follow`; writes it where it is not.
+pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, recovery_only: bool) -> bool {
+    let wanted = configuration(s, follow, recovery_only);
+    if s.configured.as_ref() == Some(&wanted) {
+        return true;
+    }
+    d.act(s, Action::Configure(Box::new(wanted)));
+    false
+}
+
+fn configuration(s: &Snapshot, follow: Option<Follow>, recovery_only: bool) -> Configuration {
+    Configuration {
+        follow,
+        recovery_only,
+        application_name: s.myself().application_name(),
+        sync_names: String::new(),
+        parameters: s.policy.parameters.clone(),
+        hba: s.policy.hba.clone(),
+        members: member_hosts(s),
+        slots: s.policy.member_slot_retention.clone(),
+        wait: s.policy.timers().wait,
+    }
+}
+
+/// The hosts of all members. One that is away for a while stays: it comes back from there.
+fn member_hosts(s: &Snapshot) -> Vec<String> {
+    let records = &s.etcd.records;
+    let known = s.configured.as_ref().map(|configured| configured.members.as_slice()).unwrap_or_default();
+    let mut hosts: Vec<String> = records.members.values().map(|member| member.record.postgres.host.clone()).collect();
+    hosts.extend(known.iter().cloned());
+    hosts.extend(records.leader.iter().map(|leader| leader.record.holder.postgres.host.clone()));
+    hosts.push(s.me.postgres.host.clone());
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+/// What a serving primary keeps in order. None of it is on the way of a lease.
+fn primary(s: &Snapshot, d: &mut Draft) {
+    let Some(leader) = s.leader() else { return };
+    let term = leader.record.term;
+    configured(s, d, None, false);
+    if s.memory.migrated != Some(term) && d.act(s, Action::Migrate) {
+        d.memory.migrated = Some(term);
+    }
+    slots(s, d);
+    if s.memory.checkpointed != Some(term) && d.act(s, Action::Checkpoint) {
+        d.memory.checkpointed = Some(term);
+    }
+    history(s, d, term);
+    prune(s, d, term);
+    intent(s, d);
+    d.memory.failed_claims = 0;
+    d.memory.no_claim_before = None;
+}
+
+/// A slot for every known node but ourselves; those of forgotten nodes, lost ones, and those away too long go. Foreign slots are never touched.
+fn slots(s: &Snapshot, d: &mut Draft) {
+    let Some(facts) = s.server() else { return };
+    let nodes: Vec<&NodeName> = s.etcd.records.nodes.keys().filter(|node| **node != s.me.node).collect();
+    let away = |node: &NodeName| {
+        let last = s.confirmed.iter().filter(|(replica, _)| replica.node == *node).map(|(_, at)| *at).max();
+        let since = last.or(s.memory.claim.as_ref().and_then(|story| story.promoted));
+        since.is_some_and(|since| s.now.boot.since(since) > s.policy.member_slot_retention.time)
+    };
+    let wanted: Vec<&NodeName> = nodes.into_iter().filter(|node| !away(node)).collect();
+    let have = |node: &NodeName| facts.slots.iter().any(|slot| slot.name == node.slot());
+    if let Some(node) = wanted.iter().find(|node| !have(node)) {
+        d.act(s, Action::CreateSlot(node.slot()));
+        return;
+    }
+    let ours = facts.slots.iter().filter(|slot| slot.name.as_str().starts_with("pgbaton_") && !slot.active);
+    let unwanted = ours.into_iter().find(|slot| slot.lost || !wanted.iter().any(|node| node.slot() == slot.name));
+    if let Some(slot) = unwanted {
+        d.because(
+            "slot",
+            format!(
+                "the slot {} is dropped: its member is gone or was away too long, and it holds {} bytes back",
+                slot.name, slot.retained
+            ),
+        );
+        d.act(s, Action::DropSlot(slot.name.clone()));
+    }
+}
+
+fn history(s: &Snapshot, d: &mut Draft, term: Term) {
+    let Some(story) = s.memory.claim.as_ref().filter(|story| story.term == term) else { return };
+    let Some(leader) = s.leader().filter(|_| s.memory.recorded != Some(term)) else { return };
+    let entry = s.etcd.records.timelines.get(&leader.record.tli).map(|stored| &stored.record);
+    let promoted_now = entry.is_some_and(|entry| entry.term == term);
+    let switch =
+        entry.filter(|_| promoted_now).and_then(|entry| entry.history.parse::<TimelineHistory>().ok()).and_then(|history| history.last());
+    let former = story.wal_end.or(story.former_lsn);
+    let lost = match (former, switch) {
+        (Some(former), Some(fork)) => Some(former.bytes_ahead_of(fork.at).get()),
+        (Some(_), None) => Some(0),
+        (None, _) => None,
+    };
+    let unseen = if story.wal_end.is_some() || !promoted_now { Span::ZERO } else { leader.record.hold.plus(s.policy.timers().renew_every) };
+    let steps = [
+        ("claim", story.claimed),
+        ("vote", story.voted),
+        ("prepare", story.asked),
+        ("promote", story.promoted),
+        ("serve", Some(s.now.boot)),
+    ];
+    let mut before = story.triggered;
+    let mut phases = std::collections::BTreeMap::new();
+    for (name, at) in steps {
+        if let Some(at) = at {
+            phases.insert(name.to_owned(), at.since(before).as_millis());
+            before = before.max(at);
+        }
+    }
+    let record = HistoryRecord {
+        v: VERSION,
+        term,
+        primary: s.me.node.clone(),
+        from: story.from.clone(),
+        why: story.why.clone(),
+        tli: leader.record.tli,
+        switch: switch.map(|fork| fork.at),
+        former_lsn: former,
+        loss_bound: lost,
+        unseen_ms: unseen.as_millis(),
+        phases,
+        at: s.fresh.wall.clone(),
+    };
+    if d.act(s, Action::AppendHistory(Box::new(record))) {
+        d.memory.recorded = Some(term);
+    }
+}
+
+/// Removes promises that nobody can ask for any more.
+fn prune(s: &Snapshot, d: &mut Draft, term: Term) {
+    let oldest = Term::new(term.get().saturating_sub(PROMISES_KEPT));
+    let old = s.etcd.records.promises.range(..oldest);
+    let keys: Vec<Key> = old.flat_map(|(term, nodes)| nodes.keys().map(|node| Key::Promise(*term, node.clone()))).take(64).collect();
+    let Some(current) = s.etcd.records.term.as_ref().filter(|_| !keys.is_empty()) else { return };
+    let when = vec![Compare::Is(Key::Term, current.text.clone())];
+    let then = keys.into_iter().map(Write::Delete).collect();
+    d.act(s, Action::Txn(Purpose::Prune, Txn { nonce: s.nonce("prune"), when, then }));
+}
+
+/// An operator's request: taken and carried out in one transaction, at the term that the operator saw (protocol I8).
+fn intent(s: &Snapshot, d: &mut Draft) {
+    let Some(stored) = &s.etcd.records.intent else { return };
+    let Some(leader) = s.leader() else { return };
+    let mut when = vec![Compare::Is(Key::Intent, stored.text.clone()), Compare::Is(Key::Leader, leader.text.clone())];
+    let mut then = vec![Write::Delete(Key::Intent)];
+    if stored.record.term != leader.record.term {
+        d.refused(
+            "intent",
+            format!(
+                "the request of {} was made in term {}, this is term {}: it is dropped",
+                stored.record.actor, stored.record.term, leader.record.term
+            ),
+        );
+    } else {
+        match &stored.record.request {
+            Request::Remove { node } if *node == s.me.node => d.refused("intent", "the primary cannot be removed; it is dropped"),
+            Request::Remove { node } => {
+                d.because("intent", format!("{} is removed from the cluster, as {} asked", node, stored.record.actor));
+                forget(s, node, &mut when, &mut then);
+            }
+        }
+    }
+    // While a renewal is on its way `leader` is about to change: the next decision finds it settled.
+    d.act(s, Action::Txn(Purpose::Intent, Txn { nonce: s.nonce("intent"), when, then }));
+}
+
+fn forget(s: &Snapshot, node: &NodeName, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
+    if let Some(sync) = s.sync() {
+        let electable: Vec<Replica> = sync.record.electable.iter().filter(|replica| replica.node != *node).cloned().collect();
+        if electable != sync.record.electable {
+            let record = SyncRecord { nonce: s.nonce("forget"), electable, ..sync.record.clone() };
+            when.push(Compare::Is(Key::Sync, sync.text.clone()));
+            then.push(Write::Put(Key::Sync, to_text(&record)));
+        }
+    }
+    then.push(Write::Delete(Key::Node(node.clone())));
+    then.push(Write::Delete(Key::Member(node.clone())));
+}
+
+/// What this node says of itself: at once when something others act on changes, else every two seconds.
+pub(super) fn member(s: &Snapshot, d: &mut Draft) {
+    if !s.etcd_answers() {
+        return;
+    }
+    let record = member_record(s);
+    let essence = essence(&record);
+    let last = s.memory.published.as_ref();
+    let changed = last.is_none_or(|last| last.essence != essence);
+    let due = last.map_or(s.now.boot, |last| last.at.plus(POSITIONS_EVERY));
+    if changed || s.now.boot >= due {
+        if d.act(s, Action::PutMember(Box::new(record))) {
+            d.memory.published = Some(Published { essence, at: s.now.boot });
+        }
+    } else {
+        d.wake(due);
+    }
+}
+
+fn essence(record: &MemberRecord) -> String {
+    format!(
+        "{} {} {:?} {} {:?} {:?} {}",
+        record.data, record.postgres, record.role, record.state, record.tli, record.tags, record.pending_restart
+    )
+}
+
+fn member_record(s: &Snapshot) -> MemberRecord {
+    let (role, tli, lsn, replay, lag) = positions(s);
+    MemberRecord {
+        v: VERSION,
+        data: s.file.data.clone(),
+        postgres: s.me.postgres.clone(),
+        api: s.me.api.clone(),
+        role,
+        state: state(s),
+        tli,
+        lsn,
+        replay,
+        lag,
+        term: s.file.term,
+        zone: s.me.zone.clone(),
+        tags: s.me.tags.clone(),
+        version: s.me.version.clone(),
+        postgres_version: s.server().map_or_else(|| s.me.major.to_string(), |facts| version(facts.version_num)),
+        fencing: fencing(s),
+        pending_restart: s.server().is_some_and(|facts| !facts.pending_restart.is_empty()),
+        unknown: Unknown::new(),
+    }
+}
+
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}
+
+fn positions(
+    s: &Snapshot,
+) -> (MemberRole, Option<crate::model::timeline::TimelineId>, crate::model::lsn::Lsn, crate::model::lsn::Lsn, Lag) {
+    match s.role() {
+        Some(ServerRole::Primary { tli, insert, .. }) => (MemberRole::Primary, Some(*tli), *insert, *insert, Lag::default()),
+        Some(ServerRole::Standby { tli, receive, replay, receiver, replay_ms, .. }) => {
+            let received = receive.unwrap_or_default().max(*replay);
+            let ahead = receiver.as_ref().and_then(|receiver| receiver.latest_end);
+            let known = s.primary_position().map(|(_, lsn)| lsn);
+            let end = ahead.max(known).unwrap_or(received);
+            let lag = Lag {
+                sent: None,
+                write: Some(end.bytes_ahead_of(received).get()),
+                flush: Some(end.bytes_ahead_of(received).get()),
+                replay: Some(end.bytes_ahead_of(*replay).get()),
+                replay_ms: Some(*replay_ms),
+            };
+            (MemberRole::Replica, Some(*tli), received, *replay, lag)
+        }
+        None => (MemberRole::Down, None, Default::default(), Default::default(), Lag::default()),
+    }
+}
+
+fn state(s: &Snapshot) -> String {
+    let text = match s.process() {
+        None => "no guard",
+        Some(Process::Empty { .. }) if s.file.operation.is_some() => "being copied or rewound",
+        Some(Process::Empty { .. }) => "stopped",
+        Some(Process::Dying { .. }) => "dying",
+        Some(Process::Running { stopping: Some(_), .. }) => "stopping",
+        Some(Process::Running { .. }) => match s.role() {
+            None => "starting",
+            Some(ServerRole::Primary { .. }) => "running",
+            Some(ServerRole::Standby { receiver: Some(receiver), .. }) if receiver.streaming => "streaming",
+            Some(ServerRole::Standby { .. }) => "in recovery",
+        },
+    };
+    text.to_owned()
+}
+
+fn fencing(s: &Snapshot) -> String {
+    let Some(guard) = s.guard() else { return "none: no guard".to_owned() };
+    let kill = match guard.kill {
+        KillMode::Namespace => "namespace",
+        KillMode::Cgroup => "cgroup",
+        KillMode::Descendants => "descendants",
+    };
+    if guard.fenced { format!("kernel deadline ({kill})") } else { format!("none: the self-test of {kill} failed") }
+}

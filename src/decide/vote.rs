@@ -1,0 +1,92 @@
+//! Promising a claimant (protocol 1.7 step 3): fsync → cut → seen gone → whole → publish. Never withdrawn.
+
+use super::{
+    decision::{Action, Purpose},
+    draft::Draft,
+    scan,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::{DataDir, ServerRole, Whole},
+    key::{Compare, Key, Txn, Write},
+    node_file::NodeFile,
+    record::{LeaderRecord, LeaderState, PromiseRecord, Stored, VERSION, to_text},
+};
+
+/// As a voter: somebody else has claimed.
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
+    let Some(leader) = s.leader() else { return };
+    let claimed = leader.record.state == LeaderState::Claimed;
+    if !claimed || !s.is_electable() || leader.record.holder.node == s.me.node || leader.record.term < s.file.promised {
+        return;
+    }
+    // An owner that starts in place needs nobody's promise; its replicas wait where they are, their streams are dead.
+    let Some(whole) = promised(s, d, leader) else { return };
+    publish(s, d, leader, whole);
+}
+
+/// Makes our promise for the claim's term a fact on this node, step by step; returns our end of WAL once it is.
+pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Whole> {
+    let term = leader.record.term;
+    if s.file.promised < term {
+        d.because("promise", format!("promises to follow nobody below term {term}, the claim of {}", leader.record.holder.node));
+        let file = NodeFile { promised: term, term: s.file.term.max(term), ..s.file.clone() };
+        d.act(s, Action::WriteFile(Box::new(file)));
+        return None;
+    }
+    if !is_cut(s) {
+        d.waits("cut", "the stream from the former primary is being cut");
+        d.hurry = true;
+        d.act(s, Action::CutStream);
+        return None;
+    }
+    scan::whole(s, d)
+}
+
+/// Whether nothing can be received any more: nothing runs, or the conninfo in force is empty and no walreceiver is there.
+fn is_cut(s: &Snapshot) -> bool {
+    if s.is_empty() {
+        return true;
+    }
+    let unconfigured = s.configured.as_ref().is_some_and(|configured| configured.follow.is_none());
+    match s.role() {
+        Some(ServerRole::Standby { receiver, conninfo, .. }) => unconfigured && receiver.is_none() && conninfo.is_empty(),
+        _ => false,
+    }
+}
+
+fn publish(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Whole) {
+    let records = &s.etcd.records;
+    let key = Key::Promise(leader.record.term, s.me.node.clone());
+    let (Some(term), Some(node)) = (&records.term, records.nodes.get(&s.me.node)) else { return };
+    if records.text(&key).is_some() || term.record.term != leader.record.term {
+        return;
+    }
+    let replay = match s.role() {
+        Some(ServerRole::Standby { replay, .. }) => *replay,
+        _ => match s.disk() {
+            Some(DataDir::Present(disk)) => disk.control.redo,
+            _ => whole.lsn,
+        },
+    };
+    let record = PromiseRecord {
+        v: VERSION,
+        data: s.file.data.clone(),
+        tli: whole.tli,
+        history: s.histories.get(&whole.tli).cloned().unwrap_or_default(),
+        whole: whole.lsn,
+        replay_lag: whole.lsn.bytes_ahead_of(replay).get(),
+        postgres: s.me.postgres.clone(),
+    };
+    d.because(
+        "promise",
+        format!("the promise for term {} is published: our WAL ends at {} on timeline {}", leader.record.term, whole.lsn, whole.tli),
+    );
+    let when = vec![
+        Compare::Is(Key::Term, term.text.clone()),
+        Compare::Is(Key::Node(s.me.node.clone()), node.text.clone()),
+        Compare::Missing(key.clone()),
+    ];
+    let txn = Txn { nonce: s.nonce("promise"), when, then: vec![Write::Put(key, to_text(&record))] };
+    d.act(s, Action::Txn(Purpose::Promise, txn));
+}

@@ -1,0 +1,60 @@
+//! libpq's connection strings to other members, for walreceivers and for PostgreSQL's programs. Passwords stand in the passfile.
+
+use super::{Error, Role, Settings, hba::one_line};
+use crate::model::{moment::Span, node::Address};
+
+/// A connection string to the server at `address` as `role`, with `more` words at its end.
+///
+/// A peer that says nothing for `patience` counts as gone: connecting, and data that nobody acknowledges. Read by the owner of the
+/// data directory only, whom the passfile belongs to.
+///
+/// # Errors
+/// [`Error::Refused`] for a value with more than one line.
+pub fn conninfo(settings: &Settings, address: &Address, role: &Role, patience: Span, more: &[(&str, &str)]) -> Result<String, Error> {
+    let millis = patience.as_millis().max(1);
+    // PG manual, "connect_timeout": whole seconds, and 1 is taken as 2.
+    let seconds = millis.div_ceil(1_000).max(2).to_string();
+    let mut words = vec![
+        ("host", address.host.clone()),
+        ("port", address.port.to_string()),
+        ("user", role.name.clone()),
+        ("passfile", settings.passfile().display().to_string()),
+        ("connect_timeout", seconds.clone()),
+        ("keepalives_idle", "1".to_owned()),
+        ("keepalives_interval", "1".to_owned()),
+        ("keepalives_count", seconds),
+        ("tcp_user_timeout", millis.to_string()),
+        // Else libpq tries Kerberos first, where it was built with it.
+        ("gssencmode", "disable".to_owned()),
+    ];
+    words.extend(tls_words(settings));
+    words.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    let words = words.iter().map(|(name, value)| Ok(format!("{name}={}", word(one_line(name, value)?))));
+    Ok(words.collect::<Result<Vec<_>, Error>>()?.join(" "))
+}
+
+/// The words that say how members encrypt.
+fn tls_words(settings: &Settings) -> Vec<(&'static str, String)> {
+    let Some(tls) = &settings.replication_tls else { return vec![("sslmode", "prefer".to_owned())] };
+    let files = [("sslrootcert", &tls.ca_file), ("sslcert", &tls.cert_file), ("sslkey", &tls.key_file)];
+    let files = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.display().to_string())));
+    std::iter::once(("sslmode", tls.mode.as_str().to_owned())).chain(files).collect()
+}
+
+/// A value in a connection string. PG manual, "Keyword/Value Connection Strings": quoted, `\` before `'` and `\`.
+fn word(value: &str) -> String {
+    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:*,".contains(&b));
+    if plain { value.to_owned() } else { format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_cannot_leave_their_quotes() {
+        assert_eq!(word("a b'c\\"), r"'a b\'c\\'");
+        assert_eq!(word("10.0.0.1"), "10.0.0.1");
+        assert_eq!(word(""), "''");
+    }
+}

@@ -1,0 +1,6 @@
+//! The guard as a process: real PostgreSQL, real signals, real deadlines.
+
+mod deadline;
+mod host;
+mod lifecycle;
+mod session;
