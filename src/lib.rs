@@ -9,6 +9,7 @@
 //! - [`guard`]: the process that owns PostgreSQL and the deadline;
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`config`]: what operators write, checked;
+//! - [`lab`]: clusters of real processes, for demo, drills and tests.
 
 pub mod agent;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod dcs;
 pub mod decide;
 pub mod guard;
+pub mod lab;
 pub mod model;
 pub mod postgres;
 pub mod telemetry;

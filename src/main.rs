@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             };
             agent::starter::serve(&launch).map_err(|error| error.to_string())
         }
+        ["lab-init", ..] => pgbaton::lab::host_init::run(args.get(1..).unwrap_or_default()).map_err(|error| format!("{error:#}")),
         ["agent", "--config", path] => run_agent(Path::new(path)),
         _ => Err("usage".to_owned()),
     };
