@@ -214,7 +214,16 @@ async fn a_server_that_lets_nobody_in_says_why() {
     pg::give(&standby.data.join("pg_wal/archive_status"));
     let mut command = pg::as_postgres(pg::bin_dir().join("postgres"));
     let socket = format!("unix_socket_directories={}", standby.home().join("run/postgres").display());
-    command.arg("-D").arg(&standby.data).args(["-c", &format!("port={}", standby.port), "-c", &socket, "-c", "listen_addresses="]);
+    command.arg("-D").arg(&standby.data).args([
+        "-c",
+        &format!("port={}", standby.port),
+        "-c",
+        &socket,
+        "-c",
+        "listen_addresses=",
+        "-c",
+        "dynamic_shared_memory_type=mmap",
+    ]);
     standby.start_by(command);
     let at_standby = server(&standby);
     pg::wait_until_async("the postmaster answers", LIMIT, || async {
