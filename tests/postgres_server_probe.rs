@@ -5,7 +5,10 @@
 #[path = "support/pg.rs"]
 mod pg;
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use pg::Instance;
 use pgbaton::{
     clock,
@@ -195,10 +198,36 @@ async fn a_frozen_postmaster_is_seen_by_a_fresh_connection_alone() {
     assert!(matches!(fresh, Err(Error::Timeout { .. })), "{fresh:?}");
     kill(primary.pid(), Signal::SIGCONT).expect("thaw");
 
+    let session = "select string_agg(pid::text, ' ') from pg_stat_activity where application_name = 'pgbaton'";
+    let kept = primary.sql(session);
+    sample(&server).await;
+    assert_eq!(primary.sql(session), kept, "one session, and the fresh one is gone");
+    server.probe(Run(2), Via::Kept, LIMIT).await.expect("sample");
+    pg::wait_until("another run has another session", LIMIT, || !primary.sql(session).contains(&kept));
+
     // The backend of the kept session outlives a killed postmaster for a while: it must not speak for the next run.
     primary.stop(Signal::SIGKILL);
-    let next = server.probe(Run(2), Via::Kept, LIMIT).await;
+    let next = server.probe(Run(3), Via::Kept, LIMIT).await;
     assert!(matches!(next, Err(Error::NotListening { .. } | Error::Gone { .. })), "{next:?}");
+}
+
+/// A server that hangs is asked over and over: each question must not cost it a connection.
+#[tokio::test]
+async fn samples_of_a_hanging_backend_do_not_pile_up() {
+    let primary = Instance::primary();
+    let server = server(&primary);
+    sample(&server).await;
+    let pid = primary.sql("select pid from pg_stat_activity where application_name = 'pgbaton'").parse().expect("pid");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("freeze");
+    for _ in 0..5 {
+        let result = server.probe(RUN, Via::Kept, Span::from_millis(100)).await;
+        assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");
+    }
+    assert_eq!(primary.sql("select count(*) from pg_stat_activity where application_name = 'pgbaton'"), "1");
+    server.probe(RUN, Via::Fresh, LIMIT).await.expect("the server itself is well");
+    kill(Pid::from_raw(pid), Signal::SIGCONT).expect("thaw");
+    sample(&server).await;
+    assert_eq!(primary.sql("select pid from pg_stat_activity where application_name = 'pgbaton'"), pid.to_string());
 }
 
 #[tokio::test]

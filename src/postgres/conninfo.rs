@@ -47,9 +47,52 @@ fn word(value: &str) -> String {
     if plain { value.to_owned() } else { format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'")) }
 }
 
+/// A connection string as it may be shown: without passwords. A URI, which may hold one in more than one place, is not shown at all.
+pub fn without_password(conninfo: &str) -> String {
+    if conninfo.contains("://") {
+        return "(a URI: not shown)".to_owned();
+    }
+    let mut shown = Vec::new();
+    let mut rest = conninfo.trim_start();
+    while let Some((name, after)) = rest.split_once('=') {
+        let after = after.trim_start();
+        let (value, next) = after.split_at(value_length(after));
+        if !name.to_ascii_lowercase().contains("password") {
+            shown.push(format!("{}={value}", name.trim()));
+        }
+        rest = next.trim_start();
+    }
+    shown.join(" ")
+}
+
+/// How many bytes of `text` are the value that it begins with: up to white space, or quoted; `\` takes the next letter as it is.
+fn value_length(text: &str) -> usize {
+    let quoted = text.starts_with('\'');
+    let mut escaped = false;
+    for (at, letter) in text.char_indices().skip(usize::from(quoted)) {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '\'' if quoted => return at + 1,
+            letter if !quoted && letter.is_whitespace() => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_password_is_shown_however_it_is_written() {
+        let shown = without_password(r"host=a password = 'x y\' z' port=5432 sslpassword=q user='a b'");
+        assert_eq!(shown, "host=a port=5432 user='a b'");
+        assert!(!without_password("postgresql://u:geheim@h/").contains("geheim"));
+        assert_eq!(without_password("password"), "");
+        assert_eq!(without_password(""), "");
+    }
 
     #[test]
     fn values_cannot_leave_their_quotes() {
