@@ -80,6 +80,7 @@ async fn a_primary_and_its_standby_tell_their_positions_and_each_other() {
     let lag = lag::seen_by_primary(&facts, "standby").expect("lag");
     assert_eq!((lag.replay, lag.replay_ms), (Some(0), Some(0)));
 
+    sample(&at_standby).await;
     let facts = sample(&at_standby).await;
     let ServerRole::Standby { tli, receive, replay, receiver, conninfo, pause, replay_ms } = &facts.role else { panic!("{facts:?}") };
     let receiver = receiver.as_ref().expect("a walreceiver");
