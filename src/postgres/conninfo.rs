@@ -1,16 +1,33 @@
 //! libpq's connection strings to other members, for walreceivers and for PostgreSQL's programs. Passwords stand in the passfile.
 
-use super::{Error, Role, Settings, hba::one_line};
+use super::{Credential, Error, Role, Settings, hba::one_line};
 use crate::model::{moment::Span, node::Address};
 
-/// A connection string to the server at `address` as `role`, with `more` words at its end.
+/// How long a program that copies waits for a source that says nothing.
+const PATIENCE: Span = Span::from_secs(30);
+
+/// A connection string to the server at `address` as `role` for a program that copies from it; `more` comes last, and wins.
+///
+/// # Errors
+/// As [`conninfo_within`].
+pub fn conninfo(settings: &Settings, address: &Address, role: &Role, more: &[(&str, &str)]) -> Result<String, Error> {
+    conninfo_within(settings, address, role, PATIENCE, more)
+}
+
+/// A connection string to the server at `address` as `role`; `more` comes last, and wins.
 ///
 /// A peer that says nothing for `patience` counts as gone: connecting, and data that nobody acknowledges. Read by the owner of the
 /// data directory only, whom the passfile belongs to.
 ///
 /// # Errors
 /// [`Error::Refused`] for a value with more than one line.
-pub fn conninfo(settings: &Settings, address: &Address, role: &Role, patience: Span, more: &[(&str, &str)]) -> Result<String, Error> {
+pub fn conninfo_within(
+    settings: &Settings,
+    address: &Address,
+    role: &Role,
+    patience: Span,
+    more: &[(&str, &str)],
+) -> Result<String, Error> {
     let millis = patience.as_millis().max(1);
     // PG manual, "connect_timeout": whole seconds, and 1 is taken as 2.
     let seconds = millis.div_ceil(1_000).max(2).to_string();
@@ -27,18 +44,21 @@ pub fn conninfo(settings: &Settings, address: &Address, role: &Role, patience: S
         // Else libpq tries Kerberos first, where it was built with it.
         ("gssencmode", "disable".to_owned()),
     ];
-    words.extend(tls_words(settings));
+    words.extend(tls_words(settings, role));
     words.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
     let words = words.iter().map(|(name, value)| Ok(format!("{name}={}", word(one_line(name, value)?))));
     Ok(words.collect::<Result<Vec<_>, Error>>()?.join(" "))
 }
 
-/// The words that say how members encrypt.
-fn tls_words(settings: &Settings) -> Vec<(&'static str, String)> {
-    let Some(tls) = &settings.replication_tls else { return vec![("sslmode", "prefer".to_owned())] };
-    let files = [("sslrootcert", &tls.ca_file), ("sslcert", &tls.cert_file), ("sslkey", &tls.key_file)];
-    let files = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.display().to_string())));
-    std::iter::once(("sslmode", tls.mode.as_str().to_owned())).chain(files).collect()
+/// The words that say how members encrypt, and the role's certificate.
+fn tls_words(settings: &Settings, role: &Role) -> Vec<(&'static str, String)> {
+    let tls = settings.replication_tls.as_ref();
+    let mut words = vec![("sslmode", tls.map_or("prefer", |tls| tls.mode.as_str()).to_owned())];
+    words.extend(tls.and_then(|tls| tls.ca_file.as_ref()).map(|ca| ("sslrootcert", ca.display().to_string())));
+    if let Credential::Certificate { cert_file, key_file } = &role.credential {
+        words.extend([("sslcert", cert_file.display().to_string()), ("sslkey", key_file.display().to_string())]);
+    }
+    words
 }
 
 /// A value in a connection string. PG manual, "Keyword/Value Connection Strings": quoted, `\` before `'` and `\`.

@@ -1,6 +1,6 @@
 //! The text of the managed `postgresql.conf`: defaults, the operator's file, the policy, and last what is ours.
 
-use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo, hba::one_line};
+use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo_within, hba::one_line};
 use crate::model::moment::Span;
 use std::fmt::Write as _;
 
@@ -71,7 +71,6 @@ pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration
         settings.node, settings.cluster
     );
     DEFAULTS.iter().for_each(|(name, value)| set(&mut text, name, value));
-    server_tls(settings).iter().for_each(|(name, value)| set(&mut text, name, value));
     if let Some(base) = &settings.base_config {
         std::fs::metadata(base).map_err(Error::file("find the base_config", base))?;
         let _ = writeln!(text, "\n# The operator's file\ninclude {}", quoted(&base.display().to_string()));
@@ -84,15 +83,6 @@ pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration
     text.push_str("\n# Managed: the last word\n");
     managed(settings, configuration)?.iter().for_each(|(name, value)| set(&mut text, name, value));
     Ok(text)
-}
-
-/// Where members encrypt and this node has a certificate, its server offers it too, unless the operator says otherwise.
-fn server_tls(settings: &Settings) -> Vec<(&'static str, String)> {
-    let Some(tls) = &settings.replication_tls else { return Vec::new() };
-    let Some((cert, key)) = tls.cert_file.as_ref().zip(tls.key_file.as_ref()) else { return Vec::new() };
-    let files = [("ssl_cert_file", Some(cert)), ("ssl_key_file", Some(key)), ("ssl_ca_file", tls.ca_file.as_ref())];
-    let files = files.into_iter().filter_map(|(name, path)| Some((name, path?.display().to_string())));
-    std::iter::once(("ssl", "on".to_owned())).chain(files).collect()
 }
 
 fn managed(settings: &Settings, configuration: &Configuration) -> Result<Vec<(&'static str, String)>, Error> {
@@ -135,7 +125,7 @@ fn primary_conninfo(settings: &Settings, configuration: &Configuration, follow: 
     // (PG manual, "wal_sender_timeout", names this way).
     let options = format!("-c wal_sender_timeout={}", silence(configuration));
     let more = [("application_name", follow.application_name.as_str()), ("options", &options)];
-    conninfo(settings, &follow.address, &settings.roles.replication, configuration.wait, &more)
+    conninfo_within(settings, &follow.address, &settings.roles.replication, configuration.wait, &more)
 }
 
 fn set(text: &mut String, name: &str, value: &str) {
