@@ -13,8 +13,8 @@ use pgbaton::{
         moment::Span,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, overrides::overridden,
-        start_command,
+        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, check_configuration,
+        overrides::overridden, start_command,
     },
 };
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -241,6 +241,10 @@ async fn a_configuration_that_postgresql_refuses_is_refused_before_the_start() {
     let settings = instance.settings();
     let mut broken = configuration();
     broken.parameters.insert("work_mem".to_owned(), "many".to_owned());
+    let error = check_configuration(&settings, &broken).await.expect_err("before it is written").to_string();
+    assert!(error.contains("invalid value for parameter \"work_mem\": \"many\""), "{error}");
+    check_configuration(&settings, &configuration()).await.expect("a good one");
+    assert!(fs::read_dir(&settings.state_dir).expect("state").next().is_none(), "nothing is left of it");
     ConfigFiles::new(Arc::new(settings.clone())).configure(&broken).await.expect("configure");
     let error = start_command(&settings, &broken, StartAs::Primary).await.expect_err("refused").to_string();
     assert!(error.contains("invalid value for parameter \"work_mem\": \"many\""), "{error}");

@@ -168,12 +168,10 @@ async fn members_stream_and_ask_each_other_over_verified_tls() {
         configuration.parameters.insert(name.to_owned(), file(path).display().to_string());
     }
     configuration.parameters.insert("ssl".to_owned(), "on".to_owned());
-    let tls = |mode, ca: &str| {
-        Some(ReplicationTls { mode, ca_file: Some(file(ca)), cert_file: Some(file("client.pem")), key_file: Some(file("client.key")) })
-    };
+    let tls = |mode, ca: &str| Some(ReplicationTls { mode, ca_file: Some(file(ca)) });
     let with_tls = |instance: &Instance| {
         let mut settings = with_passwords(instance.settings());
-        settings.roles.replication.credential = Credential::Certificate;
+        settings.roles.replication.credential = Credential::Certificate { cert_file: file("client.pem"), key_file: file("client.key") };
         settings.replication_tls = tls(SslMode::VerifyFull, "ca.pem");
         settings
     };

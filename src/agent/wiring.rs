@@ -302,7 +302,7 @@ fn postgres_settings(config: &Config, owner: &DataOwner) -> postgres::Settings {
         state_dir: config.state_dir.clone(),
         socket_dirs: Vec::new(),
         roles: postgres::Roles {
-            superuser: pg.superuser.user.clone(),
+            superuser: pg.superuser.clone(),
             replication: role(&pg.replication),
             rewind: role(&pg.rewind),
             monitor: role(&pg.monitor),
@@ -315,7 +315,7 @@ fn postgres_settings(config: &Config, owner: &DataOwner) -> postgres::Settings {
 
 fn role(role: &config::node::Role) -> postgres::Role {
     let credential = match (&role.password, &role.certificate) {
-        (_, Some(_)) => postgres::Credential::Certificate,
+        (_, Some(pair)) => postgres::Credential::Certificate { cert_file: pair.certificate.path.clone(), key_file: pair.key.path.clone() },
         (Some(password), None) => postgres::Credential::Password(postgres::Secret::new(password.content.reveal().to_owned())),
         (None, None) => postgres::Credential::None,
     };
@@ -331,11 +331,5 @@ fn replication_tls(config: &Config) -> Option<postgres::ReplicationTls> {
         TlsMode::VerifyCa => postgres::SslMode::VerifyCa,
         TlsMode::VerifyFull => postgres::SslMode::VerifyFull,
     };
-    let pair = config.postgres.replication.certificate.as_ref();
-    Some(postgres::ReplicationTls {
-        mode,
-        ca_file: tls.ca.as_ref().map(|file| file.path.clone()),
-        cert_file: pair.map(|pair| pair.certificate.path.clone()),
-        key_file: pair.map(|pair| pair.key.path.clone()),
-    })
+    Some(postgres::ReplicationTls { mode, ca_file: tls.ca.as_ref().map(|file| file.path.clone()) })
 }

@@ -33,9 +33,6 @@ const LOOK_EVERY: Span = Span::from_secs(1);
 /// In a copy, until [`discard_old`]: which one it is, so that a swap that was done is known.
 const MARKER: &str = ".pgbaton-copy";
 
-/// A source that says nothing for so long is gone; a slow one is waited for.
-const PATIENCE: Span = Span::from_secs(30);
-
 /// What is copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -228,7 +225,7 @@ async fn copy_into(
 
 fn backup_program(settings: &Settings, source: &Source, id: &DataIncarnation, target: &Path) -> Result<super::Program, Error> {
     // A name that no voter bears: the stream of WAL beside the copy must never count as a standby's (EXP-3).
-    let conninfo = conninfo(settings, &source.address, &settings.roles.replication, PATIENCE, &[("application_name", "pgbaton clone")])?;
+    let conninfo = conninfo(settings, &source.address, &settings.roles.replication, &[("application_name", "pgbaton clone")])?;
     let mut program =
         settings.program("pg_basebackup").arg("--pgdata").arg(target).args(["--format=plain", "--wal-method=stream", "--checkpoint=fast"]);
     program = program.args(["--progress", "--no-password", "--dbname", &conninfo]);

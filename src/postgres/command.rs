@@ -2,7 +2,7 @@
 
 use super::{
     ConfigFiles, Configuration, Error, Recovery, Settings,
-    parameters::{OWN_WAL, timeline_target},
+    parameters::{OWN_WAL, postgresql_conf, timeline_target},
 };
 use crate::model::{instance::StartAs, moment::Span};
 use std::{ffi::OsString, path::PathBuf};
@@ -99,6 +99,22 @@ pub async fn start_command(settings: &Settings, configuration: &Configuration, s
         gid: settings.owner.gid,
         log_file: settings.state_dir.join("postgresql.log"),
     })
+}
+
+/// Whether PostgreSQL could start on `configuration`, before it is written: a policy that it cannot read must not take a node down at
+/// its next restart. Lines of `pg_hba.conf` are not checked (see [`super::Server::configuration_faults`]).
+///
+/// # Errors
+/// [`Error::Program`] with PostgreSQL's message: file, line, parameter. [`Error::File`], [`Error::Refused`].
+pub async fn check_configuration(settings: &Settings, configuration: &Configuration) -> Result<(), Error> {
+    let candidate = settings.state_dir.join(format!("postgresql.conf.candidate-{}", crate::clock::nonce()));
+    let text = postgresql_conf(settings, configuration)?;
+    std::fs::write(&candidate, text).map_err(Error::file("write", &candidate))?;
+    let mut args = fixed_args(settings, configuration);
+    push(&mut args, "config_file", &candidate.display().to_string());
+    let checked = configured(settings, &args, "port").await;
+    let _ = std::fs::remove_file(&candidate);
+    checked.map(|_| ())
 }
 
 fn fixed_args(settings: &Settings, configuration: &Configuration) -> Vec<OsString> {

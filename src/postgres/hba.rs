@@ -41,11 +41,11 @@ fn member_lines(text: &mut String, settings: &Settings, configuration: &Configur
     let method = match role.credential {
         Credential::None => return Ok(()),
         Credential::Password(_) => "scram-sha-256",
-        Credential::Certificate => "cert",
+        Credential::Certificate { .. } => "cert",
     };
     let kind = match (&settings.replication_tls, &role.credential) {
         (None, Credential::Password(_) | Credential::None) => "host",
-        (Some(_), _) | (None, Credential::Certificate) => "hostssl",
+        (Some(_), _) | (None, Credential::Certificate { .. }) => "hostssl",
     };
     let user = name(&role.name)?;
     if method == "scram-sha-256" {

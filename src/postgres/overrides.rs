@@ -50,7 +50,8 @@ fn assignment(line: &str) -> Option<Overridden> {
         return None;
     }
     let value = rest.trim().trim_start_matches('=').trim();
-    let shown = if value.to_ascii_lowercase().contains("password") { "(not shown: it holds a password)" } else { value };
+    let secret = value.to_ascii_lowercase().contains("password") || value.contains("://");
+    let shown = if secret { "(not shown: it may hold a password)" } else { value };
     Some(Overridden { name: name.to_ascii_lowercase(), value: shown.to_owned() })
 }
 

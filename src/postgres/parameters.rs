@@ -1,6 +1,6 @@
 //! The text of the managed `postgresql.conf`: defaults, the operator's file, the policy, and last what is ours.
 
-use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo, hba::one_line};
+use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo_within, hba::one_line};
 use crate::model::moment::Span;
 use std::fmt::Write as _;
 
@@ -125,7 +125,7 @@ fn primary_conninfo(settings: &Settings, configuration: &Configuration, follow: 
     // (PG manual, "wal_sender_timeout", names this way).
     let options = format!("-c wal_sender_timeout={}", silence(configuration));
     let more = [("application_name", follow.application_name.as_str()), ("options", &options)];
-    conninfo(settings, &follow.address, &settings.roles.replication, configuration.wait, &more)
+    conninfo_within(settings, &follow.address, &settings.roles.replication, configuration.wait, &more)
 }
 
 fn set(text: &mut String, name: &str, value: &str) {

@@ -1,7 +1,11 @@
 //! Replication seen and steered over SQL: the replication protocol's own answer, the cut of a stream, walsenders.
 
 use super::{
-    ConfigFiles, Configuration, Error, Server, overrides::overridden, processes::walreceivers, server::CONNECT_LIMIT, session::refused,
+    ConfigFiles, Configuration, Error, Server,
+    overrides::overridden,
+    processes::{ServerProcess, walreceivers},
+    server::CONNECT_LIMIT,
+    session::refused,
 };
 use crate::{
     clock,
@@ -17,6 +21,7 @@ use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_postgres::{
@@ -80,7 +85,7 @@ impl Server {
         if !seen.reloaded {
             seen.reloaded = self.reload_nobody(run, nobody, limit).await.is_ok();
         }
-        let alive = walreceivers(&self.settings.data_dir)?;
+        let alive = self.walreceivers(limit).await?;
         let none = alive.is_empty() && self.no_walreceiver(run, limit).await;
         seen.gone = if none { seen.gone + 1 } else { 0 };
         for process in alive.iter().filter(|_| signal) {
@@ -88,6 +93,16 @@ impl Server {
             let _ = kill(process.pid, Signal::SIGTERM);
         }
         Ok(())
+    }
+
+    /// The walreceivers, looked for on a thread that may hang: reading the title of a process can wait for its memory to come from a
+    /// dead disk.
+    async fn walreceivers(&self, limit: Span) -> Result<Vec<ServerProcess>, Error> {
+        let doing = "look for the walreceiver among the processes";
+        let settings = Arc::clone(&self.settings);
+        let looking = timeout(limit.to_std(), spawn_blocking(move || walreceivers(&settings.data_dir))).await;
+        let looked = looking.map_err(|_| Error::Timeout { doing: doing.to_owned(), limit })?;
+        looked.map_err(|panic| Error::Gone { doing: doing.to_owned(), why: panic.to_string() })?
     }
 
     async fn reload_nobody(&self, run: Run, nobody: &Configuration, limit: Span) -> Result<(), Error> {

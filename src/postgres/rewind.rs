@@ -179,9 +179,6 @@ fn ready(status: &Path) -> Result<Vec<String>, Error> {
     Ok(files)
 }
 
-/// A source that says nothing for so long is gone; a slow one is waited for.
-const PATIENCE: Span = Span::from_secs(30);
-
 /// How pg_rewind is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -270,7 +267,7 @@ fn marker(settings: &Settings) -> PathBuf {
 fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
     // Only a primary: behind a moved address another server may answer (scenario 144).
     let more = [("dbname", "postgres"), ("target_session_attrs", "read-write"), ("application_name", "pgbaton rewind")];
-    let source = conninfo(settings, &options.source, &settings.roles.rewind, PATIENCE, &more)?;
+    let source = conninfo(settings, &options.source, &settings.roles.rewind, &more)?;
     let mut program = settings.program("pg_rewind");
     program = program.arg("--target-pgdata").arg(&settings.data_dir).arg(format!("--source-server={source}"));
     program = program.args(["--no-ensure-shutdown", "--progress"]);

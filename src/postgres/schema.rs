@@ -79,7 +79,7 @@ async fn set_login(session: &Session, role: &Role, ours: &str, limit: Span) -> R
     let replication = if ours == REPLICATION { " REPLICATION" } else { "" };
     match &role.credential {
         Credential::None => script.push_str(&format!("ALTER ROLE {quoted} NOLOGIN{replication};")),
-        Credential::Certificate => script.push_str(&format!("ALTER ROLE {quoted} LOGIN{replication};")),
+        Credential::Certificate { .. } => script.push_str(&format!("ALTER ROLE {quoted} LOGIN{replication};")),
         Credential::Password(secret) => {
             let verifier = scram_sha_256(secret.reveal().as_bytes());
             script.push_str(&format!("ALTER ROLE {quoted} LOGIN{replication} PASSWORD '{verifier}';"));

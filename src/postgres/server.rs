@@ -46,6 +46,7 @@ pub(super) struct Watch {
     pub(super) pending_restart: (Moment, Vec<String>),
     pub(super) parameters_pause: Option<(Moment, Pause)>,
     pub(super) identity: Option<Identity>,
+    pub(super) silent_since: Option<Moment>,
 }
 
 impl Server {
@@ -117,7 +118,6 @@ impl Server {
             let result = watch.session.rows(doing, sql, params, limit).await;
             match result {
                 Err(Error::Gone { .. }) => {}
-                Err(error @ Error::Timeout { .. }) => return Err(error),
                 result => {
                     self.keep(run, watch);
                     return result;
