@@ -24,6 +24,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// How many pages before a position are searched first for the record that ends there.
+const NEAR_PAGES: u64 = 8;
+
 /// Why there is no end of WAL to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadScan {
@@ -246,6 +249,14 @@ impl<'a> Wal<'a> {
         // The record that spans `from`, if there is one, may end in a later segment.
         let last = if on == tli { self.run_of_segments(from).1 } else { first };
         let last = if self.segments.contains_key(&last) { last } else { first };
+        // Most records are short: a few pages usually hold the one before, and a whole segment takes long to list.
+        let near = Lsn::new(from.get().saturating_sub(NEAR_PAGES * self.layout.page.get())).max(self.layout.segment_start(first));
+        let near = Lsn::new(near.get() - near.get() % self.layout.page.get());
+        if let Some(record) = self.list(on, (first, last), near, Some(from)).await?
+            && self.layout.end_of(record) == from
+        {
+            return Ok(from);
+        }
         loop {
             let start = self.layout.segment_start(first);
             if let Some(record) = self.list(on, (first, last), start, Some(from)).await? {
