@@ -141,7 +141,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::CutStream => cut_stream(tools, run).await,
         Action::InspectDisk => inspect(tools).await,
         Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
-        Action::WriteHistories(texts) => write_histories(tools, texts).await,
+        Action::WriteHistories(texts) => write_histories(tools, texts, run).await,
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
         Action::Clone { source, place } => clone(tools, source, place, &file, other_copy).await,
@@ -261,7 +261,7 @@ async fn inspect(tools: &Tools) -> Result<(), String> {
     if matches!(dir, DataDir::Present(_)) {
         said(disk::remember_mount(&tools.settings).await)?;
     }
-    let place = place::place_for(&tools.settings, Bytes::new(0)).ok().map(|place| place.place);
+    let place = place::place_for(&tools.settings, Bytes::new(0)).await.ok().map(|place| place.place);
     publish(tools, Event::Disk { dir, place, at }).await;
     Ok(())
 }
@@ -273,19 +273,21 @@ async fn scan_wal(tools: &Tools, from: Lsn, tli: TimelineId, run: Option<Run>) -
     Ok(())
 }
 
-async fn write_histories(tools: &Tools, texts: BTreeMap<TimelineId, String>) -> Result<(), String> {
-    let (settings, wanted) = (Arc::clone(&tools.settings), texts.clone());
-    let writing = tokio::task::spawn_blocking(move || {
-        let written = history::write_missing(&settings.data_dir.join("pg_wal"), &wanted)?;
-        // The managed restore_command answers from here.
-        fetch::publish_ledger(&settings.state_dir, &wanted)?;
-        Ok::<_, postgres::Error>(written)
-    });
-    let written = writing.await.map_err(|fault| chain(&fault))?.map_err(|fault| chain(&fault))?;
-    if let Some(conflict) = written.conflicts.first() {
-        return Err(format!("a history file differs from the ledger's: {conflict:?}"));
+async fn write_histories(tools: &Tools, texts: BTreeMap<TimelineId, String>, run: Option<Run>) -> Result<(), String> {
+    let when = if run.is_none() { history::When::BeforeStart } else { history::When::Running };
+    let written = history::write(&tools.settings, &texts, when).await.map_err(|fault| chain(&fault))?;
+    for conflict in &written.conflicts {
+        if !conflict.is_burnt() || run.is_some() {
+            return Err(format!("the history file of timeline {} differs from the ledger's: {:?}", conflict.tli, conflict.on_disk));
+        }
+        tracing::warn!(timeline = %conflict.tli, "a real history file of a burnt timeline is replaced by the ledger's comment");
+        said(history::overwrite(&tools.settings, conflict.tli, &conflict.ledger).await)?;
     }
-    publish(tools, Event::HistoriesWritten(texts)).await;
+    // The managed restore_command answers from here.
+    said(fetch::publish_ledger(&tools.settings, &texts).await)?;
+    let pg_wal = tools.settings.data_dir.join("pg_wal");
+    let there = history::read_all(&pg_wal).map_err(|fault| chain(&fault))?;
+    publish(tools, Event::HistoriesWritten(there)).await;
     Ok(())
 }
 

@@ -193,7 +193,7 @@ impl State {
                     configured.follow = None;
                 }
             }
-            Event::HistoriesWritten(texts) => self.histories.extend(texts),
+            Event::HistoriesWritten(texts) => self.histories = texts,
             Event::Completed(completed) => self.completed(completed),
             Event::Done { task, outcome } => self.done(task, outcome, now.boot),
             Event::Stop => self.stopping = true,

@@ -325,9 +325,13 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
         let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
         return patience(s, d, leader, asked, "the start as primary");
     }
-    let missing = ledger::texts_missing(s);
-    if !missing.is_empty() {
-        d.act(s, Action::WriteHistories(missing));
+    if let Some(texts) = ledger::wrong_before_start(s) {
+        d.act(s, Action::WriteHistories(texts));
+        return Keeps::Renewing;
+    }
+    if s.file.initialised {
+        // From now on it is no directory that may be thrown away.
+        d.act(s, Action::WriteFile(Box::new(NodeFile { initialised: false, ..s.file.clone() })));
         return Keeps::Renewing;
     }
     if !super::upkeep::configured(s, d, None, false) || !has_margin(s, d, leader) {
