@@ -164,7 +164,7 @@ fn a_full_file_says_what_it_says() {
     assert_eq!(postgres.advertise.to_string(), "10.0.0.11:5433");
     assert_eq!(postgres.wal_dir.as_deref(), Some(Path::new("/srv/wal")));
     assert_eq!(postgres.tablespace_map.get(Path::new("/srv/ts1")).map(PathBuf::as_path), Some(Path::new("/srv/ts2")));
-    let users = [&postgres.superuser, &postgres.replication.user, &postgres.rewind.user, &postgres.monitor.user];
+    let users = [&postgres.superuser.user, &postgres.replication.user, &postgres.rewind.user, &postgres.monitor.user];
     assert_eq!(users, ["root", "rep", "rew", "mon"]);
     assert!(postgres.replication.certificate.is_some() && postgres.replication.password.is_none());
     assert_eq!(postgres.replication_tls.mode, TlsMode::VerifyCa);

@@ -68,7 +68,7 @@ fn timer_key(policy: &ClusterPolicy) -> &'static str {
 type Refusal = (String, String);
 
 /// PostgreSQL parameters that pgbaton sets by itself: name, why, and where the operator's say is.
-const MANAGED: [(&str, &str, &str); 29] = [
+const MANAGED: [(&str, &str, &str); 28] = [
     ("archive_recovery", "recovery is started by standby.signal", "remove it"),
     ("cluster_name", "it carries the node's name", "remove it"),
     ("config_file", "the managed postgresql.conf is started", "put your settings under [parameters], or into [postgres] base_config"),
@@ -97,7 +97,6 @@ const MANAGED: [(&str, &str, &str); 29] = [
     ("wal_receiver_status_interval", "it is 1s: a standby that reports rarely counts as silent", "remove it"),
     ("wal_receiver_timeout", "it follows from the wait of the timers", "choose timers by preset or take_after"),
     ("wal_retrieve_retry_interval", "it bounds how fast a standby follows a new primary", "remove it"),
-    ("wal_sender_timeout", "it follows from the wait of the timers", "choose timers by preset or take_after"),
 ];
 
 /// Values of parameters that are the operators' own otherwise.

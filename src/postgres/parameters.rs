@@ -156,6 +156,14 @@ mod tests {
         assert_eq!(quoted("it's \\ a\nb"), r"'it''s \\ a\nb'");
     }
 
+    /// Otherwise it would be dropped in silence.
+    #[test]
+    fn whatever_we_set_ourselves_is_refused_in_a_policy() {
+        for name in FIXED.iter().chain(RELOADED) {
+            assert!(crate::model::policy_check::check_parameter(name, "x").is_err(), "{name}");
+        }
+    }
+
     #[test]
     fn names_that_would_do_something_else_are_refused() {
         for bad in ["include", "", "a b", "x\ny", "1a", "a=b"] {

@@ -89,7 +89,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["postgres", "lab"]),
     ("refinery", &["postgres"]),
     ("rustls", &["dcs", "postgres", "peers", "api", "lab"]),
-    ("nix", &["guard", "postgres", "lab", "clock", "cli"]),
+    ("nix", &["guard", "postgres", "lab", "clock", "cli", "agent/wiring"]),
     ("libc", &["guard", "postgres", "lab", "clock", "cli"]),
     ("rtnetlink", &["guard", "endpoint"]),
     ("netlink_sys", &["guard", "endpoint"]),

@@ -1,9 +1,9 @@
 //! `[postgres]`.
 
-use super::{address, named_files, optional};
+use super::{NOT_YET, address, named_files, optional};
 use crate::config::{
     file::{Entry, Reader, Section},
-    node::{PostgresConfig, ReplicationTls, Role, TlsMode},
+    node::{PostgresConfig, ReplicationTls, Role, Superuser, TlsMode},
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -35,11 +35,19 @@ pub(super) fn section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Pos
     }
     let (superuser, replication, rewind, monitor) = (superuser?, replication?, rewind?, monitor?);
     let replication_tls = replication_tls?;
-    names_differ(reader, [&superuser, &replication.user, &rewind.user, &monitor.user]);
-    for (key, role) in [("replication", &replication), ("rewind", &rewind), ("monitor", &monitor)] {
-        if role.certificate.is_some() && replication_tls.mode == TlsMode::Prefer {
-            let what = "proves nothing without TLS, and postgres.replication_tls.mode is \"prefer\"";
-            reader.fault(&format!("postgres.{key}.cert_file"), what, "set that mode to \"verify-full\", \"verify-ca\" or \"require\"");
+    names_differ(reader, [&superuser.user, &replication.user, &rewind.user, &monitor.user]);
+    if replication.certificate.is_some() && replication_tls.mode == TlsMode::Prefer {
+        let what = "proves nothing without TLS, and postgres.replication_tls.mode is \"prefer\"";
+        reader.fault("postgres.replication.cert_file", what, "set that mode to \"verify-full\", \"verify-ca\" or \"require\"");
+    }
+    // pg_hba's method cert compares the certificate's name with the role's, and a node has one client certificate.
+    for (key, role) in [("rewind", &rewind), ("monitor", &monitor)] {
+        if role.certificate.is_some() {
+            reader.fault(
+                &format!("postgres.{key}.cert_file"),
+                NOT_YET,
+                "set password_file instead: the replication role alone has a certificate",
+            );
         }
     }
     Some(PostgresConfig {
@@ -60,7 +68,7 @@ pub(super) fn section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Pos
 }
 
 /// The agent's role: it logs in over the Unix socket, by `peer` and a user name map of ours.
-fn superuser(reader: &mut Reader, postgres: &mut Section<'_>) -> Option<String> {
+fn superuser(reader: &mut Reader, postgres: &mut Section<'_>) -> Option<Superuser> {
     let mut section = postgres.section(reader, "superuser");
     let user = optional(section.get("user"), |entry| role_name(reader, entry));
     for key in ["password_file", "cert_file", "key_file"] {
@@ -70,7 +78,7 @@ fn superuser(reader: &mut Reader, postgres: &mut Section<'_>) -> Option<String> 
         }
     }
     section.finish(reader);
-    user.map(|user| user.unwrap_or_else(|| "postgres".to_owned()))
+    Some(Superuser { user: user?.unwrap_or_else(|| "postgres".to_owned()) })
 }
 
 /// A role; one that connects to other nodes has to prove itself there.

@@ -199,7 +199,12 @@ const SLIPS: &[(&str, &str, &str)] = &[
     (
         "rewind = { password_file = \"rewind.password\" }",
         "rewind = { cert_file = \"own.crt\", key_file = \"own.key\" }",
-        "node.toml:15: postgres.rewind.cert_file: proves nothing without TLS, and postgres.replication_tls.mode is \"prefer\"; set that mode to \"verify-full\", \"verify-ca\" or \"require\"",
+        "node.toml:15: postgres.rewind.cert_file: not available in this version; set password_file instead: the replication role alone has a certificate",
+    ),
+    (
+        "replication = { password_file = \"replication.password\" }",
+        "replication = { cert_file = \"own.crt\", key_file = \"own.key\" }",
+        "node.toml:14: postgres.replication.cert_file: proves nothing without TLS, and postgres.replication_tls.mode is \"prefer\"; set that mode to \"verify-full\", \"verify-ca\" or \"require\"",
     ),
 ];
 
