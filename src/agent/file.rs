@@ -186,9 +186,9 @@ mod tests {
         let second = NodeFile { term: Term::new(9), ..first.clone() };
         store.write(&second).expect("write");
         let torn = offset(store.count) + HEADER as u64 + 3;
-        store.file.write_all_at(b"\0\0", torn).expect("damage");
+        store.file.write_all_at(b"damage", torn).expect("damage");
         assert_eq!(open(&path).expect("again").1, first);
-        store.file.write_all_at(b"\0\0", offset(store.count + 1) + 9).expect("damage");
+        store.file.write_all_at(b"damage", offset(store.count + 1) + HEADER as u64).expect("damage");
         assert!(matches!(open(&path), Err(Error::Damaged { .. })));
     }
 

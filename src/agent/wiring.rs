@@ -302,7 +302,7 @@ fn postgres_settings(config: &Config, owner: &DataOwner) -> postgres::Settings {
         state_dir: config.state_dir.clone(),
         socket_dirs: Vec::new(),
         roles: postgres::Roles {
-            superuser: pg.superuser.clone(),
+            superuser: pg.superuser.user.clone(),
             replication: role(&pg.replication),
             rewind: role(&pg.rewind),
             monitor: role(&pg.monitor),
