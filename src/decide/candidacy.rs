@@ -2,7 +2,7 @@
 
 use super::{
     Flow,
-    decision::{Action, ClaimStory, Purpose},
+    decision::{Action, ClaimStory, Purpose, Vacancy},
     draft::Draft,
     leadership::{disarm, next},
     promotion, scan,
@@ -51,9 +51,14 @@ struct Trigger {
 }
 
 fn note_vacant(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
-    let vacant = matches!(leader.record.state, LeaderState::Vacant { .. });
-    let same = s.standing.as_ref().is_some_and(|standing| standing.nonce == leader.record.nonce);
-    d.memory.vacant_since = vacant.then(|| s.memory.vacant_since.filter(|_| same).unwrap_or(s.now.boot));
+    if !matches!(leader.record.state, LeaderState::Vacant { .. }) {
+        d.memory.vacant = None;
+        return;
+    }
+    let known = s.memory.vacant.as_ref().is_some_and(|vacancy| vacancy.nonce == leader.record.nonce);
+    if !known {
+        d.memory.vacant = Some(Vacancy { nonce: leader.record.nonce.clone(), since: s.now.boot });
+    }
 }
 
 fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Trigger> {
@@ -66,7 +71,7 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
         }
         LeaderState::Foreign { .. } => None,
         LeaderState::Vacant { reason } => {
-            let from = d.memory.vacant_since.unwrap_or(s.now.boot);
+            let from = d.memory.vacant.as_ref().map_or(s.now.boot, |vacancy| vacancy.since);
             Some(Trigger { from, why: format!("{holder} released the lease of term {}: {reason}", record.term) })
         }
         LeaderState::Handoff { to } if *to == s.me.node => {
