@@ -8,7 +8,7 @@
 //! - [`record`], [`key`]: what stands in etcd, and transactions on it;
 //! - [`records`]: all records of one cluster as one view; [`node_file`]: what a node remembers on its own disk;
 //! - [`instance`]: PostgreSQL as seen from outside and inside;
-//! - [`policy`], [`request`]: what operators decide and ask for.
+//! - [`policy`], [`policy_check`], [`request`]: what operators decide, what they may not, and what they ask for.
 
 pub mod instance;
 pub mod key;
@@ -18,6 +18,7 @@ pub mod node;
 pub mod node_file;
 pub mod observed;
 pub mod policy;
+pub mod policy_check;
 pub mod record;
 pub mod records;
 pub mod request;

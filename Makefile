@@ -1,0 +1,88 @@
+# On a bare Debian 12 with a Rust toolchain: `make demo` to see it, `make test` to check it. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
+
+CARGO ?= cargo
+SEEDS ?= 10000
+RUNS ?= 5
+ROUNDS ?= 10
+ARGS ?=
+
+# cargo-nextest runs each test in a process of its own, in the groups of .config/nextest.toml. Without it plain
+# cargo test does the same work one binary after another; tests that must not meet then need one thread.
+NEXTEST := $(shell PATH='$(PATH)' command -v cargo-nextest 2>/dev/null)
+DENY = $(shell PATH='$(PATH)' command -v cargo-deny 2>/dev/null)
+
+.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak sim bench-failover bench-guard demo clean
+
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+deps: ## Installs what is missing: PostgreSQL 15, etcd, protoc, network tools.
+	@.ci/deps
+	@command -v $(CARGO) >/dev/null || { echo "cargo is not here: install Rust by https://rustup.rs" >&2; exit 1; }
+
+build: deps ## The release binary: target/release/pgbaton.
+	$(CARGO) build --locked --release --bin pgbaton
+
+fmt: ## Formatting is rustfmt's.
+	$(CARGO) fmt --check
+
+lint: deps ## clippy, with every warning an error.
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+lint-deps: ## Licences, sources and banned crates (needs cargo-deny).
+ifeq ($(DENY),)
+	@echo "skipped: cargo-deny is not here (make install-deny; it takes minutes)"
+else
+	$(CARGO) deny --locked --all-features check bans licenses sources
+endif
+
+.PHONY: install-deny
+install-deny: ## Builds cargo-deny.
+	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+
+unit: deps ## The tests, without fmt, clippy and the rest.
+ifeq ($(NEXTEST),)
+	@echo "cargo-nextest is not here: using cargo test"
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --tests -- --test-threads=1
+else
+	$(CARGO) nextest run --locked
+endif
+
+doc: deps ## Examples in the documentation.
+	$(CARGO) test --locked --doc
+
+test: deps fmt lint lint-deps doc unit ## Everything that a change has to pass.
+
+test-full: deps install-deny test ## The slow suites too: many repetitions, other PostgreSQL versions.
+ifeq ($(NEXTEST),)
+	$(CARGO) test --locked --release --tests -- --test-threads=1 --ignored --skip bench_ --skip soak_
+else
+	$(CARGO) nextest run --locked --release --profile full --run-ignored only -E 'not test(/(^|::)(bench|soak)_/)'
+endif
+
+soak: deps ## Every fault ROUNDS=10 times in a row; goes on where it stopped.
+	SOAK_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --tests -- --ignored --nocapture --test-threads=1 soak_
+
+sim: deps ## The simulator over SEEDS=n seeds.
+	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulation -- --nocapture
+
+bench-failover: deps ## Longest gap between two acknowledged writes, by fault: medians of RUNS=5.
+	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --tests -- --ignored --nocapture --test-threads=1 bench_failover
+
+bench-guard: deps ## From the deadline to the last process dead, by kill mode.
+	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --tests -- --ignored --nocapture --test-threads=1 bench_guard
+
+demo: build ## Three nodes and three etcd members on this machine; ARGS=--script for the unattended tour.
+	target/release/pgbaton demo $(ARGS)
+
+clean: ## Removes what was built and what runs left behind.
+	$(CARGO) clean
+	rm -rf lab-out

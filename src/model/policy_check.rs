@@ -1,0 +1,253 @@
+//! What a cluster policy may not say: whoever accepts one (file, API) checks it here.
+
+use super::{lsn::Bytes, moment::Span, policy::ClusterPolicy};
+use std::collections::BTreeSet;
+
+/// One thing that a policy may not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFault {
+    /// The key, as a dotted path.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl PolicyFault {
+    fn new(key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// Everything that is wrong with a policy.
+pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
+    let mut faults = Vec::new();
+    if let Err(impossible) = policy.check_timers() {
+        faults.push(PolicyFault::new(timer_key(policy), impossible.to_string(), "change one of these timers, or use a preset alone"));
+    }
+    for (key, span) in [("primary_start_timeout", policy.primary_start_timeout), ("stop_timeout", policy.stop_timeout)] {
+        if span < Span::from_secs(1) || span > Span::from_secs(86_400) {
+            faults.push(PolicyFault::new(key, format!("{span} is out of range"), "choose 1s to 1d"));
+        }
+    }
+    // A slot that may hold back less than one WAL segment is lost at the first switch.
+    if policy.member_slot_retention.bytes < Bytes::new(16 << 20) {
+        let what = format!("{} is less than one WAL segment", policy.member_slot_retention.bytes);
+        faults.push(PolicyFault::new("member_slot_retention.bytes", what, "choose at least 16MB"));
+    }
+    let mut seen = BTreeSet::new();
+    for (name, value) in &policy.parameters {
+        let key = format!("parameters.{name}");
+        if let Err((what, remedy)) = check_parameter(name, value) {
+            faults.push(PolicyFault::new(key, what, remedy));
+        } else if !seen.insert(name.to_ascii_lowercase()) {
+            faults.push(PolicyFault::new(key, "is there twice: PostgreSQL does not tell capitals from small letters", "remove one"));
+        }
+    }
+    for (at, line) in policy.hba.iter().enumerate() {
+        if let Err((what, remedy)) = check_hba_line(line) {
+            faults.push(PolicyFault::new(format!("hba[{at}]"), what, remedy));
+        }
+    }
+    faults
+}
+
+/// The first timer that was set by hand, where one was.
+fn timer_key(policy: &ClusterPolicy) -> &'static str {
+    let set = [
+        ("take_after", policy.take_after.is_some()),
+        ("hold_for", policy.hold_for.is_some()),
+        ("renew_every", policy.renew_every.is_some()),
+        ("soft_stop", policy.soft_stop.is_some()),
+    ];
+    set.iter().find(|(_, is_set)| *is_set).map_or("preset", |(key, _)| key)
+}
+
+/// What is wrong, and what to do.
+type Refusal = (String, String);
+
+/// PostgreSQL parameters that pgbaton sets by itself: name, why, and where the operator's say is.
+const MANAGED: [(&str, &str, &str); 25] = [
+    ("archive_recovery", "recovery is started by standby.signal", "remove it"),
+    ("cluster_name", "it carries the node's name", "remove it"),
+    ("config_file", "the managed postgresql.conf is started", "put your settings under [parameters], or into [postgres] base_config"),
+    ("data_directory", "each node has its own", "set [postgres] data_dir in each node's configuration"),
+    ("external_pid_file", "the guard owns the postmaster", "remove it"),
+    ("hba_file", "the managed pg_hba.conf is started", "put your lines into hba"),
+    ("hot_standby", "a standby that cannot be asked cannot be elected", "remove it"),
+    ("include", "it is a directive, not a parameter", "use [postgres] base_config"),
+    ("include_dir", "it is a directive, not a parameter", "use [postgres] base_config"),
+    ("include_if_exists", "it is a directive, not a parameter", "use [postgres] base_config"),
+    ("listen_addresses", "each node has its own", "set [postgres] listen in each node's configuration"),
+    ("max_slot_wal_keep_size", "it follows from the retention of member slots", "set member_slot_retention.bytes"),
+    ("port", "each node has its own", "set [postgres] listen in each node's configuration"),
+    ("primary_conninfo", "it names the current primary and is empty elsewhere", "remove it"),
+    ("primary_slot_name", "each member has a slot of its own", "remove it"),
+    ("promote_trigger_file", "a promotion without a claim would make a second primary", "remove it"),
+    ("recovery_end_command", "it would run before the new primary is known to others", "remove it"),
+    ("restart_after_crash", "a server that restarts by itself escapes its deadline", "choose with crash_policy"),
+    ("standby_mode", "recovery is started by standby.signal", "remove it"),
+    ("synchronous_standby_names", "it lists the voters of the current term", "remove it"),
+    ("trigger_file", "a promotion without a claim would make a second primary", "remove it"),
+    ("unix_socket_directories", "the agent connects through its own directory", "set run_dir in each node's configuration"),
+    ("wal_log_hints", "it is on, because pg_rewind needs it", "remove it"),
+    ("wal_receiver_status_interval", "it is 1s: a standby that reports rarely counts as silent", "remove it"),
+    ("wal_retrieve_retry_interval", "it bounds how fast a standby follows a new primary", "remove it"),
+];
+
+/// Values of parameters that are the operators' own otherwise.
+const BAD_VALUES: [(&str, &str, &str); 4] = [
+    ("wal_level", "minimal", "standbys need replica or logical"),
+    ("max_wal_senders", "0", "standbys need one each, and copies two"),
+    ("max_replication_slots", "0", "each member has a slot"),
+    ("full_page_writes", "off", "a torn page after a crash cannot be repaired, and pg_rewind refuses to run"),
+];
+
+/// Whether a policy may set this PostgreSQL parameter to this value.
+///
+/// # Errors
+/// What is wrong and what to do.
+pub fn check_parameter(name: &str, value: &str) -> Result<(), Refusal> {
+    let lower = name.to_ascii_lowercase();
+    let word = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_$".contains(&b))
+    };
+    if name.len() > 63 || name.split('.').count() > 2 || !name.split('.').all(word) {
+        return Err((format!("{name:?} is no parameter name"), "use PostgreSQL's name of the parameter".to_owned()));
+    }
+    if let Some((_, why, remedy)) = MANAGED.iter().find(|(managed, ..)| *managed == lower) {
+        return Err((format!("is managed by pgbaton: {why}"), (*remedy).to_owned()));
+    }
+    if lower.starts_with("recovery_target") {
+        return Err(("is managed by pgbaton: standbys follow the newest timeline to its end".to_owned(), "remove it".to_owned()));
+    }
+    if value.contains(['\n', '\r', '\0']) {
+        return Err(("its value has more than one line".to_owned(), "write it in one line".to_owned()));
+    }
+    let bad = BAD_VALUES.iter().find(|(bad, forbidden, _)| *bad == lower && value.trim().eq_ignore_ascii_case(forbidden));
+    match bad {
+        Some((_, forbidden, why)) => Err((format!("{forbidden} cannot work: {why}"), "choose another value, or remove it".to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Whether `line` can be a line of `pg_hba.conf`.
+///
+/// # Errors
+/// What is wrong and what to do.
+pub fn check_hba_line(line: &str) -> Result<(), Refusal> {
+    if line.contains(['\n', '\r', '\0']) {
+        return Err(("is more than one line".to_owned(), "write one item for each line".to_owned()));
+    }
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let least = match fields.first().copied() {
+        Some("local") => 4,
+        Some("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc") => 5,
+        _ => {
+            let remedy = "begin it with local, host, hostssl, hostnossl, hostgssenc or hostnogssenc";
+            return Err((format!("{line:?} is no line of pg_hba.conf"), remedy.to_owned()));
+        }
+    };
+    if fields.len() < least {
+        return Err((
+            format!("{line:?} has {} fields", fields.len()),
+            format!("write type, database, user{} and method", if least == 5 { ", address" } else { "" }),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::policy::SlotRetention;
+
+    #[test]
+    fn the_default_policy_has_no_fault() {
+        assert_eq!(faults(&ClusterPolicy::default()), []);
+    }
+
+    #[test]
+    fn a_parameter_that_we_manage_is_refused_by_name_with_its_reason() {
+        let refused = [
+            "primary_conninfo",
+            "primary_slot_name",
+            "synchronous_standby_names",
+            "restart_after_crash",
+            "listen_addresses",
+            "port",
+            "unix_socket_directories",
+            "hot_standby",
+            "wal_log_hints",
+            "cluster_name",
+            "config_file",
+            "hba_file",
+            "data_directory",
+            "recovery_target",
+            "recovery_target_lsn",
+            "recovery_target_timeline",
+            "recovery_target_action",
+            "PORT",
+        ];
+        for name in refused {
+            let (what, remedy) = check_parameter(name, "x").expect_err(name);
+            assert!(what.starts_with("is managed by pgbaton: ") && !remedy.is_empty(), "{name}: {what}");
+        }
+    }
+
+    #[test]
+    fn other_parameters_are_the_operators_own() {
+        for (name, value) in [
+            ("work_mem", "64MB"),
+            ("restore_command", "cp /a/%f %p"),
+            ("wal_level", "logical"),
+            ("pg_stat_statements.max", "5000"),
+            ("TimeZone", "UTC"),
+        ] {
+            assert_eq!(check_parameter(name, value), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused() {
+        for (name, value) in [
+            ("wal_level", "minimal"),
+            ("wal_level", " Minimal"),
+            ("max_wal_senders", "0"),
+            ("work_mem", "1\n2"),
+            ("a b", "1"),
+            ("a.b.c", "1"),
+            ("", "1"),
+        ] {
+            assert!(check_parameter(name, value).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn hba_lines_have_a_type_and_all_their_fields() {
+        for line in ["host all all 10.0.0.0/8 scram-sha-256", "local all postgres peer", "hostssl all all all cert map=m"] {
+            assert_eq!(check_hba_line(line), Ok(()), "{line}");
+        }
+        for line in
+            ["", "# comment", "host all all scram-sha-256", "local all peer", "hots all all all md5", "host all all all trust\nhost"]
+        {
+            assert!(check_hba_line(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn all_faults_come_at_once() {
+        let policy = ClusterPolicy {
+            take_after: Some(Span::from_secs(1)),
+            stop_timeout: Span::ZERO,
+            member_slot_retention: SlotRetention { bytes: Bytes::new(1), ..SlotRetention::default() },
+            parameters: [("port", "1"), ("WORK_MEM", "1MB"), ("work_mem", "2MB")].map(|(name, value)| (name.into(), value.into())).into(),
+            hba: vec!["x".into()],
+            ..ClusterPolicy::default()
+        };
+        let keys: Vec<String> = faults(&policy).into_iter().map(|fault| fault.key).collect();
+        assert_eq!(keys, ["take_after", "stop_timeout", "member_slot_retention.bytes", "parameters.port", "parameters.work_mem", "hba[0]"]);
+    }
+}
