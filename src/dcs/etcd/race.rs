@@ -1,0 +1,147 @@
+//! One request, several endpoints: hedged when the first is slow, moved on when one fails, until the deadline.
+
+use super::{
+    super::{Error, Hedge},
+    Shared,
+    fault::Fault,
+};
+use crate::{
+    clock,
+    model::moment::{Moment, Span},
+};
+use etcd_client::Client;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use std::time::Duration;
+
+/// How the attempts of one request ended.
+pub(super) struct Raced<T> {
+    pub(super) answer: T,
+    /// Before the earliest attempt that may have arrived was sent.
+    pub(super) sent_at: Moment,
+    /// Another attempt may have arrived, and has no answer.
+    pub(super) unsettled: bool,
+}
+
+/// The first pause after every endpoint has failed, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// One attempt: where, and when it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Launch {
+    index: usize,
+    at: Moment,
+}
+
+/// What is known of the attempts so far.
+#[derive(Default)]
+struct Course {
+    /// Launch times of attempts that may have arrived.
+    arrived: Vec<Moment>,
+    newest: Option<Fault>,
+    denied: usize,
+    failed: usize,
+}
+
+impl Course {
+    /// Takes over a failed attempt. `Some`: no further attempt makes sense.
+    fn fail(&mut self, launched: Moment, fault: Fault, endpoints: usize, hedge: Hedge) -> Option<Fault> {
+        self.failed += 1;
+        self.denied = if matches!(fault, Fault::Denied(_) | Fault::Stale(_)) { self.denied + 1 } else { 0 };
+        if fault.is_unclear() {
+            self.arrived.push(launched);
+        }
+        let stop = fault.is_final() || (fault.is_unclear() && hedge == Hedge::Never) || self.denied >= endpoints;
+        self.newest = Some(fault.clone());
+        stop.then_some(fault)
+    }
+
+    fn error(self, fault: Option<Fault>, deadline: Span, in_flight: bool) -> Error {
+        let why = fault.or(self.newest);
+        match why {
+            // The last fault is harmless, but an earlier attempt may have arrived.
+            Some(fault) if !fault.is_unclear() && (in_flight || !self.arrived.is_empty()) => {
+                Error::NoAnswer(format!("an attempt has no answer; the next failed: {}", fault.into_error()))
+            }
+            Some(fault) => fault.into_error(),
+            None if in_flight => Error::NoAnswer(format!("no answer within {deadline}")),
+            None => Error::Unreachable(format!("no attempt within {deadline}")),
+        }
+    }
+}
+
+impl Shared {
+    /// Sends a request within `deadline`; see [`Hedge`] for how often.
+    pub(super) async fn race<T, C, F>(&self, hedge: Hedge, deadline: Span, call: C) -> Result<Raced<T>, Error>
+    where
+        C: Fn(Client) -> F,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let ends = clock::boot().plus(deadline);
+        let order = self.order();
+        let third = Span::from_nanos(self.settings.attempt.as_nanos() / 3);
+        let side_by_side = if hedge == Hedge::Allowed { order.len().min(2) } else { 1 };
+        let mut course = Course::default();
+        let mut in_flight = FuturesUnordered::new();
+        let mut launched: Vec<Launch> = Vec::new();
+        let mut turns = order.iter().cycle();
+        let mut next_launch = clock::boot();
+        loop {
+            let now = clock::boot();
+            if now >= ends {
+                return Err(course.error(None, deadline, !in_flight.is_empty()));
+            }
+            if in_flight.len() < side_by_side && now >= next_launch {
+                let Some(index) = turns.find(|index| launched.iter().all(|launch| launch.index != **index)).copied() else {
+                    return Err(Error::Unreachable("no endpoint is configured".to_owned()));
+                };
+                let launch = Launch { index, at: now };
+                launched.push(launch);
+                next_launch = now.plus(third);
+                let patience = self.settings.attempt.min(ends.since(now));
+                let (endpoint, call) = (&self.endpoints[index], &call);
+                in_flight.push(async move { (launch, endpoint.attempt(patience, call).await) });
+            }
+            let until = if in_flight.len() < side_by_side { next_launch.min(ends) } else { ends };
+            let (launch, answer) = tokio::select! {
+                biased;
+                Some(ended) = in_flight.next(), if !in_flight.is_empty() => ended,
+                () = tokio::time::sleep(until.since(clock::boot()).to_std()) => continue,
+            };
+            launched.retain(|other| *other != launch);
+            match answer {
+                Ok(answer) => {
+                    self.prefer(launch.index);
+                    let slow = launched.iter().filter(|other| clock::boot().since(other.at) >= third);
+                    slow.for_each(|other| self.endpoints[other.index].outrun());
+                    let others = || course.arrived.iter().copied().chain(launched.iter().map(|launch| launch.at));
+                    let sent_at = others().min().unwrap_or(launch.at).min(launch.at);
+                    return Ok(Raced { answer, sent_at, unsettled: others().next().is_some() });
+                }
+                Err(fault) => {
+                    if let Some(fault) = course.fail(launch.at, fault, order.len(), hedge) {
+                        return Err(course.error(Some(fault), deadline, !in_flight.is_empty()));
+                    }
+                    next_launch = clock::boot().plus(pause_after(course.failed, order.len()).into());
+                }
+            }
+        }
+    }
+}
+
+/// No pause while there is an endpoint that has not failed yet; then a growing one, jittered.
+fn pause_after(failed: usize, endpoints: usize) -> Duration {
+    let rounds = failed / endpoints.max(1);
+    match u32::try_from(rounds) {
+        Ok(0) => Duration::ZERO,
+        Ok(rounds) => jittered(FIRST_PAUSE.saturating_mul(1 << rounds.min(4)).min(LONGEST_PAUSE)),
+        Err(_) => LONGEST_PAUSE,
+    }
+}
+
+/// Between half and all of `pause`, so that nodes that failed together do not come back together.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let half = u64::try_from(pause.as_nanos() / 2).unwrap_or(u64::MAX);
+    // The low digits of the clock are chance enough for this.
+    Duration::from_nanos(half.saturating_add(clock::boot().as_nanos() % half.max(1)))
+}
