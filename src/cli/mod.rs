@@ -1,0 +1,1 @@
+//! SURFACE. What a person types.
