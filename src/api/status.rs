@@ -14,7 +14,8 @@ use crate::{
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, Replica, SystemId},
         node_file::NodeFile,
         observed::Observed,
-        record::{Lag, LeaderState, MemberRecord, MemberRole, Tags},
+        record::{Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, Tags},
+        records::Records,
         term::Term,
         timeline::TimelineId,
     },
@@ -279,46 +280,62 @@ fn state(s: &Snapshot) -> &'static str {
 }
 
 fn leader(s: &Snapshot, now: Moment) -> Option<LeaderStatus> {
-    let record = &s.leader()?.record;
-    let (state, note) = match &record.state {
-        LeaderState::Claimed => ("claimed", String::new()),
-        LeaderState::Serving => ("serving", String::new()),
-        LeaderState::Handoff { to } => ("handoff", format!("to {to}")),
-        LeaderState::Vacant { reason } => ("vacant", reason.clone()),
-        LeaderState::Paused { by, reason, .. } => ("paused", format!("by {by}: {reason}")),
-        LeaderState::Foreign { name } => (name.as_str(), "a state of a newer version".to_owned()),
-    };
-    Some(LeaderStatus {
-        node: record.holder.node.clone(),
-        data: record.holder.data.clone(),
-        state: state.to_owned(),
-        note,
-        term: record.term,
-        tli: record.tli,
-        lsn: record.lsn,
-        postgres: record.holder.postgres.clone(),
-        hold: record.hold,
-        wait: record.wait,
-        stood_still_seconds: seconds(s.stood_still().plus(now.since(s.now.boot))),
-    })
+    let stood_still = s.stood_still().plus(now.since(s.now.boot));
+    s.leader().map(|leader| LeaderStatus { stood_still_seconds: seconds(stood_still), ..LeaderStatus::of(&leader.record) })
 }
 
-/// Every node that has a key of any kind.
+impl LeaderStatus {
+    /// What the record alone says.
+    pub fn of(record: &LeaderRecord) -> Self {
+        let (state, note) = match &record.state {
+            LeaderState::Claimed => ("claimed", String::new()),
+            LeaderState::Serving => ("serving", String::new()),
+            LeaderState::Handoff { to } => ("handoff", format!("to {to}")),
+            LeaderState::Vacant { reason } => ("vacant", reason.clone()),
+            LeaderState::Paused { by, reason, .. } => ("paused", format!("by {by}: {reason}")),
+            LeaderState::Foreign { name } => (name.as_str(), "a state of a newer version".to_owned()),
+        };
+        Self {
+            node: record.holder.node.clone(),
+            data: record.holder.data.clone(),
+            state: state.to_owned(),
+            note,
+            term: record.term,
+            tli: record.tli,
+            lsn: record.lsn,
+            postgres: record.holder.postgres.clone(),
+            hold: record.hold,
+            wait: record.wait,
+            stood_still_seconds: 0.0,
+        }
+    }
+}
+
+/// Every node that the records name; what each says of itself, and, on the primary, what its walsenders show.
 fn members(s: &Snapshot) -> Vec<MemberStatus> {
-    let records = &s.etcd.records;
-    let electable = s.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
+    let mut members = members_of(&s.etcd.records, Some(&s.me.node));
+    for member in &mut members {
+        if let Some(said) = s.etcd.records.members.get(&member.node) {
+            member.lag = lag(s, &member.node, &said.record);
+        }
+    }
+    members
+}
+
+/// Every node that has a key of any kind in `records`, and `also`.
+pub fn members_of(records: &Records, also: Option<&NodeName>) -> Vec<MemberStatus> {
+    let electable = records.sync.as_ref().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
     let mut names: BTreeSet<&NodeName> = records.members.keys().chain(records.nodes.keys()).collect();
     names.extend(electable.iter().map(|replica| &replica.node));
-    names.extend(s.leader().map(|leader| &leader.record.holder.node));
-    names.insert(&s.me.node);
-    names.into_iter().map(|node| member(s, node, electable)).collect()
+    names.extend(records.leader.as_ref().map(|leader| &leader.record.holder.node));
+    names.extend(also);
+    names.into_iter().map(|node| member(records, node, electable)).collect()
 }
 
-fn member(s: &Snapshot, node: &NodeName, electable: &[Replica]) -> MemberStatus {
-    let records = &s.etcd.records;
+fn member(records: &Records, node: &NodeName, electable: &[Replica]) -> MemberStatus {
     let said = records.members.get(node).map(|stored| &stored.record);
     let life = records.nodes.get(node).map(|stored| stored.record.data.clone()).or_else(|| said.map(|said| said.data.clone()));
-    let held = s.leader().is_some_and(|leader| leader.record.holder.node == *node && is_held(&leader.record));
+    let held = records.leader.as_ref().is_some_and(|leader| leader.record.holder.node == *node && is_held(&leader.record));
     let is_electable = electable.iter().any(|replica| replica.node == *node && life.as_ref().is_none_or(|life| *life == replica.data));
     let ahead = said.filter(|said| said.role != MemberRole::Down);
     MemberStatus {
@@ -329,7 +346,7 @@ fn member(s: &Snapshot, node: &NodeName, electable: &[Replica]) -> MemberStatus 
         tli: said.and_then(|said| said.tli),
         lsn: ahead.map(|said| said.lsn),
         replay: ahead.map(|said| said.replay),
-        lag: said.map_or_else(Lag::default, |said| lag(s, node, said)),
+        lag: said.map(|said| said.lag).unwrap_or_default(),
         electable: is_electable,
         tags: said.map(|said| said.tags.clone()).unwrap_or_default(),
         zone: said.map(|said| said.zone.clone()).unwrap_or_default(),
