@@ -8,10 +8,13 @@
 //! - [`postgres`]: the server, its files and its programs;
 //! - [`guard`]: the process that owns PostgreSQL and the deadline;
 //! - [`telemetry`]: what a process tells of itself;
+//! - [`api`], [`cli`]: what people and programs touch;
 //! - [`config`]: what operators write, checked;
 //! - [`lab`]: clusters of real processes, for demo, drills and tests.
 
 pub mod agent;
+pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dcs;

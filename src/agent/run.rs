@@ -3,6 +3,7 @@
 use super::{
     act::{Context, Tools, execute},
     event::Event,
+    handle::{Published, Publisher},
     measure::Measure,
     observe::Pace,
     state::State,
@@ -32,7 +33,7 @@ pub(super) struct Loop {
     pub(super) pace: watch::Sender<Pace>,
     pub(super) measure: Measure,
     /// Shows what was decided to everybody who asks.
-    pub(super) publish: Box<dyn Fn(Snapshot, Decision) + Send>,
+    pub(super) publisher: Publisher,
 }
 
 impl Loop {
@@ -51,7 +52,7 @@ impl Loop {
                 return why;
             }
             let wake_at = decision.wake_at;
-            (self.publish)(snapshot, decision);
+            self.publisher.publish(Published { snapshot, decision });
             self.observe(wake_at).await;
         }
     }

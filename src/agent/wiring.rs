@@ -4,9 +4,11 @@ use super::{
     act::{Tools, node_file},
     event::Event,
     file, guard_link,
+    handle::{self, Handle, Seat},
     measure::Measure,
     observe::{self, Pace},
     run::Loop,
+    serve,
     starter::{Keeper, Launch, Starter},
     state::State,
 };
@@ -58,6 +60,9 @@ pub enum Error {
     /// PostgreSQL's programs.
     #[error("could not {0}")]
     Postgres(#[from] postgres::Error),
+    /// The API could not be started.
+    #[error("{0}")]
+    Api(String),
     /// The system refused something.
     #[error("could not {doing}: {source}")]
     System {
@@ -75,11 +80,11 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// Runs one agent to its end; returns why it ended.
 ///
 /// Started as root, it leaves a child with root's rights behind that starts guards, and becomes the owner of the data directory.
-/// `settle` is called once that is done, with what the API needs; what it returns is held until the agent ends.
+/// `attach` is called once that is done: it starts the API; what it returns is held until the agent ends.
 ///
 /// # Errors
 /// The agent could not begin.
-pub fn run(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> Seat) -> Result<String, Error> {
+pub fn run<A>(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> Result<A, String>) -> Result<String, Error> {
     let owner = owner(&config)?;
     for (path, mode) in [(&config.state_dir, 0o700), (&config.run_dir, 0o755)] {
         directory(path, mode, &owner)?;
@@ -92,18 +97,17 @@ pub fn run(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> Seat
     runtime.block_on(agent(config, owner, launch, keeper, attach))
 }
 
-/// What is handed to the API, and whatever else shows the agent.
+/// What the API is given.
 pub struct Attach {
+    /// How it reaches the agent.
+    pub handle: Handle,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The node's configuration.
     pub config: Arc<Config>,
-    /// etcd, for what operators change and read.
-    pub etcd: Etcd,
+    /// The user that the agent runs as.
+    pub service_uid: u32,
 }
-
-/// Where the loop shows its decisions.
-pub type Seat = Box<dyn Fn(crate::decide::snapshot::Snapshot, crate::decide::decision::Decision) + Send>;
 
 /// Who owns the data directory: PostgreSQL runs as this user, and so does the agent.
 struct DataOwner {
@@ -182,12 +186,12 @@ fn become_owner(owner: &DataOwner) -> Result<(), Error> {
     setuid(owner.uid).map_err(failed)
 }
 
-async fn agent(
+async fn agent<A>(
     config: Config,
     owner: DataOwner,
     launch: Launch,
     keeper: Option<Keeper>,
-    attach: impl FnOnce(Attach) -> Seat,
+    attach: impl FnOnce(Attach) -> Result<A, String>,
 ) -> Result<String, Error> {
     let config = Arc::new(config);
     let settings = Arc::new(postgres_settings(&config, &owner));
@@ -215,13 +219,18 @@ async fn agent(
         rendered: Mutex::new(None),
         events: events_in.clone(),
     });
-    let publish = attach(Attach { metrics: Arc::clone(&metrics), config: Arc::clone(&config), etcd: etcd.clone() });
-    let looped = Loop { state: State::new(me, file, clock::now()), tools, events, pace, measure: Measure::new(metrics), publish };
+    let (handle, seat) = handle::pair(agent.as_str());
+    let service_uid = owner.uid.as_raw();
+    let attached = attach(Attach { handle, metrics: Arc::clone(&metrics), config: Arc::clone(&config), service_uid });
+    let _attached = attached.map_err(Error::Api)?;
+    let Seat { publisher, commands } = seat;
+    let looped = Loop { state: State::new(me, file, clock::now()), tools, events, pace, measure: Measure::new(metrics), publisher };
     tokio::select! {
         biased;
         why = looped.run() => Ok(why),
         why = signals(events_in.clone()) => Ok(why),
         () = observe::etcd(etcd.clone(), events_in.clone()) => Ok("the watch of etcd ended".to_owned()),
+        () = serve::commands(etcd.clone(), commands) => Ok("the commands ended".to_owned()),
         () = etcd.keep_up() => Ok("the upkeep of etcd leases ended".to_owned()),
         () = guard_link::keep(launch.socket, agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
         () = observe::server(server, paced, events_in) => Ok("the samples of the server ended".to_owned()),

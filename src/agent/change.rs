@@ -1,0 +1,111 @@
+//! PURE. Operator changes as transactions: what is compared, what is written, and the `audit` record that goes with it.
+
+use super::handle::{Asker, Refusal};
+use crate::model::{
+    key::{Compare, Key, Txn, Write},
+    node::Nonce,
+    policy::ClusterPolicy,
+    policy_check,
+    record::{AuditRecord, IntentRecord, LeaderState, PolicyRecord, VERSION, to_text},
+    records::Records,
+    request::Request,
+    term::Term,
+};
+
+/// What a change needs of the world: names that nobody used before, and the time for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// For the transaction, and for the request.
+    pub nonce: Nonce,
+    /// Seconds since 1970: `audit` keys sort by it.
+    pub seconds: u64,
+    /// The wall clock (RFC 3339).
+    pub wall: String,
+}
+
+impl Stamp {
+    /// The key of the `audit` record: sorts by time, and differs from every other.
+    fn audit(&self) -> Key {
+        let unique: String = self.nonce.as_str().chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+        let text = format!("{:012}-{unique}", self.seconds);
+        Key::Audit(text.parse().unwrap_or_else(|_| self.nonce.clone()))
+    }
+
+    fn record(&self, verb: &str, asker: Asker, before: serde_json::Value, after: serde_json::Value) -> Write {
+        let Asker { actor, from, reason } = asker;
+        let record = AuditRecord { v: VERSION, actor, from, verb: verb.to_owned(), reason, before, after, at: self.wall.clone() };
+        Write::Put(self.audit(), to_text(&record))
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// Replaces the policy; see [`super::handle::Command::ReplacePolicy`]. Returns the record that will stand there.
+///
+/// # Errors
+/// [`Refusal::Invalid`] and [`Refusal::Conflict`]. A transaction that is refused by etcd is a conflict too.
+pub fn replace_policy(
+    records: &Records,
+    policy: ClusterPolicy,
+    version: u64,
+    asker: Asker,
+    stamp: &Stamp,
+) -> Result<(PolicyRecord, Txn), Refusal> {
+    let faults = policy_check::faults(&policy);
+    if !faults.is_empty() {
+        return Err(Refusal::Invalid(faults));
+    }
+    if let Some(fault) = records.unreadable.get(&Key::Policy) {
+        return Err(Refusal::NotNow(format!("the policy in etcd cannot be read by this version: {fault}")));
+    }
+    let now = records.policy.as_ref();
+    let stands = now.map_or(0, |stored| stored.record.version);
+    if stands != version {
+        return Err(Refusal::Conflict(format!("the policy is at version {stands}, the change was made to version {version}")));
+    }
+    let record = PolicyRecord { v: VERSION, version: version.saturating_add(1), policy };
+    let when = now.map_or(Compare::Missing(Key::Policy), |stored| Compare::Is(Key::Policy, stored.text.clone()));
+    let before = now.map_or(serde_json::Value::Null, |stored| json(&stored.record));
+    let audit = stamp.record("policy", asker, before, json(&record));
+    let then = vec![Write::Put(Key::Policy, to_text(&record)), audit];
+    Ok((record, Txn { nonce: stamp.nonce.clone(), when: vec![when], then }))
+}
+
+/// Puts an operator request; see [`super::handle::Command::PutIntent`]. Returns the record that will stand there.
+///
+/// The transaction must be sent once (no hedging): the holder removes what it applied, and a second attempt would put it again.
+///
+/// # Errors
+/// [`Refusal::Conflict`] and [`Refusal::NotNow`].
+pub fn put_intent(records: &Records, request: Request, term: Term, asker: Asker, stamp: &Stamp) -> Result<(IntentRecord, Txn), Refusal> {
+    let Some(leader) = records.leader.as_ref().map(|leader| &leader.record) else {
+        return Err(Refusal::NotNow("the cluster does not exist yet".to_owned()));
+    };
+    if leader.term != term {
+        return Err(Refusal::Conflict(format!("the cluster is in term {}, the request was made in term {term}", leader.term)));
+    }
+    if leader.state != LeaderState::Serving {
+        return Err(Refusal::NotNow("no primary serves at the moment: nobody could carry it out".to_owned()));
+    }
+    if let Some(other) = &records.intent {
+        return Err(Refusal::Conflict(format!("a request of {} waits already, since {}", other.record.actor, other.record.at)));
+    }
+    let before = match &request {
+        Request::Remove { node } if *node == leader.holder.node => {
+            return Err(Refusal::NotNow(format!("{node} is the primary and cannot be removed")));
+        }
+        Request::Remove { node } => match (records.nodes.get(node), records.members.get(node)) {
+            (None, None) => return Err(Refusal::NotNow(format!("no node {node} is known to this cluster"))),
+            (stored, _) => stored.map_or(serde_json::Value::Null, |stored| json(&stored.record)),
+        },
+    };
+    let verb = match &request {
+        Request::Remove { .. } => "remove",
+    };
+    let record = IntentRecord { v: VERSION, id: stamp.nonce.clone(), request, term, actor: asker.actor.clone(), at: stamp.wall.clone() };
+    let audit = stamp.record(verb, asker, before, json(&record));
+    let then = vec![Write::Put(Key::Intent, to_text(&record)), audit];
+    Ok((record, Txn { nonce: stamp.nonce.clone(), when: vec![Compare::Missing(Key::Intent)], then }))
+}

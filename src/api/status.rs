@@ -1,0 +1,419 @@
+//! `/v1/status`: what one node knows of itself and of its cluster. Plain data, for those who serve it and those who read it.
+
+use super::health;
+use crate::{
+    agent::handle::Published,
+    decide::{
+        decision::{Reason, ReasonKind, Task},
+        snapshot::{Snapshot, is_held},
+    },
+    model::{
+        instance::{KillMode, Process, ServerRole},
+        lsn::Lsn,
+        moment::{Moment, Span},
+        node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, Replica, SystemId},
+        node_file::NodeFile,
+        observed::Observed,
+        record::{Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, Tags},
+        records::Records,
+        term::Term,
+        timeline::TimelineId,
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What one node knows of itself and of its cluster, at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// PostgreSQL's identifier of its data, once known.
+    pub system_id: Option<SystemId>,
+    /// Which node answers.
+    pub node: NodeName,
+    /// When, by the node's wall clock (RFC 3339).
+    pub at: String,
+    /// How long ago the node's loop last decided, in seconds. Everything below is as of then, but what is left of deadlines.
+    pub age_seconds: f64,
+    /// The version of its agent.
+    pub version: String,
+    /// What its PostgreSQL is.
+    pub role: MemberRole,
+    /// What its PostgreSQL is doing, for people.
+    pub state: String,
+    /// The newest term that it knows.
+    pub term: Term,
+    /// `leader`, as it last saw it.
+    pub leader: Option<LeaderStatus>,
+    /// How long it may still act as the holder; `None` where it is none.
+    pub lease_seconds_left: Option<f64>,
+    /// Every node of the cluster that it knows of.
+    pub members: Vec<MemberStatus>,
+    /// Who may take over.
+    pub electable: Vec<Replica>,
+    /// Where clients may be sent, as far as this node is concerned.
+    pub routing: RoutingStatus,
+    /// What ends its PostgreSQL at the deadline.
+    pub fencing: FencingStatus,
+    /// What it knows of etcd.
+    pub etcd: EtcdStatus,
+    /// PostgreSQL settings that wait for a restart of it.
+    pub pending_restart: Vec<String>,
+    /// What goes on here.
+    pub jobs: Vec<JobStatus>,
+    /// What it last decided, and why.
+    pub reasons: Vec<Reason>,
+    /// Those of the reasons that a human must look at.
+    pub alarms: Vec<Reason>,
+    /// Whether the node is being stopped.
+    pub stopping: bool,
+    /// The node's own file: what it has promised, claimed and seen.
+    pub file: NodeFile,
+    /// The newest term for which its guard accepted a promotion or a start as primary.
+    pub primary_of: Option<Term>,
+    /// Whether its guard says that not one process of PostgreSQL lives.
+    pub verified_empty: bool,
+}
+
+/// `leader`, in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeaderStatus {
+    /// Whom it names.
+    pub node: NodeName,
+    /// In which life of its data directory.
+    pub data: DataIncarnation,
+    /// `claimed`, `serving`, `handoff`, `vacant`, `paused`, or a state of a newer version.
+    pub state: String,
+    /// More about the state, for people; empty where there is no more.
+    pub note: String,
+    /// Its term.
+    pub term: Term,
+    /// The timeline on which it serves.
+    pub tli: TimelineId,
+    /// A position that it has passed.
+    pub lsn: Lsn,
+    /// Where its PostgreSQL listens.
+    pub postgres: Address,
+    /// How long the holder may act from the send of a renewal.
+    pub hold: Span,
+    /// How long a taker must see the record stand still.
+    pub wait: Span,
+    /// For how long this node has seen it stand still.
+    pub stood_still_seconds: f64,
+}
+
+/// One node of the cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Which.
+    pub node: NodeName,
+    /// The present life of its data directory, once known.
+    pub data: Option<DataIncarnation>,
+    /// What its PostgreSQL is, by its own word; `None`: it says nothing.
+    pub role: Option<MemberRole>,
+    /// Whether `leader` names it as a holder that may act.
+    pub leader: bool,
+    /// What its PostgreSQL is doing, for people.
+    pub state: String,
+    /// Its timeline.
+    pub tli: Option<TimelineId>,
+    /// Insert position (primary) or received position (replica).
+    pub lsn: Option<Lsn>,
+    /// Replayed position.
+    pub replay: Option<Lsn>,
+    /// How far it is behind, by stage.
+    pub lag: Lag,
+    /// Whether it may take over.
+    pub electable: bool,
+    /// Its tags.
+    pub tags: Tags,
+    /// Its failure domain.
+    pub zone: String,
+    /// Where its PostgreSQL listens.
+    pub postgres: Option<Address>,
+    /// Where its API answers.
+    pub api: Option<String>,
+    /// The version of its agent.
+    pub version: String,
+    /// The version of its PostgreSQL.
+    pub postgres_version: String,
+    /// Which fencing is in force there, for people.
+    pub fencing: String,
+    /// Whether a PostgreSQL setting waits for a restart there.
+    pub pending_restart: bool,
+}
+
+/// Where clients may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutingStatus {
+    /// Writes may come here, at this moment.
+    pub writes: bool,
+    /// Reads may come here.
+    pub reads: bool,
+}
+
+/// What ends PostgreSQL at the deadline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FencingStatus {
+    /// By which means; `None` without a guard.
+    pub kill: Option<KillMode>,
+    /// Whether the guard's self-test showed that this works here.
+    pub works: bool,
+    /// How long until the kernel ends PostgreSQL unless the guard is armed anew; `None` where nothing is armed.
+    pub armed_seconds_left: Option<f64>,
+}
+
+/// What is known of etcd.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EtcdStatus {
+    /// Whether it answers.
+    pub answers: bool,
+    /// For how long it has been silent; or how old its last answer is.
+    pub seconds: f64,
+    /// Why it does not answer.
+    pub why: Option<String>,
+    /// Why this etcd must not be believed.
+    pub suspect: Option<String>,
+    /// The revision of the records that this node believes.
+    pub revision: u64,
+    /// The cluster's uuid.
+    pub uuid: Option<Incarnation>,
+    /// Raised by `etcd recover`.
+    pub generation: u64,
+}
+
+/// Something that goes on for a while, or that failed and is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// What.
+    pub task: Task,
+    /// For how long, in seconds; `None` where it rests after a failure.
+    pub seconds: Option<f64>,
+    /// How often it failed in a row before.
+    pub failures: u32,
+    /// How it failed last.
+    pub why: Option<String>,
+}
+
+impl Status {
+    /// What a node publishes, at `now` (`CLOCK_BOOTTIME`) and `wall`.
+    pub fn of(published: &Published, now: Moment, wall: String) -> Self {
+        let (s, decision) = (&published.snapshot, &published.decision);
+        let records = &s.etcd.records;
+        let cluster = records.cluster.as_ref().map(|cluster| &cluster.record);
+        let alarms = decision.reasons.iter().filter(|reason| reason.kind == ReasonKind::Alarm);
+        Self {
+            cluster: s.file.cluster.clone(),
+            system_id: cluster.map(|cluster| cluster.system_id).or_else(|| system_id(s)),
+            node: s.me.node.clone(),
+            at: wall,
+            age_seconds: seconds(now.since(s.now.boot)),
+            version: s.me.version.clone(),
+            role: role(s),
+            state: state(s).to_owned(),
+            term: s.leader().map_or(Term::ZERO, |leader| leader.record.term).max(s.file.term),
+            leader: leader(s, now),
+            lease_seconds_left: s
+                .leader()
+                .filter(|_| s.holds())
+                .and_then(|leader| s.lease.until(leader.record.term))
+                .map(|until| left(until, now)),
+            members: members(s),
+            electable: s.sync().map(|sync| sync.record.electable.clone()).unwrap_or_default(),
+            routing: RoutingStatus {
+                writes: health::takes_writes(published, now),
+                reads: decision.routing.reads && health::is_fresh(published, now),
+            },
+            fencing: fencing(s, now),
+            etcd: etcd(s, now),
+            pending_restart: s.server().map(|facts| facts.pending_restart.clone()).unwrap_or_default(),
+            jobs: jobs(s, now),
+            reasons: decision.reasons.clone(),
+            alarms: alarms.cloned().collect(),
+            stopping: s.stopping,
+            file: s.file.clone(),
+            primary_of: s.guard().and_then(|guard| guard.primary_of),
+            verified_empty: s.is_empty(),
+        }
+    }
+}
+
+/// To the millisecond: more digits say nothing.
+fn seconds(span: Span) -> f64 {
+    Span::from_millis(span.as_millis()).as_secs_f64()
+}
+
+fn left(until: Moment, now: Moment) -> f64 {
+    seconds(until.since(now))
+}
+
+fn system_id(s: &Snapshot) -> Option<SystemId> {
+    use crate::model::instance::DataDir;
+    match s.disk() {
+        Some(DataDir::Present(disk)) => Some(disk.control.system_id),
+        _ => s.server().map(|facts| facts.system_id),
+    }
+}
+
+fn role(s: &Snapshot) -> MemberRole {
+    match s.role() {
+        Some(ServerRole::Primary { .. }) => MemberRole::Primary,
+        Some(ServerRole::Standby { .. }) => MemberRole::Replica,
+        None => MemberRole::Down,
+    }
+}
+
+fn state(s: &Snapshot) -> &'static str {
+    match (s.process(), s.role()) {
+        (None, _) => "no guard",
+        (Some(Process::Empty { .. }), _) if s.file.operation.is_some() => "being copied or rewound",
+        (Some(Process::Empty { .. }), _) => "stopped",
+        (Some(Process::Dying { .. }), _) => "dying",
+        (Some(Process::Running { stopping: Some(_), .. }), _) => "stopping",
+        (Some(Process::Running { .. }), None) => "starting",
+        (Some(Process::Running { .. }), Some(ServerRole::Primary { .. })) => "running",
+        (Some(Process::Running { .. }), Some(ServerRole::Standby { receiver, .. })) => {
+            if receiver.as_ref().is_some_and(|receiver| receiver.streaming) { "streaming" } else { "in recovery" }
+        }
+    }
+}
+
+fn leader(s: &Snapshot, now: Moment) -> Option<LeaderStatus> {
+    let stood_still = s.stood_still().plus(now.since(s.now.boot));
+    s.leader().map(|leader| LeaderStatus { stood_still_seconds: seconds(stood_still), ..LeaderStatus::of(&leader.record) })
+}
+
+impl LeaderStatus {
+    /// What the record alone says.
+    pub fn of(record: &LeaderRecord) -> Self {
+        let (state, note) = match &record.state {
+            LeaderState::Claimed => ("claimed", String::new()),
+            LeaderState::Serving => ("serving", String::new()),
+            LeaderState::Handoff { to } => ("handoff", format!("to {to}")),
+            LeaderState::Vacant { reason } => ("vacant", reason.clone()),
+            LeaderState::Paused { by, reason, .. } => ("paused", format!("by {by}: {reason}")),
+            LeaderState::Foreign { name } => (name.as_str(), "a state of a newer version".to_owned()),
+        };
+        Self {
+            node: record.holder.node.clone(),
+            data: record.holder.data.clone(),
+            state: state.to_owned(),
+            note,
+            term: record.term,
+            tli: record.tli,
+            lsn: record.lsn,
+            postgres: record.holder.postgres.clone(),
+            hold: record.hold,
+            wait: record.wait,
+            stood_still_seconds: 0.0,
+        }
+    }
+}
+
+/// Every node that the records name; what each says of itself, and, on the primary, what its walsenders show.
+fn members(s: &Snapshot) -> Vec<MemberStatus> {
+    let mut members = members_of(&s.etcd.records, Some(&s.me.node));
+    for member in &mut members {
+        if let Some(said) = s.etcd.records.members.get(&member.node) {
+            member.lag = lag(s, &member.node, &said.record);
+        }
+    }
+    members
+}
+
+/// Every node that has a key of any kind in `records`, and `also`.
+pub fn members_of(records: &Records, also: Option<&NodeName>) -> Vec<MemberStatus> {
+    let electable = records.sync.as_ref().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
+    let mut names: BTreeSet<&NodeName> = records.members.keys().chain(records.nodes.keys()).collect();
+    names.extend(electable.iter().map(|replica| &replica.node));
+    names.extend(records.leader.as_ref().map(|leader| &leader.record.holder.node));
+    names.extend(also);
+    names.into_iter().map(|node| member(records, node, electable)).collect()
+}
+
+fn member(records: &Records, node: &NodeName, electable: &[Replica]) -> MemberStatus {
+    let said = records.members.get(node).map(|stored| &stored.record);
+    let life = records.nodes.get(node).map(|stored| stored.record.data.clone()).or_else(|| said.map(|said| said.data.clone()));
+    let held = records.leader.as_ref().is_some_and(|leader| leader.record.holder.node == *node && is_held(&leader.record));
+    let is_electable = electable.iter().any(|replica| replica.node == *node && life.as_ref().is_none_or(|life| *life == replica.data));
+    let ahead = said.filter(|said| said.role != MemberRole::Down);
+    MemberStatus {
+        node: node.clone(),
+        role: said.map(|said| said.role),
+        leader: held,
+        state: said.map_or_else(|| "silent".to_owned(), |said| said.state.clone()),
+        tli: said.and_then(|said| said.tli),
+        lsn: ahead.map(|said| said.lsn),
+        replay: ahead.map(|said| said.replay),
+        lag: said.map(|said| said.lag).unwrap_or_default(),
+        electable: is_electable,
+        tags: said.map(|said| said.tags.clone()).unwrap_or_default(),
+        zone: said.map(|said| said.zone.clone()).unwrap_or_default(),
+        postgres: said.map(|said| said.postgres.clone()),
+        api: said.and_then(|said| said.api.clone()),
+        version: said.map(|said| said.version.clone()).unwrap_or_default(),
+        postgres_version: said.map(|said| said.postgres_version.clone()).unwrap_or_default(),
+        fencing: said.map(|said| said.fencing.clone()).unwrap_or_default(),
+        pending_restart: said.is_some_and(|said| said.pending_restart),
+        data: life,
+    }
+}
+
+/// What the member says of itself, and, on its primary, what the walsender shows.
+fn lag(s: &Snapshot, node: &NodeName, said: &MemberRecord) -> Lag {
+    let Some((facts, insert)) = s.server().and_then(|facts| match &facts.role {
+        ServerRole::Primary { insert, .. } => Some((facts, *insert)),
+        ServerRole::Standby { .. } => None,
+    }) else {
+        return said.lag;
+    };
+    let name = Replica::new(node.clone(), said.data.clone()).application_name();
+    let Some(row) = facts.walsenders.iter().find(|row| row.application_name == name) else { return said.lag };
+    let behind = |position: Option<Lsn>| position.map(|position| insert.bytes_ahead_of(position).get());
+    Lag {
+        sent: behind(row.sent),
+        write: behind(row.write),
+        flush: behind(row.flush),
+        replay: behind(row.replay),
+        replay_ms: row.replay_ms.or(said.lag.replay_ms),
+    }
+}
+
+fn fencing(s: &Snapshot, now: Moment) -> FencingStatus {
+    let guard = s.guard();
+    FencingStatus {
+        kill: guard.map(|guard| guard.kill),
+        works: guard.is_some_and(|guard| guard.fenced),
+        armed_seconds_left: guard.and_then(|guard| guard.armed).map(|armed| left(armed.until, now)),
+    }
+}
+
+fn etcd(s: &Snapshot, now: Moment) -> EtcdStatus {
+    let (answers, since, why) = match &s.etcd.answered {
+        Observed::Known { at, .. } | Observed::Absent { at } => (true, *at, None),
+        Observed::Unknown { since, why } => (false, *since, Some(why.clone())),
+    };
+    let cluster = s.etcd.records.cluster.as_ref().map(|cluster| &cluster.record);
+    EtcdStatus {
+        answers,
+        seconds: seconds(now.since(since)),
+        why,
+        suspect: s.etcd.suspect.clone(),
+        revision: s.etcd.records.revision,
+        uuid: cluster.map(|cluster| cluster.uuid.clone()).or_else(|| s.file.floors.uuid.clone()),
+        generation: cluster.map_or(s.file.floors.generation, |cluster| cluster.generation),
+    }
+}
+
+fn jobs(s: &Snapshot, now: Moment) -> Vec<JobStatus> {
+    let kinds: BTreeSet<Task> = s.tasks.keys().chain(s.failures.keys()).copied().collect();
+    let failures: &BTreeMap<Task, _> = &s.failures;
+    let job = |task: Task| JobStatus {
+        task,
+        seconds: s.tasks.get(&task).map(|since| seconds(now.since(*since))),
+        failures: failures.get(&task).map_or(0, |failure| failure.count),
+        why: failures.get(&task).map(|failure| failure.why.clone()),
+    };
+    kinds.into_iter().map(job).collect()
+}

@@ -1,0 +1,126 @@
+//! How the program ends: one table, for scripts.
+
+use crate::{api::client, config::Faults, dcs};
+use std::{fmt, process::ExitCode};
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// What was asked for was done.
+    Done = 0,
+    /// It failed, for a reason that has no number of its own.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Nobody answers: neither the agent nor, where that would do, etcd.
+    Unreachable = 3,
+    /// The cluster refuses it in its present state, or the person may not ask for it.
+    Refused = 4,
+    /// What is named does not exist.
+    NotFound = 5,
+    /// It was begun and is not known to have ended: look before repeating it.
+    Timeout = 6,
+    /// A configuration or policy is wrong.
+    Config = 7,
+    /// It was looked at, and something is not as it should be.
+    Unhealthy = 8,
+    /// The person said no.
+    Aborted = 9,
+}
+
+/// Every exit code with its meaning, as `pgbaton help exit-codes` and the manual show it.
+pub const TABLE: [(Exit, &str); 10] = [
+    (Exit::Done, "done"),
+    (Exit::Failed, "failed, for another reason than those below"),
+    (Exit::Usage, "the command line is wrong"),
+    (Exit::Unreachable, "neither the agent nor etcd answers"),
+    (Exit::Refused, "refused: not in this state of the cluster, or not by this user"),
+    (Exit::NotFound, "what is named does not exist"),
+    (Exit::Timeout, "begun and not known to have ended: look before repeating it"),
+    (Exit::Config, "a configuration or policy is wrong"),
+    (Exit::Unhealthy, "looked at, and something is not as it should be"),
+    (Exit::Aborted, "not confirmed"),
+];
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failure that knows its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    text: String,
+}
+
+impl Failure {
+    /// A failure as an error.
+    pub fn of(exit: Exit, text: impl Into<String>) -> anyhow::Error {
+        Self { exit, text: text.into() }.into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The exit code of an error: that of the first cause that has one.
+pub fn of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(of_cause).unwrap_or(Exit::Failed)
+}
+
+/// An error as a person reads it: with everything that caused it, and single faults a line each.
+pub fn message(error: &anyhow::Error) -> String {
+    // The rooms' errors are fragments after "could not"; a refusal is a sentence of the node.
+    let refused = error.downcast_ref::<client::Error>().and_then(|error| match error {
+        client::Error::Refused(refused) => Some(refused),
+        _ => None,
+    });
+    if let Some(refused) = refused {
+        let faults: String = refused.faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        return format!("{}{faults}", refused.detail);
+    }
+    let fragment = error.is::<client::Error>() || error.is::<dcs::Error>();
+    format!("{}{error:#}", if fragment { "could not " } else { "" })
+}
+
+fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.exit);
+    }
+    if cause.is::<Faults>() {
+        return Some(Exit::Config);
+    }
+    if let Some(error) = cause.downcast_ref::<client::Error>() {
+        return Some(match error {
+            client::Error::Address { .. } => Exit::Usage,
+            client::Error::Unreachable { .. } => Exit::Unreachable,
+            client::Error::NoAnswer { .. } => Exit::Timeout,
+            client::Error::Refused(refused) => of_refusal(refused),
+            client::Error::Foreign { .. } => Exit::Failed,
+        });
+    }
+    cause.downcast_ref::<dcs::Error>().map(|error| match error {
+        dcs::Error::Settings(_) => Exit::Config,
+        dcs::Error::Unreachable(_) => Exit::Unreachable,
+        dcs::Error::Denied(_) | dcs::Error::NoSpace(_) | dcs::Error::Rejected(_) => Exit::Refused,
+        dcs::Error::NoAnswer(_) => Exit::Timeout,
+    })
+}
+
+fn of_refusal(refused: &client::Refused) -> Exit {
+    match (refused.status, refused.kind.as_str()) {
+        (_, "invalid") => Exit::Config,
+        (_, "outcome-unknown" | "timeout") => Exit::Timeout,
+        (_, "starting" | "busy" | "etcd-unreachable") => Exit::Unreachable,
+        (404, _) => Exit::NotFound,
+        (401 | 403 | 409, _) => Exit::Refused,
+        _ => Exit::Failed,
+    }
+}

@@ -1,0 +1,211 @@
+//! What is changed, by whom, and what is refused.
+
+use super::{
+    published::{name, primary},
+    seat::{Api, settings},
+};
+use pgbaton::{
+    agent::{
+        change::{self, Stamp},
+        handle::{Asker, Command, Refusal},
+    },
+    api::client::{Client, Error},
+    model::{
+        key::{Compare, Key, Write},
+        moment::Span,
+        policy::ClusterPolicy,
+        record::{AuditRecord, IntentRecord, PolicyRecord},
+        records::Records,
+        request::Request,
+        term::Term,
+    },
+};
+use serde_json::{Value, json};
+
+fn api() -> Api {
+    Api::showing(primary(Span::from_secs(30)).build())
+}
+
+fn records() -> Records {
+    primary(Span::from_secs(30)).build().snapshot.etcd.records
+}
+
+fn refused(outcome: Result<Value, Error>) -> (u16, String, Vec<String>) {
+    match outcome {
+        Err(Error::Refused(refused)) => (refused.status, refused.kind, refused.faults),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn put(client: &Client, version: Option<u64>, body: Value) -> Result<Value, Error> {
+    client.put_json("/v1/policy", version, &body).await
+}
+
+fn stamp() -> Stamp {
+    Stamp { nonce: "x1".parse().expect("nonce"), seconds: 1_767_225_600, wall: "2026-01-01T00:00:00.000Z".to_owned() }
+}
+
+#[tokio::test]
+async fn a_policy_is_replaced_by_version_and_the_agent_hears_who_asked() {
+    let mut api = api();
+    let client = api.local().on_behalf_of("ann");
+    let body = json!({ "version": 3, "policy": { "preset": "fast" }, "reason": "faster" });
+    let serve = async {
+        let Some(Command::ReplacePolicy { policy, version, asker, reply }) = api.seat.command().await else { panic!("another command") };
+        assert_eq!((version, asker.reason.as_deref(), asker.from.as_str()), (3, Some("faster"), "local"));
+        assert_eq!(asker.actor, format!("ann (uid {})", nix::unistd::geteuid()));
+        let outcome = change::replace_policy(&records(), *policy, version, asker, &stamp()).map(|(record, _)| record);
+        reply.send(outcome).expect("answer");
+    };
+    let (answer, ()) = tokio::join!(put(&client, None, body), serve);
+    let record: PolicyRecord = serde_json::from_value(answer.expect("accepted")).expect("record");
+    assert_eq!(record.version, 4);
+}
+
+#[tokio::test]
+async fn a_policy_with_many_faults_is_refused_with_all_of_them() {
+    let api = api();
+    let body = json!({ "preset": "slow", "nonsense": 1, "max_lag": 5, "stop_timeout": "60s" });
+    let (status, kind, faults) = refused(put(&api.local(), Some(3), body).await);
+    assert_eq!((status, kind.as_str(), faults.len()), (422, "invalid", 3), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("nonsense: unknown field")), "{faults:?}");
+    let body = json!({ "take_after": "1s", "parameters": { "port": "1" }, "hba": ["x"] });
+    let (status, _, faults) = refused(put(&api.local(), Some(3), body).await);
+    assert_eq!((status, faults.len()), (422, 3), "{faults:?}");
+}
+
+#[tokio::test]
+async fn a_policy_needs_the_version_that_it_replaces() {
+    let api = api();
+    let (status, kind, _) = refused(put(&api.local(), None, json!({})).await);
+    assert_eq!((status, kind.as_str()), (428, "version-required"));
+    let (status, _, _) = refused(put(&api.local(), Some(3), json!([1])).await);
+    assert_eq!(status, 422);
+}
+
+#[tokio::test]
+async fn what_the_agent_refuses_is_told_with_its_kind() {
+    let mut api = api();
+    let cases = [
+        (Refusal::Conflict("the policy is at version 4".to_owned()), 409, "conflict"),
+        (Refusal::NotNow("not now".to_owned()), 409, "refused"),
+        (Refusal::Unreachable("silence".to_owned()), 503, "etcd-unreachable"),
+        (Refusal::Unknown("silence".to_owned()), 504, "outcome-unknown"),
+    ];
+    for (refusal, status, kind) in cases {
+        let client = api.local();
+        let serve = async {
+            let Some(Command::ReplacePolicy { reply, .. }) = api.seat.command().await else { panic!("another command") };
+            reply.send(Err(refusal)).expect("answer");
+        };
+        let (answer, ()) = tokio::join!(put(&client, Some(3), json!({})), serve);
+        let (there, word, _) = refused(answer);
+        assert_eq!((there, word.as_str()), (status, kind));
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_removed_by_an_intent_at_the_term_that_was_seen() {
+    let mut api = api();
+    let client = api.local();
+    let body = json!({ "kind": "remove", "node": "n4", "term": 5, "reason": "gone" });
+    let serve = async {
+        let Some(Command::PutIntent { request, term, asker, reply }) = api.seat.command().await else { panic!("another command") };
+        let (record, _) = change::put_intent(&records(), request, term, asker, &stamp()).expect("accepted");
+        reply.send(Ok(record)).expect("answer");
+    };
+    let (answer, ()) = tokio::join!(client.post_json::<_, IntentRecord>("/v1/intent", &body), serve);
+    let record = answer.expect("accepted");
+    assert_eq!((record.request, record.term), (Request::Remove { node: name("n4") }, Term::new(5)));
+    // Without the term nobody knows what the operator saw.
+    let (status, _, _) = refused(api.local().post_json("/v1/intent", &json!({ "kind": "remove", "node": "n4" })).await);
+    assert_eq!(status, 422);
+    let (status, _, _) = refused(api.local().post_json("/v1/intent", &json!({ "kind": "explode", "term": 5 })).await);
+    assert_eq!(status, 422);
+}
+
+#[tokio::test]
+async fn over_tcp_nothing_can_be_changed() {
+    let api = api();
+    let (status, kind, _) = refused(put(&api.remote(), Some(3), json!({})).await);
+    assert_eq!((status, kind.as_str()), (403, "not-authorised"));
+    let (status, _, _) = refused(api.remote().post_json("/v1/intent", &json!({ "kind": "remove", "node": "n4", "term": 5 })).await);
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn a_local_user_who_is_neither_root_nor_the_service_user_changes_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: another user can be tried as root only");
+        return;
+    }
+    let api = api();
+    std::fs::set_permissions(api.socket(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("mode");
+    std::fs::set_permissions(api.socket().parent().expect("parent"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let socket = api.socket();
+    let answer = std::thread::spawn(move || {
+        // Only this thread becomes somebody else.
+        let (uid, same) = (65_534, nix::libc::uid_t::MAX);
+        let became = {
+            #[expect(unsafe_code, reason = "the wrapper of libc changes every thread")]
+            // SAFETY: the call takes numbers alone.
+            unsafe {
+                nix::libc::syscall(nix::libc::SYS_setresuid, same, uid, same)
+            }
+        };
+        assert_eq!(became, 0);
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("connect");
+        let request = "PUT /v1/policy HTTP/1.0\r\nIf-Match: \"3\"\r\nContent-Length: 2\r\n\r\n{}";
+        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("write");
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).expect("read");
+        answer
+    });
+    let answer = answer.join().expect("thread");
+    assert!(answer.starts_with("HTTP/1.0 403") && answer.contains("only root"), "{answer}");
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group() {
+    let api = Api::with(settings());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(api.socket()).expect("metadata").permissions());
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+// ---- the transactions ----
+
+fn asker() -> Asker {
+    Asker { actor: "ann".to_owned(), from: "local".to_owned(), reason: Some("why".to_owned()) }
+}
+
+#[test]
+fn a_change_and_its_audit_record_are_one_transaction() {
+    let records = records();
+    let (record, txn) = change::replace_policy(&records, ClusterPolicy::default(), 3, asker(), &stamp()).expect("accepted");
+    assert_eq!(record.version, 4);
+    assert_eq!(txn.when, [Compare::Is(Key::Policy, records.policy.as_ref().expect("policy").text.clone())]);
+    let [Write::Put(Key::Policy, _), Write::Put(Key::Audit(id), text)] = txn.then.as_slice() else { panic!("{txn:?}") };
+    assert_eq!(id.as_str(), "001767225600-x1");
+    let audit: AuditRecord = serde_json::from_str(text).expect("record");
+    assert_eq!((audit.actor.as_str(), audit.verb.as_str(), audit.reason.as_deref()), ("ann", "policy", Some("why")));
+    assert_eq!((&audit.before["version"], &audit.after["version"]), (&3.into(), &4.into()));
+}
+
+#[test]
+fn the_first_policy_of_all_is_version_one() {
+    let (record, txn) = change::replace_policy(&Records::default(), ClusterPolicy::default(), 0, asker(), &stamp()).expect("accepted");
+    assert_eq!((record.version, txn.when), (1, vec![Compare::Missing(Key::Policy)]));
+}
+
+#[test]
+fn requests_that_cannot_be_carried_out_are_refused_before_they_are_written() {
+    let records = records();
+    let remove = |node: &str| Request::Remove { node: name(node) };
+    let put = |request, term| change::put_intent(&records, request, Term::new(term), asker(), &stamp()).map(|(record, _)| record.id);
+    assert!(matches!(put(remove("n4"), 4), Err(Refusal::Conflict(_))));
+    assert!(matches!(put(remove("n1"), 5), Err(Refusal::NotNow(why)) if why.contains("is the primary")));
+    assert!(matches!(put(remove("n9"), 5), Err(Refusal::NotNow(_))));
+    assert!(put(remove("n4"), 5).is_ok());
+    let blank = change::put_intent(&Records::default(), remove("n4"), Term::new(5), asker(), &stamp());
+    assert!(matches!(blank, Err(Refusal::NotNow(_))));
+}
