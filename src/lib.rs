@@ -9,6 +9,7 @@
 //! - [`guard`]: the process that owns PostgreSQL and the deadline;
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`config`]: what operators write, checked;
+//! - [`sim`]: the rules on virtual time, against every fault;
 //! - [`lab`]: clusters of real processes, for demo, drills and tests.
 
 pub mod agent;
@@ -20,4 +21,5 @@ pub mod guard;
 pub mod lab;
 pub mod model;
 pub mod postgres;
+pub mod sim;
 pub mod telemetry;
