@@ -10,6 +10,7 @@
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`api`], [`cli`]: what people and programs touch;
 //! - [`config`]: what operators write, checked;
+//! - [`sim`]: the rules on virtual time, against every fault;
 //! - [`lab`]: clusters of real processes, for demo, drills and tests.
 
 pub mod agent;
@@ -23,4 +24,5 @@ pub mod guard;
 pub mod lab;
 pub mod model;
 pub mod postgres;
+pub mod sim;
 pub mod telemetry;

@@ -108,7 +108,8 @@ fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
         why: "claimed by a former run of this agent".to_owned(),
         from: None,
         former_lsn: Some(leader.lsn),
-        wal_end: leader.wal_end,
+        // Whether it speaks of the primary before us, `sync` cannot tell any more once it is written for this term.
+        wal_end: leader.wal_end.filter(|_| s.former_primary_released()),
         triggered: s.now.boot,
         claimed: None,
         voted: None,
