@@ -10,7 +10,7 @@
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`api`], [`cli`]: what people and programs touch;
 //! - [`config`]: what operators write, checked;
-//! - [`sim`]: the rules on virtual time, against every fault;
+//! - [`sim`]: the rules under faults, on virtual time;
 //! - [`lab`]: clusters of real processes, for demo, drills and tests.
 
 pub mod agent;

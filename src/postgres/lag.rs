@@ -75,7 +75,7 @@ mod tests {
         let at = |byte| Some(Lsn::new(byte));
         let (sent, write, flush, replay) = (at(1_000), at(flush), at(flush), at(replay));
         let application_name = name.to_owned();
-        Walsender { application_name, streaming: true, sent, write, flush, replay, replay_ms: Some(70), silent_ms: Some(5) }
+        Walsender { application_name, streaming: true, sent, write, flush, replay, replay_ms: Some(70), reply: Some(5) }
     }
 
     #[test]

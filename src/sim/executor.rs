@@ -256,6 +256,7 @@ impl World {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
+            let runs = world.nodes[node].server.is_some();
             let Some(data) = &mut world.nodes[node].disk else {
                 world.end(node, run, 0, Task::WriteHistories, Err("no data directory".to_owned()));
                 return;
@@ -265,8 +266,15 @@ impl World {
                 world.end(node, run, 0, Task::WriteHistories, Err(format!("{} is there with another text", tli.history_file())));
                 return;
             }
-            data.histories.extend(texts.clone());
-            world.deliver(node, run, Event::HistoriesWritten(texts));
+            data.histories.extend(texts);
+            if !runs {
+                // Before a start: comments of burnt ids that no real history follows would be taken for the target.
+                let newest =
+                    data.histories.iter().filter(|(_, text)| text.lines().any(|line| !line.starts_with('#'))).map(|(tli, _)| *tli).max();
+                data.histories.retain(|tli, _| newest.is_some_and(|newest| *tli <= newest));
+            }
+            let there = data.histories.clone();
+            world.deliver(node, run, Event::HistoriesWritten(there));
             world.end(node, run, 0, Task::WriteHistories, Ok(()));
         });
     }
