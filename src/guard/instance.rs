@@ -144,9 +144,9 @@ impl Instance {
         !matches!(self.state, State::Empty { .. })
     }
 
-    /// Nothing lives, and nothing is being done on files.
+    /// Nothing of ours lives, and nothing is being done on files.
     pub(super) fn is_at_rest(&self) -> bool {
-        !self.lives() && self.work.is_none() && self.next.is_none() && self.answers.is_empty()
+        !matches!(self.state, State::Alive(_)) && self.work.is_none() && self.next.is_none() && self.answers.is_empty()
     }
 
     /// Begins a start: preparations first. Its answer comes as an [`Event`].
@@ -342,7 +342,12 @@ impl Instance {
         let State::Alive(mut life) = std::mem::replace(&mut self.state, State::Empty { last: None }) else { return };
         // The keeper's last words may still be in the channel.
         life.listen();
-        let how = life.how.take().unwrap_or_else(|| if life.wanted { "killed".to_owned() } else { "killed with its parent".to_owned() });
+        let unseen = match (life.wanted, &life.postmaster) {
+            (true, _) => "killed",
+            (false, Some(_)) => "killed with its parent process",
+            (false, None) => "its parent process could not start it",
+        };
+        let how = life.how.take().unwrap_or_else(|| unseen.to_owned());
         tracing::info!(run = life.run.0, reason = how, wanted = life.wanted, "PostgreSQL has ended and no process of it is left");
         self.state = State::Empty { last: Some(Ended { run: life.run, start: life.start, how, wanted: life.wanted }) };
         if let Some((Task::Restore, errand)) = &self.work {

@@ -137,6 +137,12 @@ pub(super) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
 }
 
+/// Sets how readily this process gets the processor: −20 (first) to 19, 0 for ordinary programs.
+pub(super) fn set_nice(nice: i32) -> nix::Result<()> {
+    // SAFETY: integers only; 0 is this process.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
+}
+
 /// Ends this process without running destructors or exit handlers: they belong to the process it was forked from.
 pub(super) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.

@@ -6,6 +6,7 @@ use super::{
     instance::{Event, Instance, Prepared, Ticket, Wish},
     kernel::{self, Forked},
     law::Law,
+    log,
     protocol::{Answer, Verb},
     selftest,
     session::{Asked, Doors},
@@ -36,7 +37,7 @@ use std::{
     io::{Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, OpenOptionsExt, lchown},
     },
     path::Path,
 };
@@ -52,6 +53,8 @@ pub fn main_from_json(path: &Path) -> Result<(), Error> {
 }
 
 /// Runs the guard in this process, which must have one thread. Returns when it has stopped PostgreSQL after SIGTERM.
+///
+/// A log subscriber of this process must write to [`log::Sink`] (or never fail and never wait).
 ///
 /// With `detach` the caller's process ends, successfully once the guard listens, and the guard goes on in a child of its own session.
 ///
@@ -127,11 +130,11 @@ impl Guard {
         let _ = setsid();
         let lock = lock(&settings)?;
         if let Some(log_file) = &settings.log_file {
-            let log = fs::OpenOptions::new().append(true).create(true).mode(0o640).open(log_file);
-            let log = log.map_err(Error::system(format!("open {}", log_file.display())))?;
-            dup2_stderr(&log).map_err(Error::errno("redirect stderr"))?;
+            log::divert(log_file)?;
         }
         let _ = fs::write("/proc/self/oom_score_adj", "-900");
+        // Where the processor is busy, those who end things go first. Not allowed without root.
+        let _ = kernel::set_nice(-15);
         let (kill, fenced) = selftest::choose(settings.kill);
         if kill == KillMode::Descendants {
             // Orphans of a keeper that was killed become children of the guard.
@@ -354,10 +357,16 @@ fn lock(settings: &GuardSettings) -> Result<OwnedFd, Error> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(Error::system(format!("make {}", dir.display()))(error));
         }
+        // The agent keeps a socket of its own there.
+        Ok(()) if geteuid().is_root() => {
+            lchown(dir, settings.service_uid, settings.service_gid).map_err(Error::system(format!("give away {}", dir.display())))?
+        }
         _ => {}
     }
     let path = dir.join("guard.lock");
-    let open = || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    // The directory may belong to the service user: what he plants there is not followed.
+    let open =
+        || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
     for _ in 0..100 {
         let file: OwnedFd = open().map_err(Error::system(format!("open {}", path.display())))?.into();
         if let Ok(lock) = Flock::lock(file.try_clone().map_err(Error::system("duplicate a descriptor"))?, FlockArg::LockExclusiveNonblock) {

@@ -12,8 +12,9 @@ use nix::{
     sys::{
         signal::Signal,
         socket::{getsockopt, sockopt::PeerCredentials},
+        stat::{Mode, umask},
     },
-    unistd::{Gid, Pid, chown, geteuid, getpid},
+    unistd::{Pid, geteuid, getpid},
 };
 use serde_json::Value;
 use std::{
@@ -22,7 +23,7 @@ use std::{
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
-            fs::PermissionsExt,
+            fs::lchown,
             net::{UnixListener, UnixStream},
         },
     },
@@ -85,12 +86,14 @@ impl Doors {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(fail()(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(&path).map_err(fail())?;
-        listener.set_nonblocking(true).map_err(fail())?;
         // Credentials are checked on every connection; the mode only keeps others from knocking.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(fail())?;
+        let before = umask(Mode::from_bits_truncate(0o117));
+        let listener = UnixListener::bind(&path);
+        umask(before);
+        let listener = listener.map_err(fail())?;
+        listener.set_nonblocking(true).map_err(fail())?;
         if geteuid().is_root() {
-            chown(&path, None, settings.service_gid.map(Gid::from_raw)).map_err(|errno| fail()(errno.into()))?;
+            lchown(&path, None, settings.service_gid).map_err(fail())?;
         }
         Ok(Self { listener, service_uid: settings.service_uid, connections: Vec::new(), agent: None, counter: 0 })
     }

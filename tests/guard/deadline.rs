@@ -18,7 +18,7 @@ async fn at_the_deadline_everything_dies() {
         let mut host = Host::with_postgres(mode).await;
         let (guard, _changes) = host.primary(1).await;
         let client = host.busy(30);
-        eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
         let until = arm(&guard, 1, Span::from_millis(300)).await;
         host.dies(Span::from_secs(3)).await;
         let late = clock::boot().since(until);
@@ -79,7 +79,7 @@ async fn postgres_does_not_outlive_its_keeper_and_the_guard_says_when_it_is_gone
         let host = Host::with_postgres(mode).await;
         let (_guard, mut changes) = host.primary(1).await;
         let client = host.busy(30);
-        eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
         host.keepers().into_iter().for_each(|pid| signal(pid, "KILL"));
         let (status, _) = emptied(&mut changes).await;
         assert_eq!(host.postgres().len(), 0, "{mode:?}: empty means empty");
@@ -95,7 +95,7 @@ async fn a_killed_postmaster_is_reported_empty_only_when_its_backends_are_dead()
         let host = Host::with_postgres(mode).await;
         let (guard, mut changes) = host.primary(1).await;
         let client = host.busy(2);
-        eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
         let postmaster = host.postmaster();
         let began = clock::boot();
         signal(postmaster, "KILL");

@@ -236,6 +236,11 @@ impl Host {
         Client(self.psql(sql).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql"))
     }
 
+    /// How many backends run what [`Self::busy`] sends.
+    pub(crate) fn busy_backends(&self) -> usize {
+        self.sql("select count(*) from pg_stat_activity where query like 'do $$%' and state = 'active'").parse().expect("number")
+    }
+
     /// Living processes of PostgreSQL in the data directory.
     pub(crate) fn postgres(&self) -> BTreeSet<i32> {
         let data_dir = fs::canonicalize(self.data_dir()).expect("data directory");
