@@ -161,3 +161,33 @@ async fn without_the_margin_nothing_becomes_primary() {
     eventually("standby.signal is back (I6)", PATIENCE, async || signal.exists().then_some(())).await;
     assert!(refused(guard.disarm(Term::new(3), pgbaton::guard::client::Disarm::NotPrimary, PATIENCE).await), "a primary lives");
 }
+
+/// Who waits for a disk cannot be killed: the guard must not be among them.
+#[tokio::test]
+async fn a_disk_that_hangs_holds_neither_the_guard_nor_its_deadline() {
+    for mode in MODES {
+        let mut host = Host::new(mode);
+        host.mount_data_dir();
+        host.initdb();
+        host.start_guard().await;
+        let (guard, mut changes) = host.primary(1).await;
+        eventually("standby.signal is back", PATIENCE, async || host.data_dir().join("standby.signal").exists().then_some(())).await;
+        host.freeze();
+        // What is left to do after this end needs the disk.
+        guard.kill(Term::new(1), PATIENCE).await.expect("kill");
+        emptied(&mut changes).await;
+        let waits = async || {
+            let stuck = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") D "));
+            host.keepers().iter().any(stuck).then_some(())
+        };
+        eventually("an errand waits for the disk", PATIENCE, waits).await;
+        guard.status(Span::from_secs(1)).await.expect("the guard answers");
+        let until = arm(&guard, 1, Span::from_millis(100)).await;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&host.guard_exit().await), Some(9));
+        assert!(
+            clock::boot().since(until) < Span::from_millis(400),
+            "{mode:?}: the guard died {} after the deadline",
+            clock::boot().since(until)
+        );
+    }
+}
