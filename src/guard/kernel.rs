@@ -69,13 +69,15 @@ pub(super) fn close_at_exec() -> nix::Result<()> {
 }
 
 /// Closes every descriptor but the standard three and `kept`, in a new process that shall hold nothing of its parent's.
+///
+/// Whatever owned them must never be used or dropped after this.
 pub(super) fn close_all_but(kept: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
     let mut first = 3;
     for fd in kept.into_iter().chain([u32::MAX]) {
         if first < fd {
-            // SAFETY: the process ends by exit_now or exec, so no destructor meets a closed descriptor; `kept` are all it goes on to use.
+            // SAFETY: called right after a fork, by a process that owns `kept` alone: no destructor of it meets a closed descriptor.
             unsafe { libc::syscall(libc::SYS_close_range, first, fd.saturating_sub(1), 0) };
         }
         first = first.max(fd.saturating_add(1));

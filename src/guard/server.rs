@@ -30,7 +30,7 @@ use nix::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
-    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid},
+    unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid},
 };
 use std::{
     fs,
@@ -64,8 +64,10 @@ pub fn run(settings: GuardSettings) -> Result<(), Error> {
     if settings.kill == KillChoice::Cgroup {
         return Err(Error::Settings("kill mode \"cgroup\" needs the systemd units, which are not available yet".to_owned()));
     }
-    if !settings.data_dir.is_absolute() || !settings.run_dir.is_absolute() {
-        return Err(Error::Settings("data_dir and run_dir must be absolute paths".to_owned()));
+    for path in [&settings.data_dir, &settings.run_dir].into_iter().chain(&settings.log_file) {
+        if !path.is_absolute() {
+            return Err(Error::Settings(format!("{} is not an absolute path", path.display())));
+        }
     }
     let caller = if settings.detach { Some(detach(&settings)?) } else { None };
     let started = Guard::begin(settings);
@@ -94,11 +96,14 @@ fn detach(settings: &GuardSettings) -> Result<std::io::PipeWriter, Error> {
         }
         kernel::exit_now(i32::from(word != "ok"))
     }
+    drop(reader);
     setsid().map_err(Error::errno("leave the session"))?;
     // The second fork: a session leader could get a terminal again.
     if let Forked::Parent(_) = kernel::fork().map_err(Error::errno("fork"))? {
         kernel::exit_now(0)
     }
+    // What a careless caller has left open shall not stay open as long as PostgreSQL runs.
+    kernel::close_all_but(&[writer.as_fd()]);
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(Error::system("open /dev/null"))?;
     dup2_stdin(&null).map_err(Error::errno("redirect stdin"))?;
     dup2_stdout(&null).map_err(Error::errno("redirect stdout"))?;
@@ -128,6 +133,8 @@ impl Guard {
         let signals = take_signals().map_err(Error::errno("take signals"))?;
         // Fails where the caller has made this the leader of its group, which is as good.
         let _ = setsid();
+        // No mount shall be busy because of it.
+        let _ = chdir("/");
         let lock = lock(&settings)?;
         if let Some(log_file) = &settings.log_file {
             log::divert(log_file)?;
