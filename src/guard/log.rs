@@ -53,6 +53,7 @@ pub(super) fn divert(path: &Path) -> Result<(), Error> {
     if !matches!(kernel::fork(), Ok(Forked::Child)) {
         kernel::exit_now(0)
     }
+    let _ = nix::sys::prctl::set_name(c"pgbaton-log");
     // Nor does it hold what the caller waits for the end of.
     let _ = fs::OpenOptions::new().write(true).open("/dev/null").map(|null| dup2_stderr(&null));
     kernel::close_all_but(&[reader.as_fd(), file.as_fd()]);
