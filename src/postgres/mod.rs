@@ -5,28 +5,44 @@
 //!
 //! In reading order:
 //! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline; [`version`];
-//! - [`config_files`], [`parameters`], [`hba`], [`conninfo`]: the managed configuration; [`command`]: how the postmaster is started;
+//! - [`config_files`], [`parameters`], [`hba`]: the managed configuration; [`command`]: how the postmaster is started;
 //!   [`overrides`]: what `ALTER SYSTEM` puts above it;
-//! - [`session`], [`server`], [`tls`], [`peer`]: SQL, to the local server and to other members;
+//! - [`session`], [`server`], [`tls`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
-//! - [`replication`], [`slots`], [`schema`]: what is done over SQL.
+//! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
+//! - [`disk`], [`mount`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
+//! - [`bootstrap`], [`place`], [`basebackup`], [`rewind`]: how a data directory comes to be; [`durable`]: files that outlive a power cut;
+//! - [`fetch`], [`shell`]: what the managed `restore_command` does.
 
+pub mod basebackup;
+pub mod bootstrap;
 pub mod command;
 pub mod config_files;
 pub mod conninfo;
+pub mod control_data;
+pub mod disk;
+mod durable;
+pub mod fetch;
 mod hba;
+pub mod history;
 pub mod lag;
+mod mount;
 pub mod overrides;
 pub mod parameters;
 pub mod peer;
+pub mod place;
 pub mod probe;
 pub mod process;
 pub mod processes;
 pub mod replication;
+pub mod rewind;
+pub mod scan;
 mod schema;
+pub mod segment;
 mod server;
 mod session;
 pub mod settings;
+mod shell;
 pub mod slots;
 mod tls;
 pub mod version;
@@ -34,11 +50,11 @@ pub mod version;
 pub use command::{StartCommand, check_configuration, start_command};
 pub use config_files::{ConfigFiles, Configuration, Follow, Recovery};
 pub use probe::Via;
-pub use process::{Failure, Owner, Program};
+pub use process::{Ended, Failure, Owner, Program, Stream};
 pub use server::Server;
 pub use settings::{Credential, ReplicationTls, Role, Roles, Secret, Settings, SslMode};
 
-use crate::model::moment::Span;
+use crate::model::{lsn::Bytes, moment::Span};
 use std::path::PathBuf;
 
 /// What is known of an action that failed.
@@ -84,6 +100,37 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// `pg_control` says nothing that can be believed.
+    #[error("read the control file of {}", path.display())]
+    ControlData {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: control_data::NotControlData,
+    },
+    /// A copy stood still and was given up; the program was killed.
+    #[error("go on with {command}: no byte more for {after} after {done}")]
+    Standstill {
+        /// The command line.
+        command: String,
+        /// For how long.
+        after: Span,
+        /// How much was copied.
+        done: Bytes,
+    },
+    /// pg_rewind failed.
+    #[error("rewind the data directory ({})", if *touched { "it was touched: only rewind it again or clone" } else { "it is as it was" })]
+    Rewind {
+        /// Whether it may have changed anything.
+        touched: bool,
+        /// Why.
+        #[source]
+        source: Failure,
+    },
+    /// The end of WAL cannot be told.
+    #[error("find the end of WAL")]
+    Scan(#[from] scan::BadScan),
     /// Something PostgreSQL wrote or said is not what this version understands.
     #[error("understand {what}: {text:?}")]
     Malformed {
@@ -163,9 +210,23 @@ impl Error {
             | Self::NotReady { .. }
             | Self::Authentication { .. }
             | Self::TooManySessions { .. }
-            | Self::Sql { .. } => Outcome::NotDone,
-            Self::Program(_) | Self::File { .. } | Self::Malformed { .. } | Self::Gone { .. } | Self::Timeout { .. } => Outcome::Unknown,
+            | Self::Sql { .. }
+            | Self::ControlData { .. }
+            | Self::Scan(_)
+            | Self::Rewind { touched: false, .. } => Outcome::NotDone,
+            Self::Program(_)
+            | Self::File { .. }
+            | Self::Malformed { .. }
+            | Self::Gone { .. }
+            | Self::Timeout { .. }
+            | Self::Standstill { .. }
+            | Self::Rewind { .. } => Outcome::Unknown,
         }
+    }
+
+    /// Something that is not understood, with the beginning of its text.
+    pub(crate) fn malformed(what: String, text: &str) -> Self {
+        Self::Malformed { what, text: text.chars().take(400).collect() }
     }
 
     /// A file error, from what was being done to which path.

@@ -53,7 +53,8 @@ pub async fn ask(settings: &Settings, address: &Address, role: &Role, limit: Spa
     })
 }
 
-async fn connect(settings: &Settings, address: &Address, role: &Role, limit: Span) -> Result<Session, Error> {
+/// Opens a session there, in the database `postgres`.
+pub(super) async fn connect(settings: &Settings, address: &Address, role: &Role, limit: Span) -> Result<Session, Error> {
     let tls = settings.replication_tls.as_ref();
     let mut config = Config::new();
     config.host(&address.host).port(address.port).user(&role.name).dbname("postgres").application_name("pgbaton");
