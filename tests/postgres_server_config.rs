@@ -13,8 +13,8 @@ use pgbaton::{
         moment::Span,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, overrides::overridden,
-        start_command,
+        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, check_configuration,
+        configured_value, overrides::overridden, start_command,
     },
 };
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -82,16 +82,18 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
     assert_eq!(show("wal_retrieve_retry_interval"), "200ms");
     assert_eq!(show("cluster_name"), "test");
 
-    assert_eq!(overridden(&settings).expect("read"), []);
+    let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
+    assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");
+    assert_eq!(overridden(&settings, &configuration).expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");
-    let found = overridden(&settings).expect("read");
+    let found = overridden(&settings, &configuration).expect("read");
     assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["primary_conninfo"]);
     assert!(!found[0].value.contains("geheim"), "{found:?}");
     let server = Server::new(Arc::new(settings.clone()));
     assert!(matches!(server.reset_override(RUN, "work_mem", LIMIT).await, Err(Error::Refused(_))));
     server.reset_override(RUN, "primary_conninfo", LIMIT).await.expect("reset");
-    assert_eq!(overridden(&settings).expect("read"), []);
+    assert_eq!(overridden(&settings, &configuration).expect("read"), []);
 }
 
 #[tokio::test]
@@ -227,7 +229,7 @@ async fn the_managed_hba_lets_in_members_the_agent_and_whom_the_policy_names() {
     let tcp = |user: &str| primary.psql(&["-h", "127.0.0.1", "-U", user, "-d", "postgres", "-c", "select 1"], &[("PGPASSWORD", PASSWORD)]);
     assert_eq!(tcp("app"), Ok("1".to_owned()));
     assert!(tcp("other").is_err_and(|error| error.contains("no pg_hba.conf entry")));
-    assert!(tcp("pgbaton_rewind").is_err_and(|error| error.contains("no pg_hba.conf entry")), "it is not among the peers");
+    assert!(tcp("pgbaton_rewind").is_err_and(|error| error.contains("rejects connection")), "it is not among the peers");
     assert!(tcp("postgres").is_err_and(|error| error.contains("no pg_hba.conf entry")), "the superuser comes by the socket alone");
     strict.peers.push("127.0.0.1".to_owned());
     assert!(ConfigFiles::new(Arc::new(settings)).configure(&strict).await.expect("configure"));
@@ -241,6 +243,10 @@ async fn a_configuration_that_postgresql_refuses_is_refused_before_the_start() {
     let settings = instance.settings();
     let mut broken = configuration();
     broken.parameters.insert("work_mem".to_owned(), "many".to_owned());
+    let error = check_configuration(&settings, &broken).await.expect_err("before it is written").to_string();
+    assert!(error.contains("invalid value for parameter \"work_mem\": \"many\""), "{error}");
+    check_configuration(&settings, &configuration()).await.expect("a good one");
+    assert!(fs::read_dir(&settings.state_dir).expect("state").next().is_none(), "nothing is left of it");
     ConfigFiles::new(Arc::new(settings.clone())).configure(&broken).await.expect("configure");
     let error = start_command(&settings, &broken, StartAs::Primary).await.expect_err("refused").to_string();
     assert!(error.contains("invalid value for parameter \"work_mem\": \"many\""), "{error}");

@@ -5,7 +5,10 @@
 #[path = "support/pg.rs"]
 mod pg;
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use pg::Instance;
 use pgbaton::{
     clock,
@@ -77,6 +80,7 @@ async fn a_primary_and_its_standby_tell_their_positions_and_each_other() {
     let lag = lag::seen_by_primary(&facts, "standby").expect("lag");
     assert_eq!((lag.replay, lag.replay_ms), (Some(0), Some(0)));
 
+    sample(&at_standby).await;
     let facts = sample(&at_standby).await;
     let ServerRole::Standby { tli, receive, replay, receiver, conninfo, pause, replay_ms } = &facts.role else { panic!("{facts:?}") };
     let receiver = receiver.as_ref().expect("a walreceiver");
@@ -105,7 +109,7 @@ async fn a_stream_behind_a_frozen_startup_process_is_cut_by_a_signal() {
     assert!(receiver.is_some_and(|receiver| receiver.streaming), "the frozen process has not seen the reload");
 
     let begin = clock::boot();
-    let cut = server.cut_stream(RUN, LIMIT).await.expect("cut");
+    let cut = server.cut_stream(RUN, &pg::configuration(), LIMIT).await.expect("cut");
     assert_eq!(cut, pgbaton::postgres::replication::Cut::BySignal);
     assert!(clock::boot().since(begin) < Span::from_secs(1), "{}", clock::boot().since(begin));
     assert_eq!(standby.process("walreceiver"), None);
@@ -117,7 +121,7 @@ async fn a_stream_is_cut_by_the_reload_alone_where_everything_is_well() {
     let primary = Instance::primary();
     let standby = Instance::standby_of(&primary);
     standby.add_config("primary_conninfo = ''");
-    let cut = server(&standby).cut_stream(RUN, LIMIT).await.expect("cut");
+    let cut = server(&standby).cut_stream(RUN, &pg::configuration(), LIMIT).await.expect("cut");
     assert_eq!(cut, pgbaton::postgres::replication::Cut::ByReload);
     assert_eq!(standby.process("walreceiver"), None);
     assert_eq!(primary.sql("select count(*) from pg_stat_replication"), "0");
@@ -195,10 +199,36 @@ async fn a_frozen_postmaster_is_seen_by_a_fresh_connection_alone() {
     assert!(matches!(fresh, Err(Error::Timeout { .. })), "{fresh:?}");
     kill(primary.pid(), Signal::SIGCONT).expect("thaw");
 
+    let session = "select string_agg(pid::text, ' ') from pg_stat_activity where application_name = 'pgbaton'";
+    let kept = primary.sql(session);
+    sample(&server).await;
+    assert_eq!(primary.sql(session), kept, "one session, and the fresh one is gone");
+    server.probe(Run(2), Via::Kept, LIMIT).await.expect("sample");
+    pg::wait_until("another run has another session", LIMIT, || !primary.sql(session).contains(&kept));
+
     // The backend of the kept session outlives a killed postmaster for a while: it must not speak for the next run.
     primary.stop(Signal::SIGKILL);
-    let next = server.probe(Run(2), Via::Kept, LIMIT).await;
+    let next = server.probe(Run(3), Via::Kept, LIMIT).await;
     assert!(matches!(next, Err(Error::NotListening { .. } | Error::Gone { .. })), "{next:?}");
+}
+
+/// A server that hangs is asked over and over: each question must not cost it a connection.
+#[tokio::test]
+async fn samples_of_a_hanging_backend_do_not_pile_up() {
+    let primary = Instance::primary();
+    let server = server(&primary);
+    sample(&server).await;
+    let pid = primary.sql("select pid from pg_stat_activity where application_name = 'pgbaton'").parse().expect("pid");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("freeze");
+    for _ in 0..5 {
+        let result = server.probe(RUN, Via::Kept, Span::from_millis(100)).await;
+        assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");
+    }
+    assert_eq!(primary.sql("select count(*) from pg_stat_activity where application_name = 'pgbaton'"), "1");
+    server.probe(RUN, Via::Fresh, LIMIT).await.expect("the server itself is well");
+    kill(Pid::from_raw(pid), Signal::SIGCONT).expect("thaw");
+    sample(&server).await;
+    assert_eq!(primary.sql("select pid from pg_stat_activity where application_name = 'pgbaton'"), pid.to_string());
 }
 
 #[tokio::test]
@@ -214,7 +244,16 @@ async fn a_server_that_lets_nobody_in_says_why() {
     pg::give(&standby.data.join("pg_wal/archive_status"));
     let mut command = pg::as_postgres(pg::bin_dir().join("postgres"));
     let socket = format!("unix_socket_directories={}", standby.home().join("run/postgres").display());
-    command.arg("-D").arg(&standby.data).args(["-c", &format!("port={}", standby.port), "-c", &socket, "-c", "listen_addresses="]);
+    command.arg("-D").arg(&standby.data).args([
+        "-c",
+        &format!("port={}", standby.port),
+        "-c",
+        &socket,
+        "-c",
+        "listen_addresses=",
+        "-c",
+        "dynamic_shared_memory_type=mmap",
+    ]);
     standby.start_by(command);
     let at_standby = server(&standby);
     pg::wait_until_async("the postmaster answers", LIMIT, || async {

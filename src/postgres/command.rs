@@ -2,7 +2,7 @@
 
 use super::{
     ConfigFiles, Configuration, Error, Recovery, Settings,
-    parameters::{OWN_WAL, timeline_target},
+    parameters::{OWN_WAL, postgresql_conf, timeline_target},
 };
 use crate::model::{instance::StartAs, moment::Span};
 use std::{ffi::OsString, path::PathBuf};
@@ -101,6 +101,22 @@ pub async fn start_command(settings: &Settings, configuration: &Configuration, s
     })
 }
 
+/// Whether PostgreSQL could start on `configuration`, before it is written: a policy that it cannot read must not take a node down at
+/// its next restart. Lines of `pg_hba.conf` are not checked (see [`super::Server::configuration_faults`]).
+///
+/// # Errors
+/// [`Error::Program`] with PostgreSQL's message: file, line, parameter. [`Error::File`], [`Error::Refused`].
+pub async fn check_configuration(settings: &Settings, configuration: &Configuration) -> Result<(), Error> {
+    let candidate = settings.state_dir.join(format!("postgresql.conf.candidate-{}", crate::clock::nonce()));
+    let text = postgresql_conf(settings, configuration)?;
+    std::fs::write(&candidate, text).map_err(Error::file("write", &candidate))?;
+    let mut args = fixed_args(settings, configuration);
+    push(&mut args, "config_file", &candidate.display().to_string());
+    let checked = configured(settings, &args, "port").await;
+    let _ = std::fs::remove_file(&candidate);
+    checked.map(|_| ())
+}
+
 fn fixed_args(settings: &Settings, configuration: &Configuration) -> Vec<OsString> {
     let sockets = std::iter::once(settings.socket_dir()).chain(settings.socket_dirs.iter().cloned());
     let sockets: Vec<String> = sockets.map(|dir| format!("\"{}\"", dir.display())).collect();
@@ -159,6 +175,15 @@ async fn raised(settings: &Settings, args: &[OsString], start: StartAs) -> Resul
         raised.push(("wal_level", "replica".to_owned()));
     }
     Ok(raised)
+}
+
+/// The value that a parameter would have after a start, as PostgreSQL reads it from the files that [`ConfigFiles::configure`] wrote,
+/// the operator's and `ALTER SYSTEM`'s; whether it runs or not. For `archive_command` and an operator's `restore_command`, say.
+///
+/// # Errors
+/// [`Error::Program`] where PostgreSQL refuses its configuration or does not know the parameter.
+pub async fn configured_value(settings: &Settings, configuration: &Configuration, name: &str) -> Result<String, Error> {
+    configured(settings, &fixed_args(settings, configuration), name).await
 }
 
 /// The value of a parameter as PostgreSQL reads it from its files and this command line.

@@ -13,9 +13,9 @@ use crate::model::{
 use nix::unistd::{Gid, Uid, chown, geteuid};
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -114,7 +114,7 @@ impl ConfigFiles {
 
     /// Makes the files say `configuration`; returns whether one of them changed, that is, whether a reload is needed.
     ///
-    /// Each file is replaced at once (written beside it, fsynced, renamed, directory fsynced), the passfile first: the
+    /// The directory of the Unix socket is made where it is missing. Each file is replaced at once (written beside it, fsynced, renamed, directory fsynced), the passfile first: the
     /// connection string in `postgresql.conf` needs it.
     ///
     /// # Errors
@@ -126,6 +126,7 @@ impl ConfigFiles {
         // fsync may take seconds: not on a thread that others wait for.
         let writing = spawn_blocking(move || {
             let mut changed = false;
+            make_socket_dir(&settings)?;
             for file in &files {
                 changed |= file.write(&settings)?;
             }
@@ -171,16 +172,32 @@ impl Managed {
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&beside).map_err(Error::file("create", &beside))?;
         file.set_permissions(Permissions::from_mode(self.mode)).map_err(Error::file("set the mode of", &beside))?;
-        if geteuid().is_root() {
-            let owner = (Uid::from_raw(settings.owner.uid), Gid::from_raw(settings.owner.gid));
-            chown(&beside, Some(owner.0), Some(owner.1)).map_err(|errno| Error::file("give away", &beside)(errno.into()))?;
-        }
+        give(&beside, settings)?;
         file.write_all(self.text.as_bytes()).map_err(Error::file("write", &beside))?;
         file.sync_all().map_err(Error::file("fsync", &beside))?;
         fs::rename(&beside, &self.path).map_err(Error::file("replace", &self.path))?;
         sync_directory(&self.path)?;
         Ok(true)
     }
+}
+
+/// The directory of our Unix socket, for the owner alone: local clients of others have `socket_dirs`. Made anew after a reboot.
+fn make_socket_dir(settings: &Settings) -> Result<(), Error> {
+    let dir = settings.socket_dir();
+    if !dir.exists() {
+        DirBuilder::new().mode(0o700).create(&dir).map_err(Error::file("create", &dir))?;
+        give(&dir, settings)?;
+    }
+    Ok(())
+}
+
+/// Makes the owner of the data directory the owner of `path`. Only root has to.
+fn give(path: &Path, settings: &Settings) -> Result<(), Error> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(settings.owner.uid), Gid::from_raw(settings.owner.gid));
+    chown(path, Some(uid), Some(gid)).map_err(|errno| Error::file("give away", path)(errno.into()))
 }
 
 fn sync_directory(path: &Path) -> Result<(), Error> {

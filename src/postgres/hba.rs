@@ -18,6 +18,10 @@ pub(super) fn hba(settings: &Settings, configuration: &Configuration) -> Result<
     for (role, database) in members(&settings.roles) {
         member_lines(&mut text, settings, configuration, role, database)?;
     }
+    // Without these, a later line for everybody would admit them to more, or unencrypted. The monitor role is any client's.
+    for role in [&settings.roles.replication, &settings.roles.rewind] {
+        reject_lines(&mut text, settings, role)?;
+    }
     text.push_str("\n# The cluster policy, or the default\n");
     if configuration.hba.is_empty() {
         text.push_str("host all all all scram-sha-256\n");
@@ -37,11 +41,11 @@ fn member_lines(text: &mut String, settings: &Settings, configuration: &Configur
     let method = match role.credential {
         Credential::None => return Ok(()),
         Credential::Password(_) => "scram-sha-256",
-        Credential::Certificate => "cert",
+        Credential::Certificate { .. } => "cert",
     };
     let kind = match (&settings.replication_tls, &role.credential) {
         (None, Credential::Password(_) | Credential::None) => "host",
-        (Some(_), _) | (None, Credential::Certificate) => "hostssl",
+        (Some(_), _) | (None, Credential::Certificate { .. }) => "hostssl",
     };
     let user = name(&role.name)?;
     if method == "scram-sha-256" {
@@ -49,6 +53,19 @@ fn member_lines(text: &mut String, settings: &Settings, configuration: &Configur
     }
     for peer in &configuration.peers {
         let _ = writeln!(text, "{kind} {database} {user} {} {method}", peer_address(peer)?);
+    }
+    Ok(())
+}
+
+/// What a role of members may not do besides its work. PG manual, "pg_hba.conf": the database `all` is none of `replication`.
+fn reject_lines(text: &mut String, settings: &Settings, role: &Role) -> Result<(), Error> {
+    if role.name == settings.roles.superuser {
+        return Ok(());
+    }
+    let user = name(&role.name)?;
+    let _ = writeln!(text, "local all {user} reject\nhost all {user} all reject");
+    if settings.replication_tls.is_some() {
+        let _ = writeln!(text, "hostnossl replication {user} all reject");
     }
     Ok(())
 }

@@ -55,3 +55,55 @@ pub fn merged(primary: Option<Lag>, replica: Option<Lag>) -> Lag {
         replay_ms: primary.replay_ms.or(replica.replay_ms),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        instance::{Receiver, Run},
+        node::SystemId,
+        timeline::TimelineId,
+    };
+
+    fn facts(role: ServerRole, walsenders: Vec<Walsender>) -> ServerFacts {
+        let (run, system_id) = (Run(1), SystemId::new(1));
+        let (slots, pending_restart) = (Vec::new(), Vec::new());
+        ServerFacts { run, version_num: 150_018, system_id, role, walsenders, slots, pending_restart, sync_names: String::new() }
+    }
+
+    fn walsender(name: &str, flush: u64, replay: u64) -> Walsender {
+        let at = |byte| Some(Lsn::new(byte));
+        let (sent, write, flush, replay) = (at(1_000), at(flush), at(flush), at(replay));
+        let application_name = name.to_owned();
+        Walsender { application_name, streaming: true, sent, write, flush, replay, replay_ms: Some(70), silent_ms: Some(5) }
+    }
+
+    #[test]
+    fn a_primary_counts_from_its_insert_position_and_trusts_the_slower_of_two_names() {
+        let role = ServerRole::Primary { tli: TimelineId::FIRST, insert: Lsn::new(1_000), flush: Lsn::new(990) };
+        let facts = facts(role, vec![walsender("n2", 900, 800), walsender("n3", 1_000, 1_000), walsender("n2", 1_000, 1_000)]);
+        let lag = seen_by_primary(&facts, "n2").expect("lag");
+        assert_eq!(lag, Lag { sent: Some(0), write: Some(100), flush: Some(100), replay: Some(200), replay_ms: Some(70) });
+        assert_eq!(seen_by_primary(&facts, "n3").and_then(|lag| lag.replay_ms), Some(0), "an idle system has no lag");
+        assert_eq!(seen_by_primary(&facts, "n4"), None);
+    }
+
+    #[test]
+    fn a_replica_counts_from_the_newest_position_that_anybody_told_it() {
+        let receiver = Receiver { streaming: true, sender: None, tli: None, latest_end: Some(Lsn::new(900)) };
+        let role = ServerRole::Standby {
+            tli: TimelineId::FIRST,
+            receive: Some(Lsn::new(850)),
+            replay: Lsn::new(800),
+            receiver: Some(receiver),
+            conninfo: String::new(),
+            pause: None,
+            replay_ms: 40,
+        };
+        let facts = facts(role, Vec::new());
+        let lag = seen_by_replica(&facts, Some(Lsn::new(1_000))).expect("lag");
+        assert_eq!(lag, Lag { sent: None, write: Some(150), flush: Some(150), replay: Some(200), replay_ms: Some(40) });
+        assert_eq!(seen_by_replica(&facts, None).and_then(|lag| lag.replay), Some(100));
+        assert_eq!(merged(None, Some(lag)), lag);
+    }
+}

@@ -1,11 +1,11 @@
 //! The text of the managed `postgresql.conf`: defaults, the operator's file, the policy, and last what is ours.
 
-use super::{Configuration, Error, Follow, Settings, config_files::Recovery, hba::one_line};
+use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo_within, hba::one_line};
 use crate::model::moment::Span;
 use std::fmt::Write as _;
 
-/// Parameters that this program sets itself: refused in the policy, reported where `ALTER SYSTEM` overrides them.
-pub const MANAGED: &[&str] = &[
+/// Parameters that stand on the postmaster's command line, where nothing overrides them.
+const FIXED: &[&str] = &[
     "cluster_name",
     "config_file",
     "data_directory",
@@ -15,20 +15,23 @@ pub const MANAGED: &[&str] = &[
     "hot_standby",
     "ident_file",
     "listen_addresses",
-    "max_slot_wal_keep_size",
     "port",
+    "recovery_target_timeline",
+    "restart_after_crash",
+    "unix_socket_directories",
+    "wal_log_hints",
+];
+
+/// Parameters that change while the server runs and so stand in the file, below what `ALTER SYSTEM` says.
+const RELOADED: &[&str] = &[
+    "max_slot_wal_keep_size",
     "primary_conninfo",
     "primary_slot_name",
     "promote_trigger_file",
-    "recovery_target_timeline",
-    "restart_after_crash",
     "synchronous_standby_names",
-    "unix_socket_directories",
-    "wal_log_hints",
     "wal_receiver_status_interval",
     "wal_receiver_timeout",
     "wal_retrieve_retry_interval",
-    "wal_sender_timeout",
 ];
 
 /// What holds where neither the operator's file nor the policy says anything.
@@ -39,6 +42,7 @@ const DEFAULTS: &[(&str, &str)] = &[("wal_keep_size", "512MB"), ("password_encry
 /// What a replay of the own WAL sets aside (EXP-30), on the command line: no `ALTER SYSTEM` brings it back.
 pub(super) const OWN_WAL: &[(&str, &str)] = &[
     ("primary_conninfo", ""),
+    ("primary_slot_name", ""),
     ("restore_command", ""),
     ("recovery_min_apply_delay", "0"),
     ("recovery_target", ""),
@@ -48,9 +52,14 @@ pub(super) const OWN_WAL: &[(&str, &str)] = &[
     ("recovery_target_xid", ""),
 ];
 
-/// Whether the policy may not set this parameter. PostgreSQL's names do not distinguish upper and lower case.
+/// Whether this program sets the parameter itself: the policy may not. PostgreSQL's names do not distinguish upper and lower case.
 pub fn is_managed(name: &str) -> bool {
-    MANAGED.iter().any(|managed| managed.eq_ignore_ascii_case(name))
+    FIXED.iter().any(|managed| managed.eq_ignore_ascii_case(name)) || is_reloaded(name)
+}
+
+/// Whether it does so in the file, which `ALTER SYSTEM` overrides.
+pub(super) fn is_reloaded(name: &str) -> bool {
+    RELOADED.iter().any(|managed| managed.eq_ignore_ascii_case(name))
 }
 
 /// The whole file.
@@ -77,20 +86,14 @@ pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration
 }
 
 fn managed(settings: &Settings, configuration: &Configuration) -> Result<Vec<(&'static str, String)>, Error> {
-    let own_wal = configuration.recovery == Recovery::OwnWal;
-    let follow = configuration.follow.as_ref().filter(|_| !own_wal);
-    // Both sides notice a dead peer about as fast as a taker may follow; never so fast that a busy disk looks dead.
-    let silence = format!("{}ms", configuration.wait.max(Span::from_secs(2)).as_millis());
+    let follow = configuration.follow.as_ref().filter(|_| configuration.recovery == Recovery::Latest);
     // PG reads sizes in whole megabytes here.
     let keep = format!("{}MB", (configuration.slot_wal_keep.get() >> 20).max(1));
     let mut lines = vec![
-        ("primary_conninfo", follow.map_or(Ok(String::new()), |follow| conninfo(settings, configuration, follow))?),
+        ("primary_conninfo", follow.map_or(Ok(String::new()), |follow| primary_conninfo(settings, configuration, follow))?),
         ("primary_slot_name", follow.and_then(|follow| follow.slot.as_ref()).map(ToString::to_string).unwrap_or_default()),
         ("synchronous_standby_names", one_line("synchronous_standby_names", &configuration.sync_names)?.to_owned()),
-        ("recovery_target_timeline", timeline_target(configuration).to_owned()),
-        ("restart_after_crash", "off".to_owned()),
-        ("wal_receiver_timeout", silence.clone()),
-        ("wal_sender_timeout", silence),
+        ("wal_receiver_timeout", format!("{}ms", silence(configuration))),
         ("wal_receiver_status_interval", "1s".to_owned()),
         // Its default of 5 s is what a replica loses that finds the new primary a moment too early (scenario 226).
         ("wal_retrieve_retry_interval", "200ms".to_owned()),
@@ -102,6 +105,12 @@ fn managed(settings: &Settings, configuration: &Configuration) -> Result<Vec<(&'
     Ok(lines)
 }
 
+/// After how many milliseconds of silence a replication peer is dead: about as fast as a taker may follow, and never so fast that a
+/// busy disk looks dead.
+fn silence(configuration: &Configuration) -> u64 {
+    configuration.wait.max(Span::from_secs(2)).as_millis()
+}
+
 /// `recovery_target_timeline`.
 pub(super) const fn timeline_target(configuration: &Configuration) -> &'static str {
     match configuration.recovery {
@@ -110,41 +119,13 @@ pub(super) const fn timeline_target(configuration: &Configuration) -> &'static s
     }
 }
 
-/// The connection string of a walreceiver. The password stands in the passfile.
-fn conninfo(settings: &Settings, configuration: &Configuration, follow: &Follow) -> Result<String, Error> {
-    let wait = configuration.wait.as_millis();
-    let mut words = vec![
-        ("host", follow.address.host.clone()),
-        ("port", follow.address.port.to_string()),
-        ("user", settings.roles.replication.name.clone()),
-        ("application_name", follow.application_name.clone()),
-        ("passfile", settings.passfile().display().to_string()),
-        // PG manual, "connect_timeout": whole seconds.
-        ("connect_timeout", wait.div_ceil(1_000).max(2).to_string()),
-        ("keepalives_idle", "1".to_owned()),
-        ("keepalives_interval", "1".to_owned()),
-        ("keepalives_count", wait.div_ceil(1_000).max(2).to_string()),
-        ("tcp_user_timeout", wait.to_string()),
-        // Without it libpq tries Kerberos first, where it was built with it.
-        ("gssencmode", "disable".to_owned()),
-    ];
-    words.extend(tls_words(settings));
-    let text = words.iter().map(|(name, value)| Ok(format!("{name}={}", word(one_line(name, value)?))));
-    Ok(text.collect::<Result<Vec<_>, Error>>()?.join(" "))
-}
-
-/// The part of a connection string that says how members encrypt. Also for pg_basebackup and pg_rewind.
-pub fn tls_words(settings: &Settings) -> Vec<(&'static str, String)> {
-    let Some(tls) = &settings.replication_tls else { return vec![("sslmode", "prefer".to_owned())] };
-    let files = [("sslrootcert", &tls.ca_file), ("sslcert", &tls.cert_file), ("sslkey", &tls.key_file)];
-    let files = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.display().to_string())));
-    std::iter::once(("sslmode", tls.mode.as_str().to_owned())).chain(files).collect()
-}
-
-/// A value in a connection string. PG manual, "Keyword/Value Connection Strings": quoted, `\` before `'` and `\`.
-pub fn word(value: &str) -> String {
-    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:*,".contains(&b));
-    if plain { value.to_owned() } else { format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'")) }
+/// The connection string of a walreceiver.
+fn primary_conninfo(settings: &Settings, configuration: &Configuration, follow: &Follow) -> Result<String, Error> {
+    // The timeout is asked of our own walsender alone: one for all would also end logical subscribers that are busy applying
+    // (PG manual, "wal_sender_timeout", names this way).
+    let options = format!("-c wal_sender_timeout={}", silence(configuration));
+    let more = [("application_name", follow.application_name.as_str()), ("options", &options)];
+    conninfo_within(settings, &follow.address, &settings.roles.replication, configuration.wait, &more)
 }
 
 fn set(text: &mut String, name: &str, value: &str) {
@@ -173,9 +154,6 @@ mod tests {
     #[test]
     fn values_cannot_leave_their_quotes() {
         assert_eq!(quoted("it's \\ a\nb"), r"'it''s \\ a\nb'");
-        assert_eq!(word("a b'c\\"), r"'a b\'c\\'");
-        assert_eq!(word("10.0.0.1"), "10.0.0.1");
-        assert_eq!(word(""), "''");
     }
 
     #[test]

@@ -63,5 +63,5 @@ pub(super) async fn connect(settings: &Settings, address: &Address, role: &Role,
     if let Some(secret) = role.credential.password() {
         config.password(secret.reveal());
     }
-    Session::open(&config, connector(tls)?, &address.to_string(), limit).await
+    Session::open(&config, connector(tls, &role.credential)?, &address.to_string(), limit).await
 }

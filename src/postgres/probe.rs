@@ -3,8 +3,9 @@
 use super::{
     Error, Server,
     command::Floors,
+    conninfo::without_password,
     replication::{Identity, left},
-    server::Watch,
+    server::{KEPT_STATEMENT, Watch},
     session::column,
 };
 use crate::{
@@ -28,6 +29,9 @@ const PENDING_RESTART_EVERY: Span = Span::from_secs(5);
 
 /// How old the reason of a pause may be: finding it starts a program.
 const PAUSE_REASON_EVERY: Span = Span::from_secs(2);
+
+/// A kept session that has not answered for so long is replaced: perhaps it is that one backend alone that hangs.
+const REPLACE_SILENT_AFTER: Span = Span::from_secs(5);
 
 /// Over which connection a sample is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,26 +119,37 @@ impl Server {
             Via::Fresh => None,
         };
         if let Some(watch) = kept {
-            match self.sample(run, watch, end).await {
+            match self.kept_sample(run, watch, end).await {
                 // A dead socket says nothing of the server: its own session may have been ended by somebody.
                 Err(Error::Gone { .. }) => {}
-                result => return result.map(|(facts, watch)| self.keep_after(run, via, facts, watch)),
+                result => return result,
             }
         }
-        let watch = self.watch(end).await?;
-        self.sample(run, watch, end).await.map(|(facts, watch)| self.keep_after(run, via, facts, watch))
+        let mut watch = self.watch(end).await?;
+        match via {
+            Via::Kept => self.kept_sample(run, watch, end).await,
+            Via::Fresh => self.sample(run, &mut watch, end).await,
+        }
     }
 
-    fn keep_after(&self, run: Run, via: Via, facts: ServerFacts, watch: Watch) -> ServerFacts {
-        if via == Via::Kept {
+    /// A sample over a session that is kept afterwards, even where it did not answer in time: a new one for each sample of a server
+    /// that hangs would take all of its connections. One that has hung for long is given up, and ended by the server.
+    async fn kept_sample(&self, run: Run, mut watch: Watch, end: Moment) -> Result<ServerFacts, Error> {
+        let result = self.sample(run, &mut watch, end).await;
+        let now = clock::boot();
+        watch.silent_since = match &result {
+            Err(Error::Timeout { .. }) => watch.silent_since.or(Some(now)),
+            _ => None,
+        };
+        if watch.silent_since.is_none_or(|since| now.since(since) < REPLACE_SILENT_AFTER) {
             self.keep(run, watch);
         }
-        facts
+        result
     }
 
     async fn watch(&self, end: Moment) -> Result<Watch, Error> {
         let doing = "prepare to sample the server";
-        let session = self.connect(left(end)).await?;
+        let session = self.connect(left(end), KEPT_STATEMENT).await?;
         let sql = "SELECT current_setting('server_version_num')::int AS version, \
                    (SELECT system_identifier FROM pg_control_system()) AS system_id";
         let rows = session.rows(doing, sql, &[], left(end)).await?;
@@ -149,13 +164,14 @@ impl Server {
             pending_restart: (Moment::ZERO, Vec::new()),
             parameters_pause: None,
             identity: None,
+            silent_since: None,
         })
     }
 
-    async fn sample(&self, run: Run, mut watch: Watch, end: Moment) -> Result<(ServerFacts, Watch), Error> {
+    async fn sample(&self, run: Run, watch: &mut Watch, end: Moment) -> Result<ServerFacts, Error> {
         let row = watch.session.prepared_row("sample the server", &watch.sample, left(end)).await?;
         let in_recovery: bool = column(&row, "in_recovery")?;
-        let role = if in_recovery { self.standby(&row, &mut watch, end).await? } else { primary(&row)? };
+        let role = if in_recovery { self.standby(&row, watch, end).await? } else { primary(&row)? };
         if in_recovery != watch.identity.is_some() {
             watch.identity = None;
         }
@@ -169,7 +185,7 @@ impl Server {
             ServerRole::Primary { insert, .. } => *insert,
             ServerRole::Standby { receive, replay, .. } => receive.map_or(*replay, |receive| receive.max(*replay)),
         };
-        let facts = ServerFacts {
+        Ok(ServerFacts {
             run,
             version_num: watch.version_num,
             system_id: SystemId::new(watch.system_id),
@@ -178,8 +194,7 @@ impl Server {
             slots: column::<Json<Vec<SlotRow>>>(&row, "slots")?.0.into_iter().filter_map(|slot| slot_fact(slot, newest)).collect(),
             pending_restart: watch.pending_restart.1.clone(),
             sync_names: column(&row, "sync_names")?,
-        };
-        Ok((facts, watch))
+        })
     }
 
     async fn standby(&self, row: &Row, watch: &mut Watch, end: Moment) -> Result<ServerRole, Error> {
@@ -296,15 +311,4 @@ fn lsn(row: &Row, name: &str) -> Result<Option<Lsn>, Error> {
 fn millis(value: f64) -> u64 {
     // A cast from float saturates at both ends.
     value as u64
-}
-
-/// A connection string without the value of `password`.
-fn without_password(conninfo: String) -> String {
-    match conninfo.to_ascii_lowercase().contains("password") {
-        false => conninfo,
-        true => {
-            let kept = conninfo.split_whitespace().filter(|word| !word.to_ascii_lowercase().starts_with("password"));
-            kept.collect::<Vec<_>>().join(" ")
-        }
-    }
 }

@@ -47,6 +47,27 @@ pub fn by_inner_pid(data_dir: &Path, inner: Pid) -> Result<Option<ServerProcess>
     Ok(processes(data_dir)?.into_iter().find(|process| process.inner == inner))
 }
 
+/// Removes a `postmaster.pid` that a dead postmaster left behind, before a start; returns whether there was one.
+///
+/// The id in it may belong to anybody by now, and to somebody else in another PID namespace, so that PostgreSQL would refuse to start
+/// (scenario 120). What counts is whether a process works in the data directory. PostgreSQL itself still refuses to start while a
+/// shared memory segment of this directory is in use (scenario 121).
+///
+/// # Errors
+/// [`Error::Refused`] while a process works there: end it first. [`Error::File`].
+pub fn remove_stale_pid_file(data_dir: &Path) -> Result<bool, Error> {
+    let file = data_dir.join("postmaster.pid");
+    if !file.exists() {
+        return Ok(false);
+    }
+    if let Some(process) = processes(data_dir)?.first() {
+        let (pid, title) = (process.pid, &process.title);
+        return Err(Error::Refused(format!("remove {}: process {pid} ({title}) still works there", file.display())));
+    }
+    fs::remove_file(&file).map_err(Error::file("remove", &file))?;
+    Ok(true)
+}
+
 fn in_directory(pid: i32, data_dir: &Path) -> Option<ServerProcess> {
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     if cwd != data_dir {

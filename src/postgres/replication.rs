@@ -1,6 +1,12 @@
 //! Replication seen and steered over SQL: the replication protocol's own answer, the cut of a stream, walsenders.
 
-use super::{Error, Server, processes::walreceivers, server::CONNECT_LIMIT, session::refused};
+use super::{
+    ConfigFiles, Configuration, Error, Server,
+    overrides::overridden,
+    processes::{ServerProcess, walreceivers},
+    server::CONNECT_LIMIT,
+    session::refused,
+};
 use crate::{
     clock,
     model::{
@@ -11,9 +17,11 @@ use crate::{
     },
 };
 use nix::sys::signal::{Signal, kill};
+use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_postgres::{
@@ -37,43 +45,71 @@ pub enum Cut {
     BySignal,
 }
 
+/// What the looks at a walreceiver have shown so far.
+struct Seen {
+    cut: Cut,
+    gone: u32,
+    reloaded: bool,
+}
+
 impl Server {
-    /// Sees that no walreceiver lives any more, after [`super::Configuration::follow`] was emptied and written:
-    /// reloads, and sends SIGTERM to a walreceiver that lives on after 100 ms.
+    /// Ends the stream from the primary: writes `configuration` with nobody to follow, reloads, and sends SIGTERM to a walreceiver that
+    /// lives on after 100 ms. Returns only when none was seen, by SQL where the server answers and among the processes in any case.
     ///
-    /// Returns only when it was seen gone, by SQL where the server answers and among the processes in any case. The reload is
-    /// also tried once more where SQL cannot be had; then the processes alone decide.
+    /// An `ALTER SYSTEM SET primary_conninfo` is taken back: it would start the stream again. Where SQL cannot be had, the reload is
+    /// tried until it can, or somebody else sends the postmaster SIGHUP; meanwhile each new walreceiver is ended.
     ///
     /// # Errors
-    /// [`Error::Timeout`]: it may still receive and acknowledge. [`Error::File`]: the processes cannot be seen.
-    pub async fn cut_stream(&self, run: Run, limit: Span) -> Result<Cut, Error> {
+    /// [`Error::Timeout`]: it may still receive and acknowledge. [`Error::File`]: the files cannot be written or the processes not seen.
+    pub async fn cut_stream(&self, run: Run, configuration: &Configuration, limit: Span) -> Result<Cut, Error> {
         let begin = clock::boot();
         let end = begin.plus(limit);
-        let mut cut = Cut::ByReload;
-        let mut gone = 0;
-        let mut reloaded = false;
+        let nobody = Configuration { follow: None, ..configuration.clone() };
+        ConfigFiles::new(Arc::clone(&self.settings)).configure(&nobody).await?;
+        let mut seen = Seen { cut: Cut::ByReload, gone: 0, reloaded: false };
         loop {
-            let left = end.minus(Span::from_millis(1)).since(clock::boot());
-            if left == Span::ZERO {
+            let since = clock::boot().since(begin);
+            self.look(run, &nobody, since > BEFORE_SIGNAL, left(end).min(Span::from_secs(1)), &mut seen).await?;
+            if seen.gone >= LOOKS_GONE && (seen.reloaded || since > BEFORE_SIGNAL) {
+                return Ok(seen.cut);
+            }
+            if clock::boot() >= end {
                 return Err(Error::Timeout { doing: "see the walreceiver gone".to_owned(), limit });
-            }
-            if !reloaded {
-                reloaded = self.reload_sql(run, left.min(Span::from_secs(1))).await.is_ok();
-            }
-            let alive = walreceivers(&self.settings.data_dir)?;
-            gone =
-                if alive.is_empty() && (!reloaded || self.no_walreceiver(run, left.min(Span::from_secs(1))).await) { gone + 1 } else { 0 };
-            if gone >= LOOKS_GONE && (reloaded || clock::boot().since(begin) > BEFORE_SIGNAL) {
-                return Ok(cut);
-            }
-            if clock::boot().since(begin) > BEFORE_SIGNAL {
-                for process in alive {
-                    cut = Cut::BySignal;
-                    let _ = kill(process.pid, Signal::SIGTERM);
-                }
             }
             sleep(LOOK_EVERY.to_std()).await;
         }
+    }
+
+    /// One look at the walreceiver, with the reload where it is still to be done.
+    async fn look(&self, run: Run, nobody: &Configuration, signal: bool, limit: Span, seen: &mut Seen) -> Result<(), Error> {
+        if !seen.reloaded {
+            seen.reloaded = self.reload_nobody(run, nobody, limit).await.is_ok();
+        }
+        let alive = self.walreceivers(limit).await?;
+        let none = alive.is_empty() && self.no_walreceiver(run, limit).await;
+        seen.gone = if none { seen.gone + 1 } else { 0 };
+        for process in alive.iter().filter(|_| signal) {
+            seen.cut = Cut::BySignal;
+            let _ = kill(process.pid, Signal::SIGTERM);
+        }
+        Ok(())
+    }
+
+    /// The walreceivers, looked for on a thread that may hang: reading the title of a process can wait for its memory to come from a
+    /// dead disk.
+    async fn walreceivers(&self, limit: Span) -> Result<Vec<ServerProcess>, Error> {
+        let doing = "look for the walreceiver among the processes";
+        let settings = Arc::clone(&self.settings);
+        let looking = timeout(limit.to_std(), spawn_blocking(move || walreceivers(&settings.data_dir))).await;
+        let looked = looking.map_err(|_| Error::Timeout { doing: doing.to_owned(), limit })?;
+        looked.map_err(|panic| Error::Gone { doing: doing.to_owned(), why: panic.to_string() })?
+    }
+
+    async fn reload_nobody(&self, run: Run, nobody: &Configuration, limit: Span) -> Result<(), Error> {
+        for found in overridden(&self.settings, nobody)?.iter().filter(|found| found.name == "primary_conninfo") {
+            self.reset_override(run, &found.name, limit).await?;
+        }
+        self.reload_sql(run, limit).await
     }
 
     /// Whether SQL shows no walreceiver. A server that does not answer shows none; the processes then decide.

@@ -30,7 +30,7 @@ impl Server {
     /// one that this version knows. As for any session.
     pub async fn migrate(&self, limit: Span) -> Result<Vec<String>, Error> {
         let doing = "apply the migrations";
-        let mut session = self.connect(limit).await?;
+        let mut session = self.connect(limit, limit).await?;
         // The lock is the session's: it goes with it, however this ends. Waiting for another runner is no deadlock.
         session.script(doing, "SET lock_timeout = 0", limit).await?;
         session.rows(doing, "SELECT pg_advisory_lock($1)::text", &[(&LOCK, Type::INT8)], limit).await?;
@@ -53,7 +53,7 @@ impl Server {
     /// # Errors
     /// [`Error::Sql`]: the named role is as it was; those before it are done. As for any session.
     pub async fn set_role_logins(&self, limit: Span) -> Result<(), Error> {
-        let session = self.connect(limit).await?;
+        let session = self.connect(limit, limit).await?;
         let roles = &self.settings.roles;
         for (role, ours) in [(&roles.replication, REPLICATION), (&roles.rewind, REWIND), (&roles.monitor, MONITOR)] {
             set_login(&session, role, ours, limit).await?;
@@ -79,7 +79,7 @@ async fn set_login(session: &Session, role: &Role, ours: &str, limit: Span) -> R
     let replication = if ours == REPLICATION { " REPLICATION" } else { "" };
     match &role.credential {
         Credential::None => script.push_str(&format!("ALTER ROLE {quoted} NOLOGIN{replication};")),
-        Credential::Certificate => script.push_str(&format!("ALTER ROLE {quoted} LOGIN{replication};")),
+        Credential::Certificate { .. } => script.push_str(&format!("ALTER ROLE {quoted} LOGIN{replication};")),
         Credential::Password(secret) => {
             let verifier = scram_sha_256(secret.reveal().as_bytes());
             script.push_str(&format!("ALTER ROLE {quoted} LOGIN{replication} PASSWORD '{verifier}';"));

@@ -18,6 +18,10 @@ use tokio_postgres::{
 /// How long connecting over the Unix socket may take: forking a backend on a busy machine.
 pub(super) const CONNECT_LIMIT: Span = Span::from_secs(5);
 
+/// How long a statement of the kept session may take on the server. Each caller has its own, shorter limit; this one ends what
+/// nobody waits for any more.
+pub(super) const KEPT_STATEMENT: Span = Span::from_secs(30);
+
 /// The handle of this room to the local server. Cheap to share; every call names the run of PostgreSQL that it is meant for.
 pub struct Server {
     pub(super) settings: Arc<Settings>,
@@ -42,6 +46,7 @@ pub(super) struct Watch {
     pub(super) pending_restart: (Moment, Vec<String>),
     pub(super) parameters_pause: Option<(Moment, Pause)>,
     pub(super) identity: Option<Identity>,
+    pub(super) silent_since: Option<Moment>,
 }
 
 impl Server {
@@ -55,7 +60,7 @@ impl Server {
         &self.settings
     }
 
-    /// Drops the kept session, as before a stop.
+    /// Drops the kept session. Before a smart stop: it would wait for us.
     pub fn disconnect(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.watch = None;
@@ -78,22 +83,22 @@ impl Server {
         }
     }
 
-    /// A new session of the superuser over our Unix socket; statements end on the server after `statement`.
-    pub(super) async fn connect(&self, statement: Span) -> Result<Session, Error> {
-        self.connect_to("postgres", statement).await
+    /// A new session of the superuser over our Unix socket, opened within `limit`; its statements end on the server after `statement`.
+    pub(super) async fn connect(&self, limit: Span, statement: Span) -> Result<Session, Error> {
+        self.connect_to("postgres", limit.min(CONNECT_LIMIT), statement).await
     }
 
-    async fn connect_to(&self, database: &str, statement: Span) -> Result<Session, Error> {
+    async fn connect_to(&self, database: &str, limit: Span, statement: Span) -> Result<Session, Error> {
         let socket = self.settings.socket_dir();
         let mut config = Config::new();
         config.host_path(&socket).port(self.settings.port).user(&self.settings.roles.superuser).dbname(database);
         config.application_name("pgbaton").options(options(Rights::Superuser, statement));
         let server = format!("{} port {}", socket.display(), self.settings.port);
-        let opened = Session::open(&config, NoTls, &server, CONNECT_LIMIT.min(statement)).await;
+        let opened = Session::open(&config, NoTls, &server, limit).await;
         match opened {
             // The operator may have dropped the database `postgres`; template1 cannot be dropped.
             Err(Error::Sql { code, .. }) if code == "3D000" && database == "postgres" => {
-                Box::pin(self.connect_to("template1", statement)).await
+                Box::pin(self.connect_to("template1", limit, statement)).await
             }
             opened => opened,
         }
@@ -113,14 +118,13 @@ impl Server {
             let result = watch.session.rows(doing, sql, params, limit).await;
             match result {
                 Err(Error::Gone { .. }) => {}
-                Err(error @ Error::Timeout { .. }) => return Err(error),
                 result => {
                     self.keep(run, watch);
                     return result;
                 }
             }
         }
-        self.connect(limit).await?.rows(doing, sql, params, limit).await
+        self.connect(limit, limit).await?.rows(doing, sql, params, limit).await
     }
 
     /// Has every process of the server read its configuration again (`pg_reload_conf()`). The postmaster acts on it
@@ -142,6 +146,6 @@ impl Server {
     /// # Errors
     /// [`Error::Timeout`]: it goes on without us.
     pub async fn checkpoint(&self, limit: Span) -> Result<(), Error> {
-        self.connect(limit).await?.script("write a checkpoint", "CHECKPOINT", limit).await
+        self.connect(limit, limit).await?.script("write a checkpoint", "CHECKPOINT", limit).await
     }
 }

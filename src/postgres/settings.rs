@@ -89,8 +89,13 @@ pub enum Credential {
     None,
     /// By password (scram-sha-256).
     Password(Secret),
-    /// By the client certificate of [`ReplicationTls`], whose common name is the role's name.
-    Certificate,
+    /// By a client certificate, whose common name is the role's name.
+    Certificate {
+        /// The certificate (PEM); readable by the owner of the data directory.
+        cert_file: PathBuf,
+        /// Its key (PEM); mode 0600, the owner's.
+        key_file: PathBuf,
+    },
 }
 
 impl Credential {
@@ -98,7 +103,7 @@ impl Credential {
     pub const fn password(&self) -> Option<&Secret> {
         match self {
             Self::Password(secret) => Some(secret),
-            Self::None | Self::Certificate => None,
+            Self::None | Self::Certificate { .. } => None,
         }
     }
 }
@@ -125,17 +130,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How members encrypt what they send to each other.
+/// How members encrypt what they send to each other. The servers' own certificates are PostgreSQL's `ssl_cert_file` and so on: they
+/// stand in `base_config` or in the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicationTls {
     /// How far the server must prove who it is.
     pub mode: SslMode,
     /// The authorities that sign the servers' certificates (PEM). Needed to verify.
     pub ca_file: Option<PathBuf>,
-    /// Our client certificate (PEM); readable by the owner of the data directory.
-    pub cert_file: Option<PathBuf>,
-    /// Its key (PEM); mode 0600, the owner's.
-    pub key_file: Option<PathBuf>,
 }
 
 /// libpq's `sslmode`, without those that may end up in clear text.

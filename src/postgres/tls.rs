@@ -1,6 +1,6 @@
 //! TLS for our own sessions to other members, as libpq's `sslmode` means it.
 
-use super::{Error, ReplicationTls, SslMode};
+use super::{Credential, Error, ReplicationTls, SslMode};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -13,20 +13,20 @@ use rustls::{
 use std::{path::Path, sync::Arc};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// The connector that `tls` describes; without one: encrypted where the server can, to whomever (libpq's `prefer`).
+/// The connector that `tls` describes, with the certificate where `credential` is one. Without `tls`: encrypted where the server
+/// can, to whomever (libpq's `prefer`).
 ///
 /// # Errors
 /// [`Error::File`] and [`Error::Refused`] for files that cannot be read or hold no PEM.
-pub(super) fn connector(tls: Option<&ReplicationTls>) -> Result<MakeRustlsConnect, Error> {
+pub(super) fn connector(tls: Option<&ReplicationTls>, credential: &Credential) -> Result<MakeRustlsConnect, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = verifier(tls, &provider)?;
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| Error::Refused(format!("set up TLS: {error}")))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let identity = tls.and_then(|tls| tls.cert_file.as_deref().zip(tls.key_file.as_deref()));
-    let config = match identity {
-        None => builder.with_no_client_auth(),
-        Some((cert_file, key_file)) => {
+    let config = match credential {
+        Credential::None | Credential::Password(_) => builder.with_no_client_auth(),
+        Credential::Certificate { cert_file, key_file } => {
             let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| pem_error(key_file, error))?;
             let with_key = builder.with_client_auth_cert(certificates(cert_file)?, key);
             with_key.map_err(|error| Error::Refused(format!("use {} with {}: {error}", cert_file.display(), key_file.display())))?
