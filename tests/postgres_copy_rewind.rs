@@ -23,6 +23,7 @@ use pgbaton::{
         peer,
         rewind::{self, Options, Readiness, Rewound, SourceState},
         scan,
+        segment::Layout,
     },
 };
 use std::{collections::BTreeMap, fs};
@@ -100,7 +101,7 @@ fn follow(old: &mut Instance, new: &Instance) {
     assert_eq!(rows(old), rows(new));
 }
 
-/// Scenarios 137, 147, 149, 157; EXP-27: pg_rewind cannot recover its target itself.
+/// Scenarios 137, 145, 147, 149, 157; EXP-27: pg_rewind cannot recover its target itself.
 #[tokio::test]
 async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     let (mut old, new, fork) = diverged().await;
@@ -129,7 +130,20 @@ async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     history::write(&settings, &ledger, When::Running).await.expect("write");
     old.add_config("# ours");
     let mut seen = 0;
-    let done = rewind::run(&settings, &options(&new), |progress| seen = seen.max(progress.total.get())).await.expect("rewind");
+    // Scenario 145: the WAL of the last common checkpoint is in the archive alone.
+    let archive = old.home().join("archive");
+    fs::create_dir(&archive).expect("directory");
+    give(&archive);
+    let layout = Layout::of(&old.data.join("pg_wal")).expect("read").expect("layout");
+    let segment = layout.segment_name(fork.parent, layout.segment_number(fork.at) - 1);
+    fs::rename(old.data.join("pg_wal").join(&segment), archive.join(&segment)).expect("rename");
+    let error = rewind::run(&settings, &options(&new), |_| ()).await.expect_err("no WAL");
+    assert!(matches!(&error, Error::Rewind { touched: false, .. }), "{error:?}");
+    let config = old.home().join("managed.conf");
+    fs::write(&config, format!("restore_command = 'cp {}/%f \"%p\"'\n", archive.display())).expect("write");
+    give(&config);
+    let options = Options { restore_by: Some(config), ..options(&new) };
+    let done = rewind::run(&settings, &options, |progress| seen = seen.max(progress.total.get())).await.expect("rewind");
     assert!(matches!(done, Rewound::Done { fork: Some(found), checkpoint: Some(_) } if found == fork), "{done:?}");
     assert!(seen > 0 && !rewind::unfinished(&settings));
     assert!(fs::read_to_string(old.data.join("postgresql.conf")).expect("read").contains("# ours"), "the configuration is this node's");
