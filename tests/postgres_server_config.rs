@@ -14,7 +14,7 @@ use pgbaton::{
     },
     postgres::{
         ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, check_configuration,
-        overrides::overridden, start_command,
+        configured_value, overrides::overridden, start_command,
     },
 };
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -82,6 +82,8 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
     assert_eq!(show("wal_retrieve_retry_interval"), "200ms");
     assert_eq!(show("cluster_name"), "test");
 
+    let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
+    assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");
     assert_eq!(overridden(&settings, &configuration).expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");

@@ -177,6 +177,15 @@ async fn raised(settings: &Settings, args: &[OsString], start: StartAs) -> Resul
     Ok(raised)
 }
 
+/// The value that a parameter would have after a start, as PostgreSQL reads it from the files that [`ConfigFiles::configure`] wrote,
+/// the operator's and `ALTER SYSTEM`'s; whether it runs or not. For `archive_command` and an operator's `restore_command`, say.
+///
+/// # Errors
+/// [`Error::Program`] where PostgreSQL refuses its configuration or does not know the parameter.
+pub async fn configured_value(settings: &Settings, configuration: &Configuration, name: &str) -> Result<String, Error> {
+    configured(settings, &fixed_args(settings, configuration), name).await
+}
+
 /// The value of a parameter as PostgreSQL reads it from its files and this command line.
 async fn configured(settings: &Settings, args: &[OsString], name: &str) -> Result<String, Error> {
     let ended = settings.program("postgres").args(args).arg("-C").arg(name).run(READ_LIMIT).await?;
