@@ -4,16 +4,15 @@
 //! `postmaster.pid`) are not ours; nobody may signal them here (scenario 214).
 
 use super::Error;
-use nix::unistd::Pid;
 use std::{fs, path::Path};
 
 /// A process of PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerProcess {
     /// Its id here.
-    pub pid: Pid,
+    pub pid: i32,
     /// Its id in its own PID namespace: the one PostgreSQL itself shows.
-    pub inner: Pid,
+    pub inner: i32,
     /// Its title, as `postgres: orders: walreceiver streaming 0/5000148`.
     pub title: String,
 }
@@ -43,7 +42,7 @@ pub fn walreceivers(data_dir: &Path) -> Result<Vec<ServerProcess>, Error> {
 ///
 /// # Errors
 /// As [`processes`].
-pub fn by_inner_pid(data_dir: &Path, inner: Pid) -> Result<Option<ServerProcess>, Error> {
+pub fn by_inner_pid(data_dir: &Path, inner: i32) -> Result<Option<ServerProcess>, Error> {
     Ok(processes(data_dir)?.into_iter().find(|process| process.inner == inner))
 }
 
@@ -76,13 +75,13 @@ fn in_directory(pid: i32, data_dir: &Path) -> Option<ServerProcess> {
     let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let title = String::from_utf8_lossy(&title).replace('\0', " ").trim().to_owned();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(ServerProcess { pid: Pid::from_raw(pid), inner: inner_pid(&status)?, title })
+    Some(ServerProcess { pid, inner: inner_pid(&status)?, title })
 }
 
 /// The last number of the line `NSpid:`: the id in the innermost namespace.
-fn inner_pid(status: &str) -> Option<Pid> {
+fn inner_pid(status: &str) -> Option<i32> {
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_whitespace().next_back()?.parse().ok().map(Pid::from_raw)
+    line.split_whitespace().next_back()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -91,8 +90,8 @@ mod tests {
 
     #[test]
     fn the_innermost_id_is_the_last_one() {
-        assert_eq!(inner_pid("Name:\tpostgres\nPid:\t4711\nNSpid:\t4711\t12\nThreads:\t1\n"), Some(Pid::from_raw(12)));
-        assert_eq!(inner_pid("Name:\tpostgres\nNSpid:\t4711\n"), Some(Pid::from_raw(4711)));
+        assert_eq!(inner_pid("Name:\tpostgres\nPid:\t4711\nNSpid:\t4711\t12\nThreads:\t1\n"), Some(12));
+        assert_eq!(inner_pid("Name:\tpostgres\nNSpid:\t4711\n"), Some(4711));
         assert_eq!(inner_pid("Name:\tpostgres\n"), None);
     }
 }
