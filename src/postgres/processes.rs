@@ -4,6 +4,7 @@
 //! `postmaster.pid`) are not ours; nobody may signal them here (scenario 214).
 
 use super::Error;
+use crate::model::lsn::Lsn;
 use std::{fs, path::Path};
 
 /// A process of PostgreSQL.
@@ -34,8 +35,20 @@ pub fn processes(data_dir: &Path) -> Result<Vec<ServerProcess>, Error> {
 /// As [`processes`].
 pub fn walreceivers(data_dir: &Path) -> Result<Vec<ServerProcess>, Error> {
     let mut found = processes(data_dir)?;
-    found.retain(|process| process.title.starts_with("postgres: ") && process.title.contains("walreceiver"));
+    found.retain(|process| is_walreceiver(&process.title));
     Ok(found)
+}
+
+/// Whether a title is a walreceiver's: `postgres: [cluster: ]walreceiver`, and what it does (PG source, walreceiver.c). A cluster, a
+/// role or a database may bear that name too.
+fn is_walreceiver(title: &str) -> bool {
+    let Some(title) = title.strip_prefix("postgres: ") else { return false };
+    let own = title.split_once(": ").map_or(title, |(_, after)| after);
+    match own.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["walreceiver"] | ["walreceiver", "idle"] => true,
+        ["walreceiver", "streaming", at] | ["walreceiver", "restarting", "at", at] => at.parse::<Lsn>().is_ok(),
+        _ => false,
+    }
 }
 
 /// The process of the server in `data_dir` that PostgreSQL itself shows as `inner`.
@@ -87,6 +100,22 @@ fn inner_pid(status: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_walreceiver_is_told_from_whatever_else_bears_the_name() {
+        for title in ["postgres: walreceiver", "postgres: orders: walreceiver streaming 0/5000148", "postgres: orders: walreceiver idle"] {
+            assert!(is_walreceiver(title), "{title}");
+        }
+        for title in [
+            "postgres: walreceiver: startup recovering 000000010000000000000003",
+            "postgres: walreceiver: checkpointer",
+            "postgres: orders: app walreceiver [local] idle",
+            "postgres: orders: walreceiver streaming [local] idle",
+            "/usr/lib/postgresql/15/bin/postgres -D /walreceiver",
+        ] {
+            assert!(!is_walreceiver(title), "{title}");
+        }
+    }
 
     #[test]
     fn the_innermost_id_is_the_last_one() {
