@@ -111,7 +111,7 @@ async fn a_clone_with_tablespace_and_wal_directory_is_swapped_in_and_streams() {
         basebackup::copy(&settings, &source, &id, PATIENCE, |progress| seen.push(progress)).await.expect("copy");
         let last = *seen.last().expect("progress");
         assert!(last.done > Bytes::new(8 << 20) && last.total > Bytes::new(8 << 20), "{last:?}");
-        let kinds: Vec<_> = place::leftovers(&settings).expect("leftovers").into_iter().map(|it| it.kind).collect();
+        let kinds: Vec<_> = place::leftovers(&settings).await.expect("leftovers").into_iter().map(|it| it.kind).collect();
         assert_eq!(kinds, [LeftoverKind::Copy], "round {round}");
         basebackup::swap(&settings, &id).await.expect("swap");
         basebackup::swap(&settings, &id).await.expect("swap again");
@@ -125,7 +125,7 @@ async fn a_clone_with_tablespace_and_wal_directory_is_swapped_in_and_streams() {
         target.stop(Signal::SIGINT);
         basebackup::discard_old(&settings, &id).await.expect("discard");
         basebackup::discard_old(&settings, &id).await.expect("discard again");
-        assert_eq!(place::leftovers(&settings).expect("leftovers"), []);
+        assert_eq!(place::leftovers(&settings).await.expect("leftovers"), []);
     }
     // Of the earlier copies nothing is left, and of the last everything.
     assert_eq!(names(&wal_dir), ["pgbaton-00000003"]);
@@ -169,7 +169,7 @@ async fn a_clone_that_is_interrupted_leaves_the_old_directory_as_it_was() {
         };
         let error = tokio::select! { ended = killed => ended.expect_err("killed"), () = killer => unreachable!() };
         assert!(matches!(&error, Error::Program(Failure::Status { how, .. }) if how == "signal 9"), "{error}");
-        assert_eq!(place::leftovers(&settings).expect("leftovers"), [], "cleaned up");
+        assert_eq!(place::leftovers(&settings).await.expect("leftovers"), [], "cleaned up");
     }
     let patience = Patience { standstill: Span::from_millis(500), ..PATIENCE };
     let error = basebackup::copy(&settings, &source, &id, patience, |_| ()).await.expect_err("standstill");
@@ -177,7 +177,7 @@ async fn a_clone_that_is_interrupted_leaves_the_old_directory_as_it_was() {
     let dropped = basebackup::copy(&settings, &source, &id, PATIENCE, |_| ());
     assert!(tokio::time::timeout(Duration::from_millis(500), dropped).await.is_err());
     wait_until("the program is gone", LIMIT, || program_of(&copying).is_none());
-    let left = place::leftovers(&settings).expect("leftovers");
+    let left = place::leftovers(&settings).await.expect("leftovers");
     assert_eq!(left.iter().map(|it| it.kind).collect::<Vec<_>>(), [LeftoverKind::Copying]);
     assert!(matches!(basebackup::swap(&settings, &id).await, Err(Error::Refused(_))), "half a copy is not swapped in");
     assert_eq!(listing(&target.data), before);
@@ -185,7 +185,7 @@ async fn a_clone_that_is_interrupted_leaves_the_old_directory_as_it_was() {
     basebackup::copy(&settings, &source, &id, PATIENCE, |_| ()).await.expect("copy");
     assert_eq!(listing(&target.data), before);
     basebackup::discard_unfinished(&settings).await.expect("discard");
-    assert_eq!(place::leftovers(&settings).expect("leftovers"), []);
+    assert_eq!(place::leftovers(&settings).await.expect("leftovers"), []);
     assert_eq!(listing(&target.data), before);
 }
 
@@ -228,7 +228,7 @@ async fn a_mount_point_is_cloned_in_place() {
     fs::create_dir(point.join("lost+found")).expect("directory");
     let settings = settings(&target);
     let source = source(&settings, &primary).await;
-    let found = place::place_for(&settings, Bytes::new(1 << 20)).expect("place");
+    let found = place::place_for(&settings, Bytes::new(1 << 20)).await.expect("place");
     assert_eq!((found.place, found.why), (ClonePlace::InPlace, format!("{} is a mount point", point.display())));
     let proof = VerifiedOtherCopy { node: "n3".parse::<NodeName>().expect("name") };
     for id in [id("00000001"), id("00000002")] {
@@ -252,11 +252,11 @@ async fn a_mount_point_is_cloned_in_place() {
 async fn a_place_is_chosen_by_space_and_rights() {
     let target = Instance::initialised();
     let settings = settings(&target);
-    let beside = place::place_for(&settings, Bytes::new(1 << 20)).expect("place");
+    let beside = place::place_for(&settings, Bytes::new(1 << 20)).await.expect("place");
     assert_eq!((beside.place, beside.why.as_str()), (ClonePlace::Beside, ""));
-    let huge = place::place_for(&settings, Bytes::new(1 << 60)).expect("place");
+    let huge = place::place_for(&settings, Bytes::new(1 << 60)).await.expect("place");
     assert!(huge.place == ClonePlace::InPlace && huge.why.contains("are free beside"), "{huge:?}");
     std::os::unix::fs::chown(target.home(), Some(0), Some(0)).expect("chown");
-    let locked = place::place_for(&settings, Bytes::new(1 << 20)).expect("place");
+    let locked = place::place_for(&settings, Bytes::new(1 << 20)).await.expect("place");
     assert!(locked.place == ClonePlace::InPlace && locked.why.contains("cannot be written by user id"), "{locked:?}");
 }

@@ -53,12 +53,6 @@ async fn why(settings: &Settings) -> String {
     }
 }
 
-fn with(change: impl FnOnce(&Instance)) -> Instance {
-    let instance = Instance::initialised();
-    change(&instance);
-    instance
-}
-
 #[tokio::test]
 async fn a_data_directory_says_what_it_is() {
     let mut instance = Instance::initialised();
@@ -114,25 +108,53 @@ async fn an_unusable_directory_is_explained_and_left_alone() {
         (file, "is no directory"),
         (unowned, "belongs to user id 0"),
         (dangling, "is a link to /nowhere/data, which is not there"),
-        (with(|it| fs::write(it.data.join("PG_VERSION"), "9.6\n").expect("write")), "says \"9.6\""),
-        (with(|it| fs::write(it.data.join("PG_VERSION"), "12\n").expect("write")), "is of PostgreSQL 12, but the programs in"),
-        (with(|it| chown(&it.data, Some(0), Some(0)).expect("chown")), "chown -R"),
-        (with(|it| fs::set_permissions(&it.data, Permissions::from_mode(0o755)).expect("chmod")), "chmod 0700"),
-        (with(|it| fs::remove_file(it.data.join("global/pg_control")).expect("remove")), "pg_control"),
-        (with(|it| fs::write(it.data.join("global/pg_control"), [7; 8192]).expect("write")), "damaged"),
-        (
-            with(|it| {
-                fs::rename(it.data.join("pg_wal"), it.home().join("elsewhere")).expect("rename");
-                symlink("/nowhere/wal", it.data.join("pg_wal")).expect("link");
-            }),
-            "points to /nowhere/wal, which is not there: is its mount missing?",
-        ),
-        (with(|it| symlink("/nowhere/ts", it.data.join("pg_tblspc/16384")).expect("link")), "points to /nowhere/ts"),
     ];
     for (instance, expected) in cases {
-        let text = why(&instance.settings()).await;
-        assert!(text.contains(expected), "{text:?} does not say {expected:?}");
+        assert_says(&why(&instance.settings()).await, expected);
     }
+}
+
+fn assert_says(text: &str, expected: &str) {
+    assert!(text.contains(expected), "{text:?} does not say {expected:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_data_directory_is_explained_and_left_alone() {
+    let instance = Instance::initialised();
+    let (settings, data) = (instance.settings(), instance.data.clone());
+    let owner = pg::owner();
+    for (name, content, expected) in [
+        ("PG_VERSION", "9.6\n", "says \"9.6\""),
+        ("PG_VERSION", "12\n", "is of PostgreSQL 12, but the programs in"),
+        ("global/pg_control", &"7".repeat(8192), "damaged"),
+    ] {
+        let (path, before) = (data.join(name), fs::read(data.join(name)).expect("read"));
+        fs::write(&path, content).expect("write");
+        assert_says(&why(&settings).await, expected);
+        fs::write(&path, before).expect("write");
+    }
+    for (name, target, expected) in [
+        ("pg_wal", "/nowhere/wal", "points to /nowhere/wal, which is not there: is its mount missing?"),
+        ("pg_tblspc/16384", "/nowhere/ts", "points to /nowhere/ts"),
+    ] {
+        let (path, aside) = (data.join(name), instance.home().join("aside"));
+        let moved = fs::rename(&path, &aside);
+        symlink(target, &path).expect("link");
+        assert_says(&why(&settings).await, expected);
+        fs::remove_file(&path).expect("remove");
+        if moved.is_ok() {
+            fs::rename(&aside, &path).expect("rename");
+        }
+    }
+    chown(&data, Some(0), Some(0)).expect("chown");
+    assert_says(&why(&settings).await, "chown -R");
+    chown(&data, Some(owner.uid), Some(owner.gid)).expect("chown");
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).expect("chmod");
+    assert_says(&why(&settings).await, "chmod 0700");
+    fs::set_permissions(&data, Permissions::from_mode(0o700)).expect("chmod");
+    assert!(matches!(disk::inspect(&settings).await, DataDir::Present(_)));
+    fs::remove_file(data.join("global/pg_control")).expect("remove");
+    assert_says(&why(&settings).await, "pg_control");
 }
 
 /// A mount that goes when the test ends.

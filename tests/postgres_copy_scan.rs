@@ -287,12 +287,14 @@ async fn the_end_may_lie_at_the_end_of_a_segment() {
     let from = insert_position(&primary);
     primary.sql("insert into t values (1, 'x')");
     primary.sql("select pg_switch_wal()");
+    let inserted = insert_position(&primary);
     primary.stop(Signal::SIGQUIT);
     let settings = primary.settings();
     let pg_wal = primary.data.join("pg_wal");
     let layout = Layout::of(&pg_wal).expect("read").expect("layout");
     let next = layout.segment_number(from) + 1;
     let end_of_segment = layout.boundary(layout.segment_start(next));
+    assert_eq!(inserted, end_of_segment, "the server writes it in the same way");
     // A background process may have written on already: its segments go.
     for (number, path) in layout.segments(&pg_wal, ONE).expect("segments") {
         if number >= next {

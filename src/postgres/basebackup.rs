@@ -191,7 +191,8 @@ async fn copy_into(
     patience: Patience,
     mut see: impl FnMut(Progress),
 ) -> Result<(), Error> {
-    let program = backup_program(settings, source, id, target)?;
+    let (all, what, of, to) = (settings.clone(), source.clone(), id.clone(), target.to_owned());
+    let program = durable::within(DISK_LIMIT, to.clone(), move || backup_program(&all, &what, &of, &to)).await?;
     // How much was copied, and when the last byte came.
     let (copied, moved) = (AtomicU64::new(0), AtomicU64::new(clock::boot().as_nanos()));
     let line = |stream: Stream, line: &str| {
@@ -294,7 +295,7 @@ pub async fn discard_old(settings: &Settings, id: &DataIncarnation) -> Result<()
     }
     let (id, marker) = (id.clone(), settings.data_dir.join(MARKER));
     clear(settings, move |leftover| leftover.kind == LeftoverKind::Old && leftover.id == id).await?;
-    durable::remove(&marker).map_err(Error::file("remove", &marker))
+    durable::within(DISK_LIMIT, marker.clone(), move || durable::remove(&marker).map_err(Error::file("remove", &marker))).await
 }
 
 /// Removes what is left of copies that will not be finished: not what was there before one was swapped in.
@@ -308,7 +309,10 @@ pub async fn discard_unfinished(settings: &Settings) -> Result<(), Error> {
 async fn clear(settings: &Settings, which: impl Fn(&Leftover) -> bool + Send + 'static) -> Result<(), Error> {
     let settings = settings.clone();
     durable::within(DISK_LIMIT, settings.data_dir.clone(), move || {
-        place::leftovers(&settings)?.iter().filter(|leftover| which(leftover)).try_for_each(|leftover| place::remove(&settings, leftover))
+        place::leftovers_now(&settings)?
+            .iter()
+            .filter(|leftover| which(leftover))
+            .try_for_each(|leftover| place::remove(&settings, leftover))
     })
     .await
 }

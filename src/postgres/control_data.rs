@@ -11,6 +11,9 @@ use std::path::Path;
 
 /// How long `pg_controldata` may take: it reads one block, so longer means a hung disk.
 const LIMIT: Span = Span::from_secs(10);
+/// How often a damaged file is read again, and after which pause.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Span = Span::from_millis(20);
 
 /// All that we read from `pg_control`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +48,16 @@ pub enum NotControlData {
 /// # Errors
 /// When it cannot be run, or when the control file is missing, unreadable, damaged or of another major version.
 pub async fn read(settings: &Settings, data_dir: &Path) -> Result<Control, Error> {
-    let ended = settings.program("pg_controldata").arg("-D").arg(data_dir).run(LIMIT).await?;
-    parse(&ended.text(), &ended.stderr).map_err(|source| Error::ControlData { path: data_dir.to_owned(), source })
+    let program = settings.program("pg_controldata").arg("-D").arg(data_dir);
+    let mut attempts = 1..=ATTEMPTS;
+    loop {
+        let ended = program.run(LIMIT).await?;
+        match (parse(&ended.text(), &ended.stderr), attempts.next()) {
+            // A running server may be writing it: up to 15 pg_controldata may then read half of each.
+            (Err(NotControlData::Untrustworthy(_)), Some(_)) => tokio::time::sleep(PAUSE.to_std()).await,
+            (parsed, _) => return parsed.map_err(|source| Error::ControlData { path: data_dir.to_owned(), source }),
+        }
+    }
 }
 
 /// Reads what the program printed, of PostgreSQL 13 to 18, in the C locale.

@@ -5,7 +5,7 @@
 //! because a promotion waits for it (EXP-11).
 
 use super::{
-    Error, Failure, durable, history, segment,
+    Error, Failure, Settings, durable, history, segment,
     shell::{self, Words},
 };
 use crate::model::{moment::Span, timeline::TimelineId};
@@ -54,7 +54,12 @@ pub fn ledger_dir(state_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the directory cannot be read or written.
-pub fn publish_ledger(state_dir: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<(), Error> {
+pub async fn publish_ledger(settings: &Settings, ledger: &BTreeMap<TimelineId, String>) -> Result<(), Error> {
+    let (state_dir, ledger) = (settings.state_dir.clone(), ledger.clone());
+    durable::within(Span::from_secs(30), state_dir.clone(), move || publish(&state_dir, &ledger)).await
+}
+
+fn publish(state_dir: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<(), Error> {
     let dir = ledger_dir(state_dir);
     match fs::create_dir(&dir) {
         Ok(()) => durable::own_as(&dir, state_dir).map_err(Error::file("give to the owner", &dir))?,
@@ -183,7 +188,7 @@ mod tests {
         let get = async |file: &str| place.fetch(Some(&command), file).await;
         assert_eq!(get("000000020000000000000003").await, Fetched::There, "before the first ledger");
         let ledger = BTreeMap::from([(tli(2), "# burnt\n".to_owned()), (tli(3), real.to_owned())]);
-        publish_ledger(&place.at("state"), &ledger).expect("publish");
+        publish(&place.at("state"), &ledger).expect("publish");
         let read = || fs::read_to_string(place.at("data/pg_wal/RECOVERYXLOG")).expect("read");
         assert_eq!(get("00000002.history").await, Fetched::There);
         assert_eq!(read(), "# burnt\n", "not the archived one");
@@ -195,7 +200,7 @@ mod tests {
         assert_eq!(get("000000030000000000000003").await, Fetched::There);
         assert_eq!(get("000000010000000000000003").await, Fetched::There);
         assert_eq!(read(), "archived 000000010000000000000003");
-        publish_ledger(&place.at("state"), &BTreeMap::from([(tli(2), "# burnt\n".to_owned())])).expect("publish");
+        publish(&place.at("state"), &BTreeMap::from([(tli(2), "# burnt\n".to_owned())])).expect("publish");
         assert_eq!(get("00000003.history").await, Fetched::NotThere);
         assert_eq!(get("00000002.history").await, Fetched::NotThere, "no real history follows");
     }

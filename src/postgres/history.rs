@@ -6,12 +6,18 @@
 //! **But not at a start in recovery.** A startup process that finds a comment-only file as the newest history takes that
 //! id for its target at once: it then streams, refuses every segment ("unexpected timeline ID 1 in log segment …"), is
 //! never consistent and lets nobody in. Only a running one notices that it is no child (measured on 15). So
-//! [`prepare_start`] takes away the placeholders that no real history follows, and [`write_missing`] puts them back once
+//! [`When::BeforeStart`] takes away the placeholders that no real history follows, and [`When::Running`] puts them back once
 //! the server is up, before anything is promoted.
 
-use super::{Error, durable};
-use crate::model::timeline::{TimelineHistory, TimelineId};
+use super::{Error, Settings, durable};
+use crate::model::{
+    moment::Span,
+    timeline::{TimelineHistory, TimelineId},
+};
 use std::{collections::BTreeMap, fs, io, path::Path};
+
+/// How long the disk may take for a handful of small files.
+const LIMIT: Span = Span::from_secs(30);
 
 /// A history file that says something else than the ledger. It is left as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +77,42 @@ fn timeline_of(name: &str) -> Option<TimelineId> {
     (tli.history_file() == name).then_some(tli)
 }
 
-/// Prepares `pg_wal` for a start in recovery: as [`write_missing`], but placeholders above the newest real history go.
+/// When histories are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// PostgreSQL is stopped and is to be started in recovery next.
+    BeforeStart,
+    /// PostgreSQL runs, or is not to be started from here (a rewind follows).
+    Running,
+}
+
+/// Writes the histories of the ledger that are missing in our `pg_wal`, durably, as its owner; before a start without the
+/// placeholders that no real history follows.
+///
+/// A file that is there is never written again; one that says something else is reported.
 ///
 /// # Errors
-/// As [`write_missing`].
-pub fn prepare_start(pg_wal: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<Written, Error> {
+/// When `pg_wal` cannot be read or written. Files written before the failure stay, whole.
+pub async fn write(settings: &Settings, ledger: &BTreeMap<TimelineId, String>, when: When) -> Result<Written, Error> {
+    let (pg_wal, ledger) = (settings.data_dir.join("pg_wal"), ledger.clone());
+    durable::within(LIMIT, pg_wal.clone(), move || match when {
+        When::BeforeStart => prepare_start(&pg_wal, &ledger),
+        When::Running => write_missing(&pg_wal, &ledger),
+    })
+    .await
+}
+
+/// Writes one history file over one that says something else: a real file of a burnt id, after its [`Conflict`] was
+/// handled. PostgreSQL has to be restarted after it.
+///
+/// # Errors
+/// When the file cannot be written; the former one is then still there.
+pub async fn overwrite(settings: &Settings, tli: TimelineId, text: &str) -> Result<(), Error> {
+    let (pg_wal, text) = (settings.data_dir.join("pg_wal"), text.to_owned());
+    durable::within(LIMIT, pg_wal.clone(), move || replace(&pg_wal, tli, &text)).await
+}
+
+fn prepare_start(pg_wal: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<Written, Error> {
     let there = read_all(pg_wal)?;
     let real = |histories: &BTreeMap<TimelineId, String>| {
         histories.iter().rev().find(|(_, text)| !is_placeholder(text)).map_or(TimelineId::FIRST, |(tli, _)| *tli)
@@ -88,13 +125,7 @@ pub fn prepare_start(pg_wal: &Path, ledger: &BTreeMap<TimelineId, String>) -> Re
     write_missing(pg_wal, &ledger.range(..=newest).map(|(tli, text)| (*tli, text.clone())).collect())
 }
 
-/// Writes the histories of the ledger that are missing in `pg_wal`, durably, as its owner.
-///
-/// A file that is there is never written again; one that says something else is reported.
-///
-/// # Errors
-/// When `pg_wal` cannot be read or written. Files written before the failure stay, whole.
-pub fn write_missing(pg_wal: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<Written, Error> {
+fn write_missing(pg_wal: &Path, ledger: &BTreeMap<TimelineId, String>) -> Result<Written, Error> {
     let there = read_all(pg_wal)?;
     let mut written = Written::default();
     for (tli, text) in ledger {
@@ -121,13 +152,8 @@ fn says_the_same(on_disk: &str, ledger: &str) -> bool {
         }
 }
 
-/// Writes one history file, durably, as the owner of `pg_wal`, over one that says something else.
-///
-/// For a real file of a burnt id, after its [`Conflict`] was handled: PostgreSQL has to be restarted after it.
-///
-/// # Errors
-/// When the file cannot be written; the former one is then still there.
-pub fn replace(pg_wal: &Path, tli: TimelineId, text: &str) -> Result<(), Error> {
+/// Writes one history file, durably, as the owner of its directory.
+pub(super) fn replace(pg_wal: &Path, tli: TimelineId, text: &str) -> Result<(), Error> {
     let path = pg_wal.join(tli.history_file());
     durable::write(&path, text.as_bytes(), 0o600).map_err(Error::file("write", path))
 }

@@ -10,13 +10,15 @@
 //!   directory is not empty. They keep these names.
 
 use super::{Error, Settings, durable, mount};
-use crate::model::{lsn::Bytes, node::DataIncarnation, node_file::ClonePlace};
+use crate::model::{lsn::Bytes, moment::Span, node::DataIncarnation, node_file::ClonePlace};
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
+/// How long looking at directories may take.
+const LOOK_LIMIT: Span = Span::from_secs(10);
 const COPYING: &str = ".pgbaton-copying-";
 const COPY: &str = ".pgbaton-copy-";
 const OLD: &str = ".pgbaton-old-";
@@ -38,7 +40,12 @@ pub struct Place {
 ///
 /// # Errors
 /// When the file system cannot be asked.
-pub fn place_for(settings: &Settings, size: Bytes) -> Result<Place, Error> {
+pub async fn place_for(settings: &Settings, size: Bytes) -> Result<Place, Error> {
+    let settings = settings.clone();
+    durable::within(LOOK_LIMIT, settings.data_dir.clone(), move || place_now(&settings, size)).await
+}
+
+fn place_now(settings: &Settings, size: Bytes) -> Result<Place, Error> {
     let data_dir = &settings.data_dir;
     let free = mount::free(data_dir).map_err(Error::file("ask for the free space of", data_dir))?;
     let against = against_beside(settings, size, free).map_err(Error::file("look at", data_dir))?;
@@ -135,7 +142,12 @@ pub enum LeftoverKind {
 ///
 /// # Errors
 /// When the directory that holds the data directory cannot be read.
-pub fn leftovers(settings: &Settings) -> Result<Vec<Leftover>, Error> {
+pub async fn leftovers(settings: &Settings) -> Result<Vec<Leftover>, Error> {
+    let settings = settings.clone();
+    durable::within(LOOK_LIMIT, settings.data_dir.clone(), move || leftovers_now(&settings)).await
+}
+
+pub(super) fn leftovers_now(settings: &Settings) -> Result<Vec<Leftover>, Error> {
     let parent = durable::parent(&settings.data_dir).map_err(Error::file("look at", &settings.data_dir))?;
     let base = settings.data_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut found = Vec::new();
@@ -156,8 +168,8 @@ pub fn leftovers(settings: &Settings) -> Result<Vec<Leftover>, Error> {
 ///
 /// # Errors
 /// When something cannot be removed. May be called again.
-pub fn remove(settings: &Settings, leftover: &Leftover) -> Result<(), Error> {
-    let others = leftovers(settings)?.into_iter().map(|other| other.path).filter(|path| *path != leftover.path);
+pub(super) fn remove(settings: &Settings, leftover: &Leftover) -> Result<(), Error> {
+    let others = leftovers_now(settings)?.into_iter().map(|other| other.path).filter(|path| *path != leftover.path);
     let in_use: Vec<_> = others.chain([settings.data_dir.clone()]).flat_map(|path| parts_of(&path)).collect();
     for part in parts_of(&leftover.path).into_iter().filter(|part| !in_use.contains(part)) {
         remove_part(&part)?;

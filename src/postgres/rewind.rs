@@ -32,6 +32,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// How long the disk may take for a handful of small files.
+const DISK_LIMIT: Span = Span::from_secs(60);
+
 /// Whether the target can be rewound as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -144,7 +147,8 @@ pub struct Archived {
 pub async fn archive_ready_segments(settings: &Settings, archive_command: &str, each: Span, limit: Span) -> Result<Archived, Error> {
     let until = clock::boot().plus(limit);
     let status = settings.data_dir.join("pg_wal/archive_status");
-    let mut waiting = ready(&status)?;
+    let (dir, of) = (status.clone(), status.clone());
+    let mut waiting = durable::within(DISK_LIMIT, of, move || ready(&dir)).await?;
     let mut archived = Archived::default();
     while let Some(file) = waiting.first().cloned() {
         let left = each.min(until.since(clock::boot()));
@@ -213,11 +217,7 @@ pub enum Rewound {
 /// [`Error::Rewind`] says whether the data directory was touched: if so, it may only be rewound again or cloned.
 pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(basebackup::Progress)) -> Result<Rewound, Error> {
     let program = program(settings, options)?;
-    let kept = keep(settings)?;
-    let marker = marker(settings);
-    // A marker of an interrupted attempt stays whatever this one does, until it has succeeded.
-    let was_touched = marker.exists();
-    durable::write(&marker, b"", 0o600).map_err(Error::file("write", &marker))?;
+    let (kept, was_touched) = on_disk(settings, begin).await?;
     let mut said = Said::default();
     let ended = program
         .run_watched(options.limit, |stream, line| {
@@ -233,16 +233,16 @@ pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(bas
             return Err(Error::Refused(format!("{why}: clone {}", settings.data_dir.display())));
         }
         Ok(_) if said.not_needed => {}
-        Ok(_) => finish(settings, &kept)?,
+        Ok(_) => on_disk(settings, move |settings| finish(settings, &kept)).await?,
         Err(source) => {
             let touched = was_touched || said.checkpoint.is_some() && !matches!(source, Failure::Start { .. });
             if !touched {
-                clean_up(settings)?;
+                on_disk(settings, clean_up).await?;
             }
             return Err(Error::Rewind { touched, source });
         }
     }
-    clean_up(settings)?;
+    on_disk(settings, clean_up).await?;
     Ok(if said.not_needed { Rewound::NotNeeded } else { Rewound::Done { fork: said.fork, checkpoint: said.checkpoint } })
 }
 
@@ -256,8 +256,8 @@ pub fn unfinished(settings: &Settings) -> bool {
 ///
 /// # Errors
 /// When the state directory cannot be written.
-pub fn forget_unfinished(settings: &Settings) -> Result<(), Error> {
-    clean_up(settings)
+pub async fn forget_unfinished(settings: &Settings) -> Result<(), Error> {
+    on_disk(settings, clean_up).await
 }
 
 fn marker(settings: &Settings) -> PathBuf {
@@ -307,6 +307,24 @@ fn place(line: &str, phrase: &str) -> Option<(Lsn, TimelineId)> {
 /// `  1234/ 54321 kB (2%) copied`
 fn progress(line: &str) -> Option<basebackup::Progress> {
     line.trim_end().strip_suffix(" copied").and_then(|line| basebackup::Progress::parse(&line.replace("/ ", "/")))
+}
+
+async fn on_disk<T: Send + 'static>(
+    settings: &Settings,
+    work: impl FnOnce(&Settings) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let settings = settings.clone();
+    durable::within(DISK_LIMIT, settings.data_dir.clone(), move || work(&settings)).await
+}
+
+/// Keeps what has to survive and sets the marker. Whether one stood already: it stays whatever this attempt does, until
+/// one has succeeded.
+fn begin(settings: &Settings) -> Result<(BTreeMap<PathBuf, Vec<u8>>, bool), Error> {
+    let kept = keep(settings)?;
+    let marker = marker(settings);
+    let was_touched = marker.exists();
+    durable::write(&marker, b"", 0o600).map_err(Error::file("write", &marker))?;
+    Ok((kept, was_touched))
 }
 
 fn finish(settings: &Settings, kept: &BTreeMap<PathBuf, Vec<u8>>) -> Result<(), Error> {

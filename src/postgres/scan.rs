@@ -24,6 +24,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// How many pages before a position are searched first for the record that ends there.
+const NEAR_PAGES: u64 = 8;
+
 /// Why there is no end of WAL to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadScan {
@@ -160,7 +163,7 @@ impl<'a> Wal<'a> {
 
     async fn end(&self, from: Lsn) -> Result<Lsn, Error> {
         let (first, last) = self.run_of_segments(from);
-        if !self.begins_as_named(first)? {
+        if !self.begins_as_named(self.tli, first).await? {
             return self.end_before(from).await;
         }
         match self.forward(from, first, last).await? {
@@ -187,9 +190,10 @@ impl<'a> Wal<'a> {
     /// Whether a segment is there and is what its name says: not the zeros of a new file, nor a recycled one's old content.
     ///
     /// `pg_waldump` takes the layout from this header and says nothing sensible where there is none.
-    fn begins_as_named(&self, number: u64) -> Result<bool, Error> {
-        let Some(path) = self.segments.get(&number) else { return Ok(false) };
-        let header = Header::read(path).map_err(Error::file("read", path))?;
+    async fn begins_as_named(&self, tli: TimelineId, number: u64) -> Result<bool, Error> {
+        let path = self.dir.join(self.layout.segment_name(tli, number));
+        let read = move || Header::read(&path).map_err(Error::file("read", &path));
+        let header = durable::within(self.left(), self.dir.clone(), read).await?;
         Ok(header.is_some_and(|header| header.layout == self.layout && header.start == self.layout.segment_start(number)))
     }
 
@@ -241,10 +245,18 @@ impl<'a> Wal<'a> {
     async fn end_before(&self, from: Lsn) -> Result<Lsn, Error> {
         let tli = self.tli;
         let mut first = self.layout.segment_number(self.layout.byte_before(from));
-        let Some(on) = self.holder(first)? else { return Err(BadScan::NoSegment { from, tli }.into()) };
+        let Some(on) = self.holder(first).await? else { return Err(BadScan::NoSegment { from, tli }.into()) };
         // The record that spans `from`, if there is one, may end in a later segment.
         let last = if on == tli { self.run_of_segments(from).1 } else { first };
         let last = if self.segments.contains_key(&last) { last } else { first };
+        // Most records are short: a few pages usually hold the one before, and a whole segment takes long to list.
+        let near = Lsn::new(from.get().saturating_sub(NEAR_PAGES * self.layout.page.get())).max(self.layout.segment_start(first));
+        let near = Lsn::new(near.get() - near.get() % self.layout.page.get());
+        if let Some(record) = self.list(on, (first, last), near, Some(from)).await?
+            && self.layout.end_of(record) == from
+        {
+            return Ok(from);
+        }
         loop {
             let start = self.layout.segment_start(first);
             if let Some(record) = self.list(on, (first, last), start, Some(from)).await? {
@@ -256,7 +268,7 @@ impl<'a> Wal<'a> {
                 };
             }
             // A record longer than a segment covers all of it: look further back.
-            if first == 0 || self.holder(first - 1)? != Some(on) {
+            if first == 0 || self.holder(first - 1).await? != Some(on) {
                 return Err(BadScan::NoSegment { from, tli }.into());
             }
             first -= 1;
@@ -264,15 +276,11 @@ impl<'a> Wal<'a> {
     }
 
     /// The timeline under which a segment lies here: ours, or the newest ancestor's that has it.
-    fn holder(&self, number: u64) -> Result<Option<TimelineId>, Error> {
-        if self.begins_as_named(number)? {
-            return Ok(Some(self.tli));
-        }
-        for fork in self.history.forks().iter().rev() {
-            let path = self.dir.join(self.layout.segment_name(fork.parent, number));
-            let header = Header::read(&path).map_err(Error::file("read", &path))?;
-            if header.is_some_and(|header| header.layout == self.layout && header.start == self.layout.segment_start(number)) {
-                return Ok(Some(fork.parent));
+    async fn holder(&self, number: u64) -> Result<Option<TimelineId>, Error> {
+        let ancestors = self.history.forks().iter().rev().map(|fork| fork.parent);
+        for tli in std::iter::once(self.tli).chain(ancestors) {
+            if self.begins_as_named(tli, number).await? {
+                return Ok(Some(tli));
             }
         }
         Ok(None)
