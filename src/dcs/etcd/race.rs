@@ -105,10 +105,12 @@ impl Shared {
         let mut next_launch = clock::boot();
         loop {
             let now = clock::boot();
-            if now >= ends {
+            // Too little time for another attempt would only hide what the former ones said.
+            let worth = course.failed == 0 || ends.since(now).times(8) >= self.settings.attempt;
+            if now >= ends || (in_flight.is_empty() && !worth) {
                 return Err(course.error(None, deadline, launched.iter().any(Launch::is_sent)));
             }
-            if in_flight.len() < side_by_side && now >= next_launch {
+            if in_flight.len() < side_by_side && worth && now >= next_launch {
                 let Some(index) = turns.find(|index| launched.iter().all(|launch| launch.index != **index)).copied() else {
                     return Err(Error::Unreachable("no endpoint is configured".to_owned()));
                 };
@@ -122,7 +124,7 @@ impl Shared {
                     (launch, answer)
                 });
             }
-            let until = if in_flight.len() < side_by_side { next_launch.min(ends) } else { ends };
+            let until = if in_flight.len() < side_by_side && worth { next_launch.min(ends) } else { ends };
             let (launch, answer) = tokio::select! {
                 biased;
                 Some(ended) = in_flight.next(), if !in_flight.is_empty() => ended,
