@@ -135,7 +135,7 @@ impl Shared {
                 Ok(answer) => {
                     self.prefer(launch.index);
                     let slow = launched.iter().filter(|other| clock::boot().since(other.at) >= third);
-                    slow.for_each(|other| self.endpoints[other.index].outrun());
+                    slow.for_each(|other| self.endpoints[other.index].doubt());
                     let others =
                         || course.arrived.iter().copied().chain(launched.iter().filter(|other| other.is_sent()).map(|other| other.at));
                     let sent_at = others().min().unwrap_or(launch.at).min(launch.at);
