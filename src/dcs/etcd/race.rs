@@ -12,6 +12,7 @@ use crate::{
 use etcd_client::Client;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -56,19 +57,23 @@ struct Course {
     /// Launch times of attempts that may have arrived.
     arrived: Vec<Moment>,
     newest: Option<Fault>,
-    denied: usize,
+    /// Endpoints whose newest answer was that we may not.
+    denied: BTreeSet<usize>,
     failed: usize,
 }
 
 impl Course {
     /// Takes over a failed attempt. `Some`: no further attempt makes sense.
-    fn fail(&mut self, launched: Moment, fault: Fault, endpoints: usize, hedge: Hedge) -> Option<Fault> {
+    fn fail(&mut self, launch: &Launch, fault: Fault, endpoints: usize, hedge: Hedge) -> Option<Fault> {
         self.failed += 1;
-        self.denied = if matches!(fault, Fault::Denied(_) | Fault::Stale(_)) { self.denied + 1 } else { 0 };
+        match fault {
+            Fault::Denied(_) | Fault::Stale(_) => self.denied.insert(launch.index),
+            _ => self.denied.remove(&launch.index),
+        };
         if fault.is_unclear() {
-            self.arrived.push(launched);
+            self.arrived.push(launch.at);
         }
-        let stop = fault.is_final() || (fault.is_unclear() && hedge == Hedge::Never) || self.denied >= endpoints;
+        let stop = fault.is_final() || (fault.is_unclear() && hedge == Hedge::Never) || self.denied.len() >= endpoints;
         self.newest = Some(fault.clone());
         stop.then_some(fault)
     }
@@ -142,7 +147,7 @@ impl Shared {
                     return Ok(Raced { answer, sent_at, unsettled: others().next().is_some() });
                 }
                 Err(fault) => {
-                    if let Some(fault) = course.fail(launch.at, fault, order.len(), hedge) {
+                    if let Some(fault) = course.fail(&launch, fault, order.len(), hedge) {
                         return Err(course.error(Some(fault), deadline, launched.iter().any(Launch::is_sent)));
                     }
                     next_launch = clock::boot().plus(pause_after(course.failed, order.len()).into());
