@@ -240,8 +240,9 @@ fn a_scenario_is_built_harmed_healed_and_judged() {
     next_ack(&island, Moment::ZERO, SOON).expect("the island writes");
     let fault = lab.inject(&Fault::Partition("n1".into())).expect("partition");
     lab.query("n2", "SELECT pg_promote(true, 10)").expect("promote");
-    let back = next_ack(&writer, fault.at.plus(Span::from_millis(1)), SOON).expect("writes again");
-    assert_eq!((back.node.as_str(), back.tli), ("n2", 2));
+    let back = || writer.look(|journal| journal.acks.iter().find(|ack| ack.node == "n2").cloned());
+    let back = wait_until("writes again", SOON, back).expect("writes again");
+    assert_eq!(back.tli, 2);
     next_ack(&island, back.at, SOON).expect("nobody has stopped the island");
     let outage = writer.look(|journal| Outage::of(journal, fault.at, clock::boot())).expect("outage");
     assert!(outage.gap.length() > Span::from_millis(20) && outage.usual.is_some(), "{outage:?}");
