@@ -120,7 +120,12 @@ fn context(snapshot: &Snapshot) -> Context {
     Context {
         run: snapshot.run(),
         file: snapshot.file.clone(),
-        term: snapshot.file.term.max(leader.map_or(Term::ZERO, |leader| leader.term)),
+        // The guard refuses a term below the highest that it has heard.
+        term: snapshot
+            .file
+            .term
+            .max(leader.map_or(Term::ZERO, |leader| leader.term))
+            .max(snapshot.guard().map_or(Term::ZERO, |guard| guard.term)),
         other_copy: other.next().cloned(),
     }
 }

@@ -28,6 +28,9 @@ const PLACE: Span = Span::from_millis(50);
 /// WAL that came in so lately, after the lease was over, comes from somebody who should be dead.
 const LIVE_STREAM: Span = Span::from_millis(500);
 
+pub(super) const UNFENCED: &str =
+    "nothing here would end PostgreSQL at its deadline once the agent is dead, and the policy does not set allow_unfenced";
+
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     let Some(leader) = s.leader() else { return Flow::Goes };
     note_vacant(s, d, leader);
@@ -114,6 +117,10 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
     let Some(DataDir::Present(disk)) = s.disk() else { return Flow::Goes };
     if !promotion::may_start_in_place(s, scan::disk_timeline(s, disk)) {
         d.refused("owner", "this node was the last primary, but its data is not on the newest timeline: it starts as a standby");
+        return Flow::Goes;
+    }
+    if !s.may_lead_unfenced() {
+        d.refused("unfenced", format!("was the last primary, but {UNFENCED}"));
         return Flow::Goes;
     }
     let Some(trigger) = trigger else {
@@ -235,9 +242,8 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     if let Some(operation) = &s.file.operation {
         return Some(format!("an operation on its data directory is not finished ({operation:?})"));
     }
-    let guard = s.guard()?;
-    if !guard.fenced && !s.policy.allow_unfenced {
-        return Some("nothing here could fence it once its agent is dead, and the policy does not set allow_unfenced".to_owned());
+    if !s.may_lead_unfenced() {
+        return Some(UNFENCED.to_owned());
     }
     match s.role() {
         None => Some("PostgreSQL does not answer here".to_owned()),

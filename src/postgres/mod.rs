@@ -20,7 +20,6 @@ pub mod command;
 pub mod config_files;
 mod conninfo;
 
-pub mod conninfo;
 pub mod control_data;
 pub mod disk;
 mod durable;
