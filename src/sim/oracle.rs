@@ -240,8 +240,6 @@ impl World {
         }
     }
 
-    pub(super) fn judge_gone(&mut self, _node: usize) {}
-
     /// O10, looked at all the time.
     pub(super) fn judge_leases(&mut self) {
         let bound = self.policy.timers().kill_bound;
