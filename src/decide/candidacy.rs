@@ -5,7 +5,7 @@ use super::{
     decision::{Action, ClaimStory, Purpose, Vacancy},
     draft::Draft,
     leadership::{disarm, next},
-    promotion, scan,
+    ledger, promotion, scan,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -156,7 +156,9 @@ fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
         return Some(format!("it once published {}", node.whole));
     }
     let (tli, lsn) = s.primary_position()?;
-    (tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
+    // A claimant that died before it served may be behind its predecessor's position, within `max_lag`: it never had that.
+    let ours = ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
+    (ours && tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
 }
 
 /// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
