@@ -237,6 +237,9 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     if let Some(operation) = &s.file.operation {
         return Some(format!("an operation on its data directory is not finished ({operation:?})"));
     }
+    if let Some(tli) = ledger::conflict(s) {
+        return Some(format!("its history file of timeline {tli} is not the ledger's"));
+    }
     let guard = s.guard()?;
     if !guard.fenced && !s.policy.allow_unfenced {
         return Some("nothing here could fence it once its agent is dead, and the policy does not set allow_unfenced".to_owned());

@@ -83,6 +83,14 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         stop::stop_postgres(s, d);
         return;
     }
+    if let Some(other) = ledger::conflict(s) {
+        d.because(
+            "history-conflict",
+            format!("the history file of timeline {other} is not the ledger's: PostgreSQL is stopped to replace it"),
+        );
+        stop::stop_postgres(s, d);
+        return;
+    }
     let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
     let elsewhere =
         s.configured.as_ref().and_then(|configured| configured.follow.as_ref()).is_some_and(|follow| follow.node != target.holder.node);

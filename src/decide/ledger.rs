@@ -69,6 +69,13 @@ pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
     texts(s).into_iter().filter(|(tli, text)| s.histories.get(tli) != Some(text)).collect()
 }
 
+/// A history file here that says something else than the ledger: somebody promoted to an id that was then burnt (EXP-29).
+///
+/// A running server may have taken it for its target: it is replaced while PostgreSQL is stopped.
+pub(super) fn conflict(s: &Snapshot) -> Option<TimelineId> {
+    texts(s).into_iter().find(|(tli, text)| s.histories.get(tli).is_some_and(|there| there != text)).map(|(tli, _)| tli)
+}
+
 /// What is wrong with the history files before a start: what has to be written; `None` when all is well.
 ///
 /// A server that starts in recovery takes the newest history file for its target, and dies where that is a comment of a burnt

@@ -248,6 +248,9 @@ fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId)
 fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
     let term = leader.record.term;
+    if let Some(tli) = ledger::conflict(s) {
+        return release::abandon(s, d, leader, &format!("the history file of timeline {tli} here is not the ledger's"));
+    }
     let missing = ledger::texts_missing(s);
     if !missing.is_empty() {
         d.waits("histories", format!("{} history files are put in place before the promotion", missing.len()));
