@@ -1,6 +1,10 @@
 //! The ledger of timelines: which ids exist, whose they are, and the text of every history file.
 
-use super::snapshot::Snapshot;
+use super::{
+    decision::{Action, Task},
+    draft::Draft,
+    snapshot::Snapshot,
+};
 use crate::model::{
     node::Replica,
     record::{TimelineRecord, TimelineState},
@@ -67,6 +71,12 @@ pub(super) fn burnt_text(tli: TimelineId, term: Term) -> String {
 /// The history files that a running server still lacks, of the whole ledger: a promotion then skips every burnt id.
 pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
     texts(s).into_iter().filter(|(tli, text)| s.histories.get(tli) != Some(text)).collect()
+}
+
+/// Puts history files in place. After a failure it is looked at first what is there.
+pub(super) fn put(s: &Snapshot, d: &mut Draft, texts: BTreeMap<TimelineId, String>) {
+    let failed = s.failures.contains_key(&Task::WriteHistories);
+    d.act(s, if failed && s.disk().is_none() { Action::InspectDisk } else { Action::WriteHistories(texts) });
 }
 
 /// A history file here that says something else than the ledger: somebody promoted to an id that was then burnt (EXP-29).

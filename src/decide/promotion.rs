@@ -254,7 +254,7 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
     let missing = ledger::texts_missing(s);
     if !missing.is_empty() {
         d.waits("histories", format!("{} history files are put in place before the promotion", missing.len()));
-        d.act(s, Action::WriteHistories(missing));
+        ledger::put(s, d, missing);
         return Keeps::Renewing;
     }
     let Some(tli) = reserved_by_us(s, leader) else {
@@ -330,7 +330,7 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
         return patience(s, d, leader, asked, "the start as primary");
     }
     if let Some(texts) = ledger::wrong_before_start(s) {
-        d.act(s, Action::WriteHistories(texts));
+        ledger::put(s, d, texts);
         return Keeps::Renewing;
     }
     if s.file.initialised {
