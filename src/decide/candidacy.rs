@@ -311,8 +311,7 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         why: why.to_owned(),
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
         former_lsn: Some(leader.record.lsn),
-        // An end that speaks of an earlier primary than the one that `sync` names bounds nothing.
-        wal_end: leader.record.wal_end.filter(|_| s.former_primary_released()).or(end.map(|whole| whole.lsn)),
+        wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         triggered: s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered),
         claimed: None,
         voted: None,
@@ -320,6 +319,17 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         promoted: None,
     });
     d.act(s, Action::Txn(Purpose::Claim, txn));
+}
+
+/// The end of WAL of the last primary that served, where its release has verified it.
+pub(super) fn verified_end(s: &Snapshot, record: &LeaderRecord) -> Option<Lsn> {
+    record.wal_end.filter(|_| s.former_primary_released() && served(s))
+}
+
+/// Whether the primary that `sync` names has served. The end of one that never did bounds nothing: its predecessor went on.
+fn served(s: &Snapshot) -> bool {
+    let owner = ledger::newest_used(s).map(|(_, owner)| owner);
+    s.sync().is_some_and(|sync| owner.as_ref() == Some(&sync.record.primary))
 }
 
 fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::term::Term, end: Option<Whole>) -> Option<Txn> {

@@ -1,6 +1,7 @@
 //! From a claim to serving (protocol 1.7 steps 3 to 6, 1.9 restart in place).
 
 use super::{
+    candidacy,
     decision::{Action, ClaimStory, Purpose},
     draft::Draft,
     leadership::{Keeps, next},
@@ -108,8 +109,7 @@ fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
         why: "claimed by a former run of this agent".to_owned(),
         from: None,
         former_lsn: Some(leader.lsn),
-        // Whether it speaks of the primary before us, `sync` cannot tell any more once it is written for this term.
-        wal_end: leader.wal_end.filter(|_| s.former_primary_released()),
+        wal_end: candidacy::verified_end(s, leader),
         triggered: s.now.boot,
         claimed: None,
         voted: None,
