@@ -207,6 +207,10 @@ impl State {
                 self.failures.remove(&task);
             }
             Err(why) => {
+                if matches!(task, Task::Start | Task::Scan | Task::Data | Task::WriteHistories) {
+                    // The directory may not be what it was when it was looked at.
+                    self.disk.lost(now, format!("{task:?} failed"));
+                }
                 let count = self.failures.get(&task).map_or(0, |failure| failure.count).saturating_add(1);
                 self.failures.insert(task, Failure { count, at: now, why });
             }
