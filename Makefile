@@ -21,7 +21,7 @@ DENY = $(shell PATH='$(PATH)' command -v cargo-deny 2>/dev/null)
 .PHONY: help deps build fmt lint lint-deps unit doc test test-full soak sim bench-failover bench-guard demo clean
 
 help: ## This list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
 deps: ## Installs what is missing: PostgreSQL 15, etcd, protoc, network tools.
 	@.ci/deps
@@ -61,11 +61,24 @@ doc: deps ## Examples in the documentation.
 
 test: deps fmt lint lint-deps doc unit ## Everything that a change has to pass.
 
-test-full: deps install-deny test ## The slow suites too: many repetitions, other PostgreSQL versions.
+# Slow tests are ignored ones whose name begins with slow_; soak_ and bench_ have targets of their own. Other ignored
+# tests are parts of a test that starts them by itself.
+test-full: deps install-deny test test-17 ## The slow suites too: many repetitions, PostgreSQL 17.
 ifeq ($(NEXTEST),)
-	$(CARGO) test --locked --release --tests -- --test-threads=1 --ignored --skip bench_ --skip soak_
+	$(CARGO) test --locked --release --tests -- --test-threads=1 --ignored slow_
 else
-	$(CARGO) nextest run --locked --release --profile full --run-ignored only -E 'not test(/(^|::)(bench|soak)_/)'
+	$(CARGO) nextest run --locked --release --profile full --run-ignored only --no-tests=pass -E 'test(/(^|::)slow_/)'
+endif
+
+PG17 := /var/tmp/pgbaton/postgresql-17
+
+.PHONY: test-17
+test-17: deps ## The tests that start PostgreSQL, on PostgreSQL 17.
+	.ci/postgres-tree trixie 17 $(PG17)
+ifeq ($(NEXTEST),)
+	PGBATON_TEST_BIN=$(PG17)/usr/lib/postgresql/17/bin $(CARGO) test --locked --test 'postgres*' --test 'integration*' -- --test-threads=1
+else
+	PGBATON_TEST_BIN=$(PG17)/usr/lib/postgresql/17/bin $(CARGO) nextest run --locked -E 'binary(/^(postgres|integration)/)'
 endif
 
 soak: deps ## Every fault ROUNDS=10 times in a row; goes on where it stopped.
@@ -85,4 +98,4 @@ demo: build ## Three nodes and three etcd members on this machine; ARGS=--script
 
 clean: ## Removes what was built and what runs left behind.
 	$(CARGO) clean
-	rm -rf lab-out
+	rm -rf lab-out $(PG17)

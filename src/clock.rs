@@ -3,7 +3,7 @@
 //! Everything else is given time and fresh names as values, so that the simulator can invent them.
 
 use crate::model::{
-    moment::{Clocks, Moment},
+    moment::{Clocks, Moment, Span},
     node::{DataIncarnation, Incarnation, Nonce},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -15,10 +15,19 @@ fn read(clock: ClockId) -> Moment {
     Moment::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.1).unwrap_or_default()))
 }
 
-/// Both monotonic clocks now.
+/// Both monotonic clocks now. Read again where something came between the two readings.
 pub fn now() -> Clocks {
-    let mono = read(ClockId::CLOCK_MONOTONIC);
-    Clocks { boot: read(ClockId::CLOCK_BOOTTIME), mono }
+    const NEAR: Span = Span::from_nanos(200_000);
+    const TRIES: u32 = 4;
+    let mut tried = 0;
+    loop {
+        let mono = read(ClockId::CLOCK_MONOTONIC);
+        let boot = read(ClockId::CLOCK_BOOTTIME);
+        tried += 1;
+        if tried == TRIES || read(ClockId::CLOCK_MONOTONIC).since(mono) < NEAR {
+            return Clocks { boot, mono };
+        }
+    }
 }
 
 /// `CLOCK_BOOTTIME` now.

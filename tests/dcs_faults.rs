@@ -270,7 +270,8 @@ async fn a_full_database_is_an_error_of_its_own_and_nothing_is_done() {
             Ok(_) => written += 1,
             Err(error) => break error,
         }
-        assert!(written < 50, "the quota does not bite");
+        // The size is that of the last commit to disk, every 100 ms or so: some more pass.
+        assert!(written < 2_000, "the quota does not bite");
     };
     assert!(matches!(error, Error::NoSpace(_)), "{error}");
     assert_eq!(error.outcome(), Outcome::NotDone);

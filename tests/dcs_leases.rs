@@ -90,7 +90,8 @@ async fn the_newest_thousand_changes_of_leadership_are_kept() {
     let etcds = Etcds::one();
     let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
     let old: Vec<(Key, String)> = (1..=1_250).map(|term| (Key::History(Term::new(term)), format!("term {term}"))).collect();
-    etcd.write_all(&old, DEADLINE).await.expect("write");
+    let present = etcd.list(DEADLINE).await.expect("list");
+    etcd.write_all(&old, &present, DEADLINE).await.expect("write");
     etcd.append_history(Term::new(1_251), "term 1251".to_owned(), DEADLINE).await.expect("append");
     let kept = etcd.read_history(DEADLINE).await.expect("read");
     assert_eq!(kept.len(), 1_000);
@@ -103,4 +104,22 @@ async fn the_newest_thousand_changes_of_leadership_are_kept() {
     let newest: Vec<String> = etcd.read_audit(2, DEADLINE).await.expect("read").into_iter().map(|(_, text)| text).collect();
     assert_eq!(newest, ["audit 4", "audit 3"]);
     assert_eq!(etcd.list(DEADLINE).await.expect("list").entries, Vec::new(), "journals are no part of the view");
+}
+
+#[tokio::test]
+async fn a_recovery_writes_over_what_it_saw_and_nothing_else() {
+    let etcds = Etcds::one();
+    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    let put = |text: &str| Txn { nonce: clock::nonce(), when: Vec::new(), then: vec![Write::Put(Key::Leader, text.to_owned())] };
+    etcd.txn(&put("lost its way"), Hedge::Never, DEADLINE).await.expect("put");
+    let seen = etcd.list(DEADLINE).await.expect("list");
+    let mut anew: Vec<(Key, String)> = (1..=130).map(|n| (Key::History(Term::new(n)), format!("term {n}"))).collect();
+    anew.extend([(Key::Cluster, "cluster".to_owned()), (Key::Leader, "leader".to_owned())]);
+    etcd.write_all(&anew, &seen, DEADLINE).await.expect("write");
+    let written = etcd.list(DEADLINE).await.expect("list");
+    let texts: Vec<&str> = written.entries.iter().map(|(_, text, _)| text.as_str()).collect();
+    assert_eq!(texts, ["cluster", "leader"]);
+    etcd.txn(&put("a holder"), Hedge::Never, DEADLINE).await.expect("put");
+    let error = etcd.write_all(&anew, &written, DEADLINE).await.expect_err("the lease has moved on");
+    assert!(error.to_string().contains("changed meanwhile"), "{error}");
 }

@@ -156,7 +156,8 @@ async fn a_watch_goes_on_across_a_change_of_the_password() {
         }
         put(&etcd, "v3").await.expect("put");
         loop {
-            let update = tokio::time::timeout(Duration::from_secs(5), updates.recv()).await.expect("in time").expect("update");
+            let left = (deadline + Duration::from_secs(5)).saturating_duration_since(now());
+            let update = tokio::time::timeout(left, updates.recv()).await.expect("in time").expect("update");
             let text = match update {
                 Update::Changed { changes, .. } => changes.into_iter().filter_map(|(_, text, _)| text).next_back(),
                 Update::Listed { listing, .. } => listing.entries.into_iter().map(|(_, text, _)| text).next_back(),

@@ -80,3 +80,13 @@ async fn a_request_that_etcd_refuses_is_not_done() {
     }
     assert_eq!(etcd.list(DEADLINE).await.expect("list").entries, Vec::new());
 }
+
+/// A name with several addresses of which the first refuses: `localhost` is `::1` first, and etcd listens on 127.0.0.1.
+#[tokio::test]
+async fn a_name_is_tried_address_by_address() {
+    let etcds = Etcds::one();
+    let mut settings = etcds.settings();
+    settings.endpoints = vec![format!("http://localhost:{}", etcds.port(0))];
+    let etcd = Etcd::connect(settings).await.expect("connect");
+    etcd.txn(&txn(&[], &[put(&Key::Leader, "a")]), Hedge::Never, DEADLINE).await.expect("reply");
+}

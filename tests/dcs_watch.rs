@@ -41,7 +41,8 @@ async fn until(updates: &mut Receiver<Update>, wanted: impl Fn(&Update) -> bool)
     let start = now();
     let mut seen = Vec::new();
     loop {
-        match tokio::time::timeout(Duration::from_secs(10), updates.recv()).await {
+        let left = Duration::from_secs(10).saturating_sub(start.elapsed());
+        match tokio::time::timeout(left, updates.recv()).await {
             Ok(Some(update)) if wanted(&update) => return (update, start.elapsed()),
             Ok(Some(update)) => seen.push(update),
             _ => panic!("it never came; seen: {:?}", seen.iter().rev().take(5).collect::<Vec<_>>()),

@@ -95,7 +95,7 @@ pub enum Event {
     Configured(Box<Configuration>),
     /// The stream was cut: the conninfo in force is empty, and no walreceiver is there.
     StreamCut,
-    /// History files are in place.
+    /// History files were written: all that are in `pg_wal` now.
     HistoriesWritten(BTreeMap<TimelineId, String>),
     /// The data directory was made or replaced.
     Completed(Completed),

@@ -124,8 +124,16 @@ pub struct Handle {
 /// The agent's end of a [`Handle`].
 #[derive(Debug)]
 pub struct Seat {
+    /// Shows decisions.
+    pub publisher: Publisher,
+    /// What is asked for, in the order of arrival.
+    pub commands: mpsc::Receiver<Command>,
+}
+
+/// Shows decisions to every reader.
+#[derive(Debug)]
+pub struct Publisher {
     published: watch::Sender<Option<Arc<Published>>>,
-    commands: mpsc::Receiver<Command>,
     news: News,
 }
 
@@ -134,15 +142,22 @@ pub fn pair(run: &str) -> (Handle, Seat) {
     let (publish, published) = watch::channel(None);
     let (command, commands) = mpsc::channel(COMMANDS);
     let news = News::new(run);
-    (Handle { published, commands: command, news: news.clone() }, Seat { published: publish, commands, news })
+    (Handle { published, commands: command, news: news.clone() }, Seat { publisher: Publisher { published: publish, news }, commands })
 }
 
-impl Seat {
+impl Publisher {
     /// Shows a decision to every reader, at once; tells the listeners what changed. Never waits.
     pub fn publish(&self, published: Published) {
         let published = Arc::new(published);
         let before = self.published.send_replace(Some(Arc::clone(&published)));
         self.news.tell(before.as_deref(), &published);
+    }
+}
+
+impl Seat {
+    /// See [`Publisher::publish`].
+    pub fn publish(&self, published: Published) {
+        self.publisher.publish(published);
     }
 
     /// The next command; `None` once every handle is gone.

@@ -1,11 +1,25 @@
 //! SHELL. The only room that knows both the decisions and the effects.
 //!
-//! [`event`] and [`state`] are pure, and are run by the simulator too: `state` keeps the newest fact per source and
-//! freezes snapshots. [`handle`] is what the API may ask, with [`change`] (pure: operator changes as transactions) and
-//! [`news`] (what changed from one decision to the next). The rest is the loop around them: observe → decide → act.
+//! Port: [`run`], one agent from its checked configuration to its end; [`handle`], what the API may ask. In reading order:
+//! - [`event`], [`state`]: PURE, run by the simulator too: the newest fact per source, frozen into snapshots;
+//! - `run`: the loop; `observe`, `guard_link`: what publishes events; `act`: what executes actions; `measure`: metrics;
+//! - [`handle`], [`news`], [`change`] (PURE): the last decision, what changed, operator changes as transactions; `serve`: served;
+//! - [`file`]: the node file on disk; [`starter`]: guards where no service manager starts them;
+//! - [`wiring`]: from the configuration to all of it.
 
+mod act;
 pub mod change;
 pub mod event;
+pub mod file;
+mod guard_link;
 pub mod handle;
+mod measure;
 pub mod news;
+mod observe;
+mod run;
+mod serve;
+pub mod starter;
 pub mod state;
+pub mod wiring;
+
+pub use wiring::run;

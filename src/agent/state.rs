@@ -193,7 +193,7 @@ impl State {
                     configured.follow = None;
                 }
             }
-            Event::HistoriesWritten(texts) => self.histories.extend(texts),
+            Event::HistoriesWritten(texts) => self.histories = texts,
             Event::Completed(completed) => self.completed(completed),
             Event::Done { task, outcome } => self.done(task, outcome, now.boot),
             Event::Stop => self.stopping = true,
@@ -347,10 +347,9 @@ impl State {
             self.standing = None;
             return;
         };
-        let suspended = now.suspended();
-        let same = self.standing.as_ref().is_some_and(|standing| standing.nonce == leader.record.nonce && standing.suspended == suspended);
-        if !same {
-            self.standing = Some(Standing { nonce: leader.record.nonce.clone(), since: now.mono, suspended });
+        let same = |standing: &Standing| standing.nonce == leader.record.nonce && !now.slept_since(standing.suspended);
+        if !self.standing.as_ref().is_some_and(same) {
+            self.standing = Some(Standing { nonce: leader.record.nonce.clone(), since: now.mono, suspended: now.suspended() });
         }
     }
 

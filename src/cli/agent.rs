@@ -1,11 +1,49 @@
 //! `agent`: runs a node.
 
-use super::target::Target;
 use super::{
     arguments::AgentOptions,
     exit::{Exit, Failure},
+    target::Target,
 };
+use crate::{
+    agent::{self, wiring::Attach},
+    api,
+    config::node::LogFormat,
+    telemetry::log,
+};
+use anyhow::Context;
+use std::{env, sync::Arc};
 
-pub(super) fn run(_target: &Target, _options: &AgentOptions) -> anyhow::Result<Exit> {
-    Err(Failure::of(Exit::Failed, "this build has no agent"))
+pub(super) fn run(target: &Target, _options: &AgentOptions) -> anyhow::Result<Exit> {
+    let config = target.config()?;
+    log::init(match config.telemetry.log {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    })
+    .context("could not begin to log")?;
+    crate::config::check_environment(&config)?;
+    let program = env::current_exe().context("could not find this program")?;
+    let why = agent::run(config, program, serve_api).map_err(|fault| Failure::of(Exit::Failed, fault.to_string()))?;
+    tracing::info!(why, "the agent ends");
+    Ok(Exit::Done)
+}
+
+fn serve_api(attach: Attach) -> Result<api::Server, String> {
+    let Attach { handle, metrics, config, service_uid } = attach;
+    let rendered = Arc::clone(&metrics);
+    let settings = api::Settings {
+        socket: Some(config.run_dir.join("agent.sock")),
+        listen: config.api.listen.clone(),
+        allow: config
+            .api
+            .allow
+            .iter()
+            .map(|network| network.parts())
+            .map(|(address, prefix)| api::allow::Network::new(address, prefix))
+            .collect(),
+        render: Arc::new(move || rendered.render()),
+        metrics: Some(metrics),
+        ..api::Settings::new(service_uid)
+    };
+    api::start(settings, handle).map_err(|fault| format!("could not start the API: {fault}"))
 }

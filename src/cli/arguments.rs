@@ -276,9 +276,12 @@ pub struct AgentOptions {}
 /// `guard`.
 #[derive(Debug, Args)]
 pub struct GuardOptions {
-    /// Its settings as JSON
-    #[arg(long, value_name = "JSON")]
-    pub settings: Option<String>,
+    /// The file that holds its settings as JSON
+    #[arg(long, value_name = "FILE")]
+    pub settings_json: PathBuf,
+    /// Keep root's rights and start a guard for each word on stdin
+    #[arg(long)]
+    pub starter: bool,
 }
 
 /// `demo`.

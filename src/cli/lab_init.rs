@@ -1,10 +1,9 @@
 //! `lab-init`: the first process of a test host. Called with a single thread and no runtime.
 
-use super::{
-    arguments::RawOptions,
-    exit::{Exit, Failure},
-};
+use super::{arguments::RawOptions, exit::Exit};
+use crate::lab::host_init;
 
-pub(super) fn run(_options: &RawOptions) -> anyhow::Result<Exit> {
-    Err(Failure::of(Exit::Failed, "this build has no lab"))
+pub(super) fn run(options: &RawOptions) -> anyhow::Result<Exit> {
+    host_init::run(&options.arguments)?;
+    Ok(Exit::Done)
 }

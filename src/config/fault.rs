@@ -56,7 +56,8 @@ impl Faults {
     }
 
     pub(super) fn push(&mut self, fault: Fault) {
-        self.0.push(fault);
+        let Fault { file, line, key, what, remedy } = fault;
+        self.0.push(Fault { file, line, key: shortened(key), what: shortened(what), remedy: shortened(remedy) });
     }
 
     pub(super) fn extend(&mut self, others: Self) {
@@ -82,6 +83,16 @@ impl Faults {
             _ => Err(self.sorted()),
         }
     }
+}
+
+/// A text that was written by mistake may be a whole other file: its beginning is enough to recognise it.
+fn shortened(mut text: String) -> String {
+    const LONGEST: usize = 400;
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
+    }
+    text
 }
 
 impl fmt::Display for Faults {

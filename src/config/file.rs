@@ -76,6 +76,9 @@ pub(super) fn read_file(file: &Path) -> Result<String, Faults> {
     })
 }
 
+/// One missing quote breaks every line after it: the first faults tell it.
+const MOST_SYNTAX_FAULTS: usize = 10;
+
 /// Parses `text` and hands its root table to `check`; faults of syntax stand in the reader before it is called.
 pub(super) fn with_document<T>(
     file: &Path,
@@ -86,12 +89,7 @@ pub(super) fn with_document<T>(
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::new(file, text, follow);
     reader.index("", root.get_ref());
-    reader.broken = !errors.is_empty();
-    for error in errors {
-        let line = error.span().map(|span| reader.line(&span));
-        let what = error.message().replace('\n', ", ");
-        reader.faults.push(Fault { file: file.to_owned(), line, key: String::new(), what, remedy: "correct the TOML here".into() });
-    }
+    reader.syntax(&errors);
     let value = check(&mut reader, Section { path: String::new(), table: Some(root.get_ref()), asked: Vec::new() });
     reader.faults.or(value)
 }
@@ -105,6 +103,20 @@ impl Reader {
 
     fn line(&self, span: &Range<usize>) -> usize {
         self.line_starts.partition_point(|start| *start <= span.start)
+    }
+
+    /// Notes what could not be read as TOML.
+    fn syntax(&mut self, errors: &[toml::de::Error]) {
+        self.broken = !errors.is_empty();
+        for (index, error) in errors.iter().take(MOST_SYNTAX_FAULTS + 1).enumerate() {
+            let line = error.span().map(|span| self.line(&span));
+            let (what, remedy) = match index {
+                MOST_SYNTAX_FAULTS => (format!("{} more faults of syntax from here on", errors.len() - index), "correct the first ones"),
+                _ => (error.message().replace('\n', ", "), "correct the TOML here"),
+            };
+            let file = self.places.file.clone();
+            self.faults.push(Fault { file, line, key: String::new(), what, remedy: remedy.to_owned() });
+        }
     }
 
     /// Notes the line of every key below `table`.

@@ -112,8 +112,8 @@ pub struct PostgresConfig {
     pub port: u16,
     /// What other nodes and clients connect to.
     pub advertise: Address,
-    /// For the agent's own sessions over the Unix socket.
-    pub superuser: Role,
+    /// For the agent's own sessions.
+    pub superuser: Superuser,
     /// For streaming and `pg_basebackup`.
     pub replication: Role,
     /// For `pg_rewind`.
@@ -126,6 +126,13 @@ pub struct PostgresConfig {
     pub wal_dir: Option<PathBuf>,
     /// Where tablespaces of the source lie here: source path → local path.
     pub tablespace_map: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// The agent's role: it logs in over the Unix socket, by `peer`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Superuser {
+    /// Its name.
+    pub user: String,
 }
 
 /// A database role and how it proves itself.

@@ -27,7 +27,7 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let host = Self { directory: tempfile::tempdir().expect("directory") };
-        for secret in ["replication.password", "rewind.password", "etcd.password", "superuser.password", "api.tokens", "peer.key"] {
+        for secret in ["replication.password", "rewind.password", "etcd.password", "api.tokens", "peer.key"] {
             host.secret(secret, "hunter2\n");
         }
         host.write("ca.crt", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n");
@@ -118,7 +118,7 @@ listen   = "0.0.0.0:5433"
 advertise = "10.0.0.11:5433"
 wal_dir = "/srv/wal"
 tablespace_map = { "/srv/ts1" = "/srv/ts2" }
-superuser = { user = "root", password_file = "superuser.password" }
+superuser = { user = "root" }
 replication = { user = "rep", cert_file = "own.crt", key_file = "own.key" }
 rewind = { user = "rew", password_file = "rewind.password" }
 monitor = { user = "mon" }
@@ -164,7 +164,7 @@ fn a_full_file_says_what_it_says() {
     assert_eq!(postgres.advertise.to_string(), "10.0.0.11:5433");
     assert_eq!(postgres.wal_dir.as_deref(), Some(Path::new("/srv/wal")));
     assert_eq!(postgres.tablespace_map.get(Path::new("/srv/ts1")).map(PathBuf::as_path), Some(Path::new("/srv/ts2")));
-    let users = [&postgres.superuser, &postgres.replication, &postgres.rewind, &postgres.monitor].map(|role| role.user.as_str());
+    let users = [&postgres.superuser.user, &postgres.replication.user, &postgres.rewind.user, &postgres.monitor.user];
     assert_eq!(users, ["root", "rep", "rew", "mon"]);
     assert!(postgres.replication.certificate.is_some() && postgres.replication.password.is_none());
     assert_eq!(postgres.replication_tls.mode, TlsMode::VerifyCa);

@@ -2,7 +2,7 @@
 
 use super::{
     Flow,
-    decision::{Action, ClaimStory, Purpose},
+    decision::{Action, ClaimStory, Purpose, Vacancy},
     draft::Draft,
     leadership::{disarm, next},
     promotion, scan,
@@ -40,7 +40,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return as_owner(s, d, leader, trigger.as_ref());
     }
     let Some(trigger) = trigger else { return Flow::Goes };
-    as_electable(s, d, leader, &trigger);
+    as_standby(s, d, leader, &trigger);
     Flow::Goes
 }
 
@@ -51,9 +51,14 @@ struct Trigger {
 }
 
 fn note_vacant(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
-    let vacant = matches!(leader.record.state, LeaderState::Vacant { .. });
-    let same = s.standing.as_ref().is_some_and(|standing| standing.nonce == leader.record.nonce);
-    d.memory.vacant_since = vacant.then(|| s.memory.vacant_since.filter(|_| same).unwrap_or(s.now.boot));
+    if !matches!(leader.record.state, LeaderState::Vacant { .. }) {
+        d.memory.vacant = None;
+        return;
+    }
+    let known = s.memory.vacant.as_ref().is_some_and(|vacancy| vacancy.nonce == leader.record.nonce);
+    if !known {
+        d.memory.vacant = Some(Vacancy { nonce: leader.record.nonce.clone(), since: s.now.boot });
+    }
 }
 
 fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Trigger> {
@@ -66,7 +71,7 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
         }
         LeaderState::Foreign { .. } => None,
         LeaderState::Vacant { reason } => {
-            let from = d.memory.vacant_since.unwrap_or(s.now.boot);
+            let from = d.memory.vacant.as_ref().map_or(s.now.boot, |vacancy| vacancy.since);
             Some(Trigger { from, why: format!("{holder} released the lease of term {}: {reason}", record.term) })
         }
         LeaderState::Handoff { to } if *to == s.me.node => {
@@ -117,7 +122,7 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
     };
     let from = owner_may_claim_at(s, leader, trigger);
     if s.now.boot < from {
-        d.waits("owner", format!("holds everything, and restarts in place in {} unless a replica takes over", from.since(s.now.boot)));
+        d.waits("owner", format!("holds everything, and restarts in place in {} unless a replica takes over", s.left(from)));
         d.wake(from);
         return Flow::Settled;
     }
@@ -154,8 +159,8 @@ fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
     (tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
 }
 
-/// A standby that `sync` names as electable.
-fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
+/// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
+fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
     if let Some(why) = unfit(s, leader) {
         d.refused("unfit", format!("{}, but this node cannot take over: {why}", trigger.why));
         return;
@@ -167,7 +172,19 @@ fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trig
         return;
     }
     let place = place(s);
-    let from = trigger.from.plus(PLACE.times(place));
+    let mut from = trigger.from.plus(PLACE.times(place));
+    if !s.is_electable() {
+        // The owner: what it once had, it must still have.
+        let Some(whole) = scan::whole(s, d) else { return };
+        if let Some(lost) = lost_something(s, whole) {
+            d.alarm(
+                "owner-went-back",
+                format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn),
+            );
+            return;
+        }
+        from = owner_may_claim_at(s, leader, trigger);
+    }
     let from = s.memory.no_claim_before.map_or(from, |not_before| from.max(not_before));
     let mut end = None;
     if let Some(needed) = binding_end(s, leader) {
@@ -190,7 +207,7 @@ fn as_electable(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trig
         }
     }
     if s.now.boot < from {
-        d.waits("place", format!("is number {} in the order of candidates: claims in {}", place + 1, from.since(s.now.boot)));
+        d.waits("place", format!("is number {} in the order of candidates: claims in {}", place + 1, s.left(from)));
         d.wake(from);
         return;
     }
@@ -209,7 +226,7 @@ fn binding_end(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<Lsn> {
 /// Why an electable node cannot take over now, with numbers.
 fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     let Some(sync) = s.sync() else { return Some("`sync` is missing from etcd".to_owned()) };
-    if !s.is_electable() {
+    if !s.is_electable() && !s.is_owner() {
         return Some(not_electable(s, &sync.record));
     }
     if s.me.tags.no_failover {
@@ -289,7 +306,8 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         why: why.to_owned(),
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
         former_lsn: Some(leader.record.lsn),
-        wal_end: leader.record.wal_end.or(end.map(|whole| whole.lsn)),
+        // An end that speaks of an earlier primary than the one that `sync` names bounds nothing.
+        wal_end: leader.record.wal_end.filter(|_| s.former_primary_released()).or(end.map(|whole| whole.lsn)),
         triggered: s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered),
         claimed: None,
         voted: None,

@@ -5,7 +5,7 @@ use crate::model::{
     key::Txn,
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{Address, NodeName, SlotName},
+    node::{Address, NodeName, Nonce, SlotName},
     node_file::{ClonePlace, NodeFile},
     policy::{CrashPolicy, SlotRetention},
     record::{HistoryRecord, MemberRecord},
@@ -382,8 +382,8 @@ pub struct Memory {
     pub crash: Option<Crash>,
     /// How many starts as primary failed, one after the other.
     pub failed_starts: u32,
-    /// When `leader` was first seen vacant in its present value.
-    pub vacant_since: Option<Moment>,
+    /// The vacant `leader` that was last seen, and since when.
+    pub vacant: Option<Vacancy>,
     /// The term whose new primary has made its checkpoint.
     pub checkpointed: Option<Term>,
     /// The term in which the migrations were applied.
@@ -423,6 +423,15 @@ pub struct ClaimStory {
     pub asked: Option<Moment>,
     /// When the server was seen out of recovery.
     pub promoted: Option<Moment>,
+}
+
+/// A vacant `leader`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vacancy {
+    /// Which value.
+    pub nonce: Nonce,
+    /// When it was first seen.
+    pub since: Moment,
 }
 
 /// A crash of PostgreSQL that is being dealt with.

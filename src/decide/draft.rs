@@ -54,7 +54,7 @@ impl Draft {
         if rested > s.now.boot {
             self.wake(rested);
             if let Some(failure) = s.failures.get(&task) {
-                let rest = rested.since(s.now.boot);
+                let rest = s.left(rested);
                 self.waits("retry", format!("{task:?} failed {} times: {}; again in {rest}", failure.count, failure.why));
             }
             return false;

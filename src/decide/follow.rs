@@ -162,8 +162,11 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         return;
     }
     let Some(target) = target else {
-        // In recovery and following nobody: ready to be elected, or to be told whom to follow.
-        if upkeep::configured(s, d, None, false) {
+        // In recovery and following nobody: ready to be elected, or to be told whom to follow. New histories wait: a directory
+        // that went its own way must not be lured by them.
+        if let Some(trailing) = trailing_placeholders(s) {
+            d.act(s, Action::WriteHistories(trailing));
+        } else if upkeep::configured(s, d, None, false) {
             start(s, d);
         }
         return;
@@ -172,9 +175,8 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
     match rejoin::stopped(s, disk, whole, target.tli) {
         Verdict::Streams => {
             d.memory.rewind = None;
-            let missing = ledger::texts_missing(s);
-            if !missing.is_empty() {
-                d.act(s, Action::WriteHistories(missing));
+            if let Some(texts) = ledger::wrong_before_start(s) {
+                d.act(s, Action::WriteHistories(texts));
             } else if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 start(s, d);
             }
@@ -182,6 +184,15 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
         Verdict::Unrelated(why) => reclone(s, d, target, &why),
     }
+}
+
+/// Comments of burnt ids that no real history on this disk follows: at a start they would be taken for the target. `Some`: what stays.
+fn trailing_placeholders(s: &Snapshot) -> Option<std::collections::BTreeMap<crate::model::timeline::TimelineId, String>> {
+    let newest = s.histories.iter().filter(|(_, text)| ledger::is_real(text)).map(|(tli, _)| *tli).max();
+    let trailing = s.histories.keys().any(|tli| newest.is_none_or(|newest| *tli > newest));
+    trailing.then(|| {
+        s.histories.iter().filter(|(tli, _)| newest.is_some_and(|newest| **tli <= newest)).map(|(tli, text)| (*tli, text.clone())).collect()
+    })
 }
 
 fn start(s: &Snapshot, d: &mut Draft) {
@@ -286,7 +297,10 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     let Some(target) = target else { return };
     let source = source(target);
     match operation {
+        Operation::Rewind { .. } if !upkeep::configured(s, d, None, true) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
+        // The passwords that the copy needs stand in the managed files.
+        Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
         Operation::Clone { place, .. } => {
             d.because("clone", format!("copies {}", source.node));
             d.act(s, Action::Clone { source, place: *place });

@@ -64,7 +64,25 @@ pub(super) fn burnt_text(tli: TimelineId, term: Term) -> String {
     format!("# timeline {tli} was given up in term {term}\n")
 }
 
-/// Whether every history file of the ledger is in our `pg_wal`.
+/// The history files that a running server still lacks, of the whole ledger: a promotion then skips every burnt id.
 pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
     texts(s).into_iter().filter(|(tli, text)| s.histories.get(tli) != Some(text)).collect()
+}
+
+/// What is wrong with the history files before a start: what has to be written; `None` when all is well.
+///
+/// A server that starts in recovery takes the newest history file for its target, and dies where that is a comment of a burnt
+/// id. So those that no real history follows must not be there at a start; they come back once it runs.
+pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
+    let texts = texts(s);
+    let newest = texts.iter().chain(&s.histories).filter(|(_, text)| is_real(text)).map(|(tli, _)| *tli).max();
+    let newest = newest.unwrap_or(TimelineId::FIRST);
+    let missing = texts.range(..=newest).any(|(tli, text)| s.histories.get(tli) != Some(text));
+    let trailing = s.histories.keys().any(|tli| *tli > newest);
+    (missing || trailing).then_some(texts)
+}
+
+/// Whether the text is of a timeline that somebody used: burnt ids have a comment only.
+pub(super) fn is_real(text: &str) -> bool {
+    text.parse::<TimelineHistory>().is_ok_and(|history| history.last().is_some())
 }

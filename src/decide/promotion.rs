@@ -108,7 +108,8 @@ fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
         why: "claimed by a former run of this agent".to_owned(),
         from: None,
         former_lsn: Some(leader.lsn),
-        wal_end: leader.wal_end,
+        // Whether it speaks of the primary before us, `sync` cannot tell any more once it is written for this term.
+        wal_end: leader.wal_end.filter(|_| s.former_primary_released()),
         triggered: s.now.boot,
         claimed: None,
         voted: None,
@@ -138,7 +139,7 @@ fn elect(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     let ends = began.plus(VOTE_WINDOW);
     if !silent.is_empty() && s.now.boot < ends {
         let names: Vec<String> = silent.iter().map(|replica| replica.node.to_string()).collect();
-        d.waits("promises", format!("waits {} more for the promise of {}", ends.since(s.now.boot), names.join(", ")));
+        d.waits("promises", format!("waits {} more for the promise of {}", s.left(ends), names.join(", ")));
         d.wake(ends);
         return Keeps::Renewing;
     }
@@ -314,7 +315,7 @@ fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, asked: M
         d.act(s, Action::Kill);
         return Keeps::Renewing;
     }
-    d.waits("server", format!("waits up to {} more for {what}", ends.since(s.now.boot)));
+    d.waits("server", format!("waits up to {} more for {what}", s.left(ends)));
     Keeps::Renewing
 }
 
@@ -325,9 +326,13 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
         let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
         return patience(s, d, leader, asked, "the start as primary");
     }
-    let missing = ledger::texts_missing(s);
-    if !missing.is_empty() {
-        d.act(s, Action::WriteHistories(missing));
+    if let Some(texts) = ledger::wrong_before_start(s) {
+        d.act(s, Action::WriteHistories(texts));
+        return Keeps::Renewing;
+    }
+    if s.file.initialised {
+        // From now on it is no directory that may be thrown away.
+        d.act(s, Action::WriteFile(Box::new(NodeFile { initialised: false, ..s.file.clone() })));
         return Keeps::Renewing;
     }
     if !super::upkeep::configured(s, d, None, false) || !has_margin(s, d, leader) {

@@ -76,10 +76,10 @@ fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) ->
     Flow::Goes
 }
 
-/// Whether the boundary has moved on by so much, or to another timeline, that it is worth a write.
+/// Whether the file's boundary has moved on by so much, or to another timeline, that it is worth a write.
 fn moved_far(s: &Snapshot, theirs: &NodeRecord) -> bool {
     const WORTH: u64 = 16 << 20;
-    s.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= WORTH)
+    s.file.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= WORTH)
 }
 
 /// The file that follows ours when the data directory begins a new life.
@@ -114,8 +114,9 @@ fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) {
         v: VERSION,
         data: s.file.data.clone(),
         starts: s.file.starts,
-        whole: s.boundary.map(|boundary| boundary.lsn).unwrap_or_default(),
-        tli: s.boundary.map(|boundary| boundary.tli),
+        // Only what the file has noted: a file that is behind this key went back.
+        whole: s.file.boundary.map(|boundary| boundary.lsn).unwrap_or_default(),
+        tli: s.file.boundary.map(|boundary| boundary.tli),
         unknown: mine.map(|stored| stored.record.unknown.clone()).unwrap_or_default(),
     };
     let condition = mine.map_or_else(|| Compare::Missing(key.clone()), |stored| Compare::Is(key.clone(), stored.text.clone()));

@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, Task},
     draft::Draft,
+    ledger,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -62,7 +63,9 @@ fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
 pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
     let control = disk.control.tli();
     match s.file.promoted {
-        Some(promoted) if promoted.tli > control && is_real(disk.histories.get(&promoted.tli)) => promoted.tli,
+        Some(promoted) if promoted.tli > control && disk.histories.get(&promoted.tli).is_some_and(|text| ledger::is_real(text)) => {
+            promoted.tli
+        }
         _ => control,
     }
 }
@@ -70,9 +73,4 @@ pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
 /// The forks that lead to `tli`, by the history files on our own disk.
 pub(super) fn disk_history(histories: &std::collections::BTreeMap<TimelineId, String>, tli: TimelineId) -> TimelineHistory {
     histories.get(&tli).and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
-/// Whether the text is of a timeline that somebody used: burnt ids have a comment only.
-fn is_real(text: Option<&String>) -> bool {
-    text.and_then(|text| text.parse::<TimelineHistory>().ok()).is_some_and(|history| history.last().is_some())
 }

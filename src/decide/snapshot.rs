@@ -287,8 +287,8 @@ impl Snapshot {
     pub fn stood_still(&self) -> Span {
         let Some(leader) = self.leader() else { return Span::ZERO };
         match &self.standing {
-            Some(standing) if standing.nonce == leader.record.nonce && standing.suspended == self.now.suspended() => {
-                self.now.mono.since(standing.since)
+            Some(standing) if standing.nonce == leader.record.nonce && !self.now.slept_since(standing.suspended) => {
+                self.now.mono.since(standing.since).rounded()
             }
             _ => Span::ZERO,
         }
@@ -322,6 +322,11 @@ impl Snapshot {
     pub fn whole_now(&self) -> Option<Whole> {
         let scanned = self.whole.as_ref()?;
         (scanned.run == self.run()).then_some(scanned.whole)
+    }
+
+    /// How long it still takes until `moment`, for people.
+    pub const fn left(&self, moment: Moment) -> Span {
+        moment.since(self.now.boot).rounded()
     }
 
     /// Whether etcd answered lately enough to act on what it shows.

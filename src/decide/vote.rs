@@ -34,6 +34,11 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
         d.act(s, Action::WriteFile(Box::new(file)));
         return None;
     }
+    // After our own start it is not known what the managed files say: they are written first, with nobody to follow.
+    if s.configured.is_none() && !s.is_empty() {
+        super::upkeep::configured(s, d, None, false);
+        return None;
+    }
     if !is_cut(s) {
         d.waits("cut", "the stream from the former primary is being cut");
         d.hurry = true;

@@ -97,6 +97,12 @@ impl Span {
         self.0 / MILLI
     }
 
+    /// Rounded down to whole milliseconds, for people.
+    #[must_use]
+    pub const fn rounded(self) -> Self {
+        Self(self.0 - self.0 % MILLI)
+    }
+
     /// Seconds as a floating number, for metrics and people.
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / SECOND as f64
@@ -208,8 +214,19 @@ pub struct Clocks {
 
 impl Clocks {
     /// `boot − mono`: the time spent in suspend so far. A change voids a taker's observation.
+    ///
+    /// The two clocks are read one after the other, so it trembles by as much as lies between: compare by [`Self::slept_since`].
     pub const fn suspended(self) -> Span {
         self.boot.since(self.mono)
+    }
+
+    /// Whether the machine was suspended since `suspended` was read, by more than two readings may differ.
+    ///
+    /// A shorter sleep does no harm: `CLOCK_MONOTONIC` stands still in it, and a taker waits longer.
+    pub const fn slept_since(self, suspended: Span) -> bool {
+        const TREMBLE: Span = Span::from_millis(5);
+        let now = self.suspended();
+        now.minus(suspended).plus(suspended.minus(now)).as_nanos() > TREMBLE.as_nanos()
     }
 }
 
@@ -232,6 +249,15 @@ mod tests {
         for text in ["5", "", "s", "5 seconds", ".5s", "1.s", "-1s", "1e3s", "1.2.3s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn readings_that_tremble_are_no_sleep_but_a_suspend_is() {
+        let at = |boot: u64, mono: u64| Clocks { boot: Moment(boot), mono: Moment(mono) };
+        let before = at(5_000_000_000, 4_000_000_000).suspended();
+        assert!(!at(6_000_000_321, 5_000_000_000).slept_since(before));
+        assert!(!at(6_000_000_000, 5_000_000_321).slept_since(before));
+        assert!(at(6_100_000_000, 5_000_000_000).slept_since(before));
     }
 
     #[test]

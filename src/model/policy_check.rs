@@ -68,14 +68,16 @@ fn timer_key(policy: &ClusterPolicy) -> &'static str {
 type Refusal = (String, String);
 
 /// PostgreSQL parameters that pgbaton sets by itself: name, why, and where the operator's say is.
-const MANAGED: [(&str, &str, &str); 25] = [
+const MANAGED: [(&str, &str, &str); 28] = [
     ("archive_recovery", "recovery is started by standby.signal", "remove it"),
     ("cluster_name", "it carries the node's name", "remove it"),
     ("config_file", "the managed postgresql.conf is started", "put your settings under [parameters], or into [postgres] base_config"),
     ("data_directory", "each node has its own", "set [postgres] data_dir in each node's configuration"),
     ("external_pid_file", "the guard owns the postmaster", "remove it"),
+    ("full_page_writes", "it is on: a torn page after a crash cannot be repaired, and pg_rewind refuses to run", "remove it"),
     ("hba_file", "the managed pg_hba.conf is started", "put your lines into hba"),
     ("hot_standby", "a standby that cannot be asked cannot be elected", "remove it"),
+    ("ident_file", "the managed pg_ident.conf is started", "remove it"),
     ("include", "it is a directive, not a parameter", "use [postgres] base_config"),
     ("include_dir", "it is a directive, not a parameter", "use [postgres] base_config"),
     ("include_if_exists", "it is a directive, not a parameter", "use [postgres] base_config"),
@@ -93,15 +95,15 @@ const MANAGED: [(&str, &str, &str); 25] = [
     ("unix_socket_directories", "the agent connects through its own directory", "set run_dir in each node's configuration"),
     ("wal_log_hints", "it is on, because pg_rewind needs it", "remove it"),
     ("wal_receiver_status_interval", "it is 1s: a standby that reports rarely counts as silent", "remove it"),
+    ("wal_receiver_timeout", "it follows from the wait of the timers", "choose timers by preset or take_after"),
     ("wal_retrieve_retry_interval", "it bounds how fast a standby follows a new primary", "remove it"),
 ];
 
 /// Values of parameters that are the operators' own otherwise.
-const BAD_VALUES: [(&str, &str, &str); 4] = [
+const BAD_VALUES: [(&str, &str, &str); 3] = [
     ("wal_level", "minimal", "standbys need replica or logical"),
     ("max_wal_senders", "0", "standbys need one each, and copies two"),
     ("max_replication_slots", "0", "each member has a slot"),
-    ("full_page_writes", "off", "a torn page after a crash cannot be repaired, and pg_rewind refuses to run"),
 ];
 
 /// Whether a policy may set this PostgreSQL parameter to this value.

@@ -68,6 +68,7 @@ fn what_the_table_allows_is_not_found() {
         ("decide/vote.rs", "// tokio::x\n#[cfg(test)]\nmod tests { use std::fs; async fn f() {} }"),
         ("decide/tests.rs", "use std::fs;"),
         ("agent/run.rs", "use crate::telemetry::{metrics::Recorder, log};"),
+        ("agent/run.rs", "use crate::telemetry::metrics; fn f() { metrics::LAG }"),
         ("cli/mod.rs", "//! SURFACE. x\nuse crate::{agent::wiring, config::Config, lab}; use clap::Parser;"),
     ];
     for (path, text) in allowed {

@@ -97,12 +97,19 @@ fn within_crate(file: &str, segments: &[String]) -> Option<Vec<String>> {
     }
 }
 
+/// How paths into this crate begin.
+const OWN: [&str; 3] = ["crate", "super", "self"];
+
 /// Foreign crates outside of their homes.
 fn homeless(file: &SourceFile, paths: &[UsedPath]) -> Vec<String> {
     let mut found = Vec::new();
+    // `use crate::telemetry::metrics` makes `metrics` a name of ours.
+    let ours = |name: &str| {
+        paths.iter().any(|path| OWN.contains(&path.segments[0].as_str()) && path.segments.last().is_some_and(|last| last == name))
+    };
     for path in paths {
         let Some((name, homes)) = HOMES.iter().find(|(name, _)| path.segments[0] == *name) else { continue };
-        if !homes.iter().any(|home| is_below(&file.path, home)) {
+        if !ours(name) && !homes.iter().any(|home| is_below(&file.path, home)) {
             found.push(format!("src/{}:{}: {name} lives in {}", file.path, path.line, homes.join(", ")));
         }
     }

@@ -65,7 +65,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("api", Layer::Surface, &["model", "clock", "decide", "agent::handle", "telemetry"]),
     room("cli", Layer::Surface, EVERYTHING),
     // Its time and its randomness come from the seed: the clock would end that.
-    room("sim", Layer::Proving, &["model", "decide", "agent::state"]),
+    room("sim", Layer::Proving, &["model", "decide", "agent::event", "agent::state"]),
     room("lab", Layer::Proving, &["model", "clock", "config", "api::client"]),
 ];
 
@@ -73,7 +73,7 @@ pub(crate) const ROOMS: &[Room] = &[
 pub(crate) const EXCEPTIONS: &[(&str, &[&str])] = &[("agent/wiring", &["config"])];
 
 /// Files outside of the pure rooms that are pure all the same.
-pub(crate) const PURE_FILES: &[&str] = &["agent/state"];
+pub(crate) const PURE_FILES: &[&str] = &["agent/event", "agent/state"];
 
 /// Each foreign crate that is not for everybody, and its homes: rooms, or files of one.
 pub(crate) const HOMES: &[(&str, &[&str])] = &[
@@ -89,7 +89,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["postgres", "lab"]),
     ("refinery", &["postgres"]),
     ("rustls", &["dcs", "postgres", "peers", "api", "lab"]),
-    ("nix", &["guard", "postgres", "lab", "clock", "cli"]),
+    ("nix", &["guard", "postgres", "lab", "clock", "cli", "agent/wiring"]),
     ("libc", &["guard", "postgres", "lab", "clock", "cli"]),
     ("rtnetlink", &["guard", "endpoint"]),
     ("netlink_sys", &["guard", "endpoint"]),
@@ -101,7 +101,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("metrics_util", &["telemetry"]),
-    ("toml", &["config"]),
+    ("toml", &["config", "lab"]),
     ("uuid", &["clock"]),
     ("rand", &["clock"]),
     ("clap", &["cli", "main"]),

@@ -1,9 +1,9 @@
 //! `[postgres]`.
 
-use super::{address, named_files, optional};
+use super::{NOT_YET, address, named_files, optional};
 use crate::config::{
     file::{Entry, Reader, Section},
-    node::{PostgresConfig, ReplicationTls, Role, TlsMode},
+    node::{PostgresConfig, ReplicationTls, Role, Superuser, TlsMode},
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -16,7 +16,7 @@ pub(super) fn section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Pos
     let bin_dir = bin_dir.and_then(|entry| reader.absolute(&entry));
     let base_config = optional(section.get("base_config"), |entry| reader.absolute(entry));
     let addresses = address::listen_and_advertise(reader, &mut section, "0.0.0.0:5432");
-    let superuser = role(reader, &mut section, "superuser", "postgres", false);
+    let superuser = superuser(reader, &mut section);
     let replication = role(reader, &mut section, "replication", "pgbaton_replication", true);
     let rewind = role(reader, &mut section, "rewind", "pgbaton_rewind", true);
     let monitor = role(reader, &mut section, "monitor", "pgbaton_monitor", false);
@@ -33,9 +33,23 @@ pub(super) fn section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Pos
         let what = format!("ports {port} and {} differ, but PostgreSQL has one port", other.port);
         reader.fault("postgres.listen", what, "use one port for all its addresses");
     }
-    let roles = [superuser?, replication?, rewind?, monitor?];
-    names_differ(reader, &roles);
-    let [superuser, replication, rewind, monitor] = roles;
+    let (superuser, replication, rewind, monitor) = (superuser?, replication?, rewind?, monitor?);
+    let replication_tls = replication_tls?;
+    names_differ(reader, [&superuser.user, &replication.user, &rewind.user, &monitor.user]);
+    if replication.certificate.is_some() && replication_tls.mode == TlsMode::Prefer {
+        let what = "proves nothing without TLS, and postgres.replication_tls.mode is \"prefer\"";
+        reader.fault("postgres.replication.cert_file", what, "set that mode to \"verify-full\", \"verify-ca\" or \"require\"");
+    }
+    // pg_hba's method cert compares the certificate's name with the role's, and a node has one client certificate.
+    for (key, role) in [("rewind", &rewind), ("monitor", &monitor)] {
+        if role.certificate.is_some() {
+            reader.fault(
+                &format!("postgres.{key}.cert_file"),
+                NOT_YET,
+                "set password_file instead: the replication role alone has a certificate",
+            );
+        }
+    }
     Some(PostgresConfig {
         data_dir: data_dir?,
         bin_dir: bin_dir?,
@@ -47,10 +61,24 @@ pub(super) fn section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Pos
         replication,
         rewind,
         monitor,
-        replication_tls: replication_tls?,
+        replication_tls,
         wal_dir: wal_dir?.flatten(),
         tablespace_map: tablespace_map?.unwrap_or_default(),
     })
+}
+
+/// The agent's role: it logs in over the Unix socket, by `peer` and a user name map of ours.
+fn superuser(reader: &mut Reader, postgres: &mut Section<'_>) -> Option<Superuser> {
+    let mut section = postgres.section(reader, "superuser");
+    let user = optional(section.get("user"), |entry| role_name(reader, entry));
+    for key in ["password_file", "cert_file", "key_file"] {
+        if let Some(entry) = section.get(key) {
+            let what = "has no effect: the agent logs in by peer, as the owner of the data directory";
+            reader.fault(&entry.path, what, "remove it");
+        }
+    }
+    section.finish(reader);
+    Some(Superuser { user: user?.unwrap_or_else(|| "postgres".to_owned()) })
 }
 
 /// A role; one that connects to other nodes has to prove itself there.
@@ -86,11 +114,11 @@ fn role_name(reader: &mut Reader, entry: &Entry<'_>) -> Option<String> {
 }
 
 /// Each role has a name of its own, because each has rights of its own.
-fn names_differ(reader: &mut Reader, roles: &[Role; 4]) {
+fn names_differ(reader: &mut Reader, names: [&String; 4]) {
     let keys = ["superuser", "replication", "rewind", "monitor"];
-    for (index, (key, role)) in keys.iter().zip(roles).enumerate() {
-        if let Some(other) = (0..index).find(|other| roles[*other].user == role.user) {
-            let what = format!("{:?} is also the {} role", role.user, keys[other]);
+    for (index, (key, name)) in keys.iter().zip(names).enumerate() {
+        if let Some(other) = (0..index).find(|other| names[*other] == name) {
+            let what = format!("{name:?} is also the {} role", keys[other]);
             reader.fault(&format!("postgres.{key}.user"), what, "give each role a name of its own");
         }
     }

@@ -169,20 +169,8 @@ pub const NODE: &[Table] = &[
     },
     Table {
         path: "postgres.superuser",
-        meaning: "The agent's own sessions, over the Unix socket.",
-        keys: &[
-            key("user", Default, "\"postgres\"", "text", Fixed, "Role name."),
-            key(
-                "password_file",
-                Optional,
-                "\"superuser.password\"",
-                "path of a secret file",
-                Agent,
-                "Its password, where the Unix socket asks for one.",
-            ),
-            key("cert_file", Optional, "\"superuser.crt\"", "path of a PEM file", Agent, "Client certificate; with key_file."),
-            key("key_file", Optional, "\"superuser.key\"", "path of a secret PEM file", Agent, "Its private key."),
-        ],
+        meaning: "The agent's own sessions, over the Unix socket, by peer authentication.",
+        keys: &[key("user", Default, "\"postgres\"", "text", Fixed, "Role name.")],
     },
     Table {
         path: "postgres.replication",
@@ -203,19 +191,10 @@ pub const NODE: &[Table] = &[
     },
     Table {
         path: "postgres.rewind",
-        meaning: "pg_rewind between nodes. Needs password_file, or cert_file and key_file.",
+        meaning: "pg_rewind between nodes.",
         keys: &[
             key("user", Default, "\"pgbaton_rewind\"", "text", Fixed, "Role name."),
-            key(
-                "password_file",
-                Required,
-                "\"rewind.password\"",
-                "path of a secret file",
-                Agent,
-                "Its password; not needed with a certificate.",
-            ),
-            key("cert_file", Optional, "\"rewind.crt\"", "path of a PEM file", Agent, "Client certificate; with key_file."),
-            key("key_file", Optional, "\"rewind.key\"", "path of a secret PEM file", Agent, "Its private key."),
+            key("password_file", Required, "\"rewind.password\"", "path of a secret file", Agent, "Its password."),
         ],
     },
     Table {
@@ -224,8 +203,6 @@ pub const NODE: &[Table] = &[
         keys: &[
             key("user", Default, "\"pgbaton_monitor\"", "text", Fixed, "Role name."),
             key("password_file", Optional, "\"monitor.password\"", "path of a secret file", Agent, "Its password."),
-            key("cert_file", Optional, "\"monitor.crt\"", "path of a PEM file", Agent, "Client certificate; with key_file."),
-            key("key_file", Optional, "\"monitor.key\"", "path of a secret PEM file", Agent, "Its private key."),
         ],
     },
     Table {

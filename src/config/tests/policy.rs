@@ -3,7 +3,11 @@
 use super::Host;
 use crate::{
     config::policy_file,
-    model::{lsn::Bytes, moment::Span, policy::Preset},
+    model::{
+        lsn::Bytes,
+        moment::Span,
+        policy::{ClusterPolicy, Preset},
+    },
 };
 use std::path::Path;
 
@@ -65,4 +69,16 @@ fn each_slip_in_a_policy_gets_its_own_words() {
     for (text, expected) in cases {
         assert_eq!(host.policy_faults(text), expected, "\n{text}");
     }
+}
+
+#[test]
+fn a_policy_that_was_written_by_us_is_read_again() {
+    let policy = ClusterPolicy {
+        hold_for: Some(Span::from_millis(2_000)),
+        parameters: [("work_mem".to_owned(), "64MB".to_owned())].into(),
+        hba: vec!["host all all all scram-sha-256".to_owned()],
+        ..ClusterPolicy::default()
+    };
+    let text = toml::to_string(&policy).expect("toml");
+    assert_eq!(policy_file::check_policy(Path::new("policy.toml"), &text).map_err(|faults| faults.to_string()), Ok(policy));
 }

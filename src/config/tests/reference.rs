@@ -35,7 +35,10 @@ fn the_reference_names_every_key_that_is_read_and_no_other() {
     let text = reference::node_reference().replace("https://", "http://");
     let (config, asked) =
         check_text(Path::new("node.toml"), &text, false).map_err(|faults| faults.to_string()).expect("the reference is a valid file");
+    let refused = ["password_file", "cert_file", "key_file"].map(|key| format!("postgres.superuser.{key}"));
     let later = named(&["endpoint", "notify", "telemetry.otlp", "tags.clone_from", "tags.replicate_from"]);
+    let certificates = ["rewind", "monitor"].map(|role| [format!("postgres.{role}.cert_file"), format!("postgres.{role}.key_file")]);
+    let later = &(&later | &BTreeSet::from(refused)) | &certificates.into_iter().flatten().collect();
     assert_eq!(asked.into_iter().collect::<BTreeSet<_>>(), &catalogue(reference::NODE) | &later);
     let every_key = uncommented(&text).replace("http://", "https://");
     check_text(Path::new("node.toml"), &every_key, false).map_err(|faults| format!("{faults}\n{every_key}")).expect("every key is valid");

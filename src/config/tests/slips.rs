@@ -191,6 +191,21 @@ const SLIPS: &[(&str, &str, &str)] = &[
         "[postgres.guard]\n[etcd]",
         "node.toml:4: postgres.guard: unknown key; remove it, or use one of data_dir, bin_dir, base_config, listen, advertise, superuser, replication, rewind, monitor, replication_tls, wal_dir, tablespace_map",
     ),
+    (
+        "[postgres]",
+        "[postgres]\nsuperuser = { password_file = \"rewind.password\" }",
+        "node.toml:11: postgres.superuser.password_file: has no effect: the agent logs in by peer, as the owner of the data directory; remove it",
+    ),
+    (
+        "rewind = { password_file = \"rewind.password\" }",
+        "rewind = { cert_file = \"own.crt\", key_file = \"own.key\" }",
+        "node.toml:15: postgres.rewind.cert_file: not available in this version; set password_file instead: the replication role alone has a certificate",
+    ),
+    (
+        "replication = { password_file = \"replication.password\" }",
+        "replication = { cert_file = \"own.crt\", key_file = \"own.key\" }",
+        "node.toml:14: postgres.replication.cert_file: proves nothing without TLS, and postgres.replication_tls.mode is \"prefer\"; set that mode to \"verify-full\", \"verify-ca\" or \"require\"",
+    ),
 ];
 
 #[test]

@@ -22,3 +22,19 @@ proptest! {
         let _ = check_text(Path::new("node.toml"), &broken, false);
     }
 }
+
+#[test]
+fn no_depth_of_nesting_overflows_the_stack() {
+    let deep = 400_000;
+    let texts = [
+        format!("a = {}", "[".repeat(deep)),
+        format!("a = {}", "{a=".repeat(deep)),
+        format!("a{} = 1", ".a".repeat(deep)),
+        format!("[a{}]", ".a".repeat(deep)),
+        format!("cluster = \"{}\"", "x".repeat(deep)),
+    ];
+    for text in texts {
+        let faults = check_text(Path::new("node.toml"), &text, false).map(|_| ()).expect_err("a fault");
+        assert!(faults.to_string().len() < 4_000, "{} bytes of faults", faults.to_string().len());
+    }
+}

@@ -44,7 +44,8 @@ struct Link {
     connection: Option<Arc<Connection>>,
     certificates: Option<Certificates>,
     addresses: Vec<SocketAddr>,
-    built: usize,
+    /// How many of them have failed: the next one is taken.
+    refused: usize,
     silent: u32,
     failing_since: Option<Moment>,
 }
@@ -70,13 +71,24 @@ impl Endpoint {
         self.link().failing_since
     }
 
-    /// Runs `call` here, once, within `deadline`; a stale token is renewed and the call made again.
+    /// As [`Endpoint::attempt_noting`], for calls that need not know.
     pub(super) async fn attempt<T, C, F>(&self, deadline: Span, call: &C) -> Result<T, Fault>
     where
         C: Fn(Client) -> F,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let sent = AtomicBool::new(false);
+        self.attempt_noting(deadline, call, &AtomicBool::new(false)).await
+    }
+
+    /// Runs `call` here, once, within `deadline`; a stale token is renewed and the call made again.
+    ///
+    /// `sent` says at any time whether the request may have left; where it does not, dropping this future means that it
+    /// never will.
+    pub(super) async fn attempt_noting<T, C, F>(&self, deadline: Span, call: &C, sent: &AtomicBool) -> Result<T, Fault>
+    where
+        C: Fn(Client) -> F,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let work = async {
             let connection = self.connection().await?;
             sent.store(true, Ordering::Relaxed);
@@ -109,6 +121,7 @@ impl Endpoint {
             Some(fault) => {
                 link.failing_since.get_or_insert_with(clock::boot);
                 link.silent += 1;
+                link.refused = link.refused.wrapping_add(usize::from(fault.breaks_connection()));
                 if fault.breaks_connection() || link.silent >= TIMEOUTS_BEFORE_RECONNECT {
                     link.connection = None;
                     link.silent = 0;
@@ -170,9 +183,7 @@ impl Endpoint {
             if !resolved.is_empty() {
                 link.addresses = resolved;
             }
-            link.built = link.built.wrapping_add(1);
-            let count = link.addresses.len().max(1);
-            let address = link.addresses.get((link.built - 1) % count).copied();
+            let address = link.addresses.get(link.refused % link.addresses.len().max(1)).copied();
             self.url.of(address.ok_or_else(|| Fault::NotReached(format!("the name {} has no address", self.url.host)))?)
         };
         let attempt = self.settings.attempt.to_std();

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Error, Hedge, TxnOutcome,
+        Error, Hedge, Listing, TxnOutcome,
         keys::{Folder, Place},
     },
     Etcd, LARGEST_MESSAGE,
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock,
     model::{
-        key::{Key, Txn, Write},
+        key::{Compare, Key, Txn, Write},
         moment::Span,
         node::Nonce,
         term::Term,
@@ -74,16 +74,26 @@ impl Etcd {
         Ok(audits.collect())
     }
 
-    /// `etcd recover`: writes these records whatever stands there, in their order, 100 to a transaction.
+    /// `etcd recover`: writes these records over what `present` shows, in their order, 100 to a transaction. Put `leader` last.
+    ///
+    /// Each record is compared with `present`, so that neither a change made meanwhile nor a write of ours that lay in a
+    /// frozen member is overwritten or comes back later.
     ///
     /// # Errors
-    /// An error leaves the records before it written: begin again with the whole list.
-    pub async fn write_all(&self, records: &[(Key, String)], deadline: Span) -> Result<(), Error> {
+    /// As [`Etcd::txn`], and [`Error::Rejected`] where something changed meanwhile: list again. The records before it are written.
+    pub async fn write_all(&self, records: &[(Key, String)], present: &Listing, deadline: Span) -> Result<(), Error> {
         let ends = clock::boot().plus(deadline);
         for chunk in records.chunks(CHUNK) {
+            let when = chunk.iter().filter(|(key, _)| !matches!(key, Key::History(_) | Key::Audit(_))).map(|(key, _)| {
+                let shown = present.entries.iter().find(|(other, ..)| other == key);
+                shown.map_or_else(|| Compare::Missing(key.clone()), |(key, text, _)| Compare::Is(key.clone(), text.clone()))
+            });
             let then = chunk.iter().map(|(key, text)| Write::Put(key.clone(), text.clone())).collect();
-            let txn = Txn { nonce: clock::nonce(), when: Vec::new(), then };
-            self.txn(&txn, Hedge::Allowed, ends.since(clock::boot())).await?;
+            let txn = Txn { nonce: clock::nonce(), when: when.collect(), then };
+            match self.txn(&txn, Hedge::Allowed, ends.since(clock::boot())).await?.outcome {
+                TxnOutcome::Applied { .. } => {}
+                TxnOutcome::Refused { .. } => return Err(Error::Rejected("the records have changed meanwhile".to_owned())),
+            }
         }
         Ok(())
     }

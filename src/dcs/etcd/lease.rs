@@ -138,11 +138,15 @@ impl Shared {
     /// Whether the lease lives on. One that etcd does not know is forgotten; the next write grants another.
     async fn renew(&self, purpose: Purpose, lease: Lease, deadline: Span) -> bool {
         let raced = self.race(Hedge::Allowed, deadline, |client| async move {
-            let (_keeper, mut answers) = client.lease_client().keep_alive(lease.id).await?;
-            answers.message().await.map(|answer| answer.map_or(0, |answer| answer.ttl()))
+            // The call itself is one renewal and takes its answer; a further message would have to be asked for.
+            match client.lease_client().keep_alive(lease.id).await {
+                Ok(_) => Ok(true),
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
+                Err(error) => Err(error),
+            }
         });
         match raced.await {
-            Ok(raced) if raced.answer > 0 => {
+            Ok(raced) if raced.answer => {
                 let renewed = Lease { renewed_at: raced.sent_at, ..lease };
                 self.leases().entry(purpose).and_modify(|present| {
                     if present.id == lease.id {

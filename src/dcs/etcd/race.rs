@@ -11,7 +11,13 @@ use crate::{
 };
 use etcd_client::Client;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// How the attempts of one request ended.
 pub(super) struct Raced<T> {
@@ -26,11 +32,22 @@ pub(super) struct Raced<T> {
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// One attempt: where, and when it was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One attempt under way: where, since when, and whether the request may have left.
+#[derive(Clone)]
 struct Launch {
     index: usize,
     at: Moment,
+    sent: Arc<AtomicBool>,
+}
+
+impl Launch {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sent, &other.sent)
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
+    }
 }
 
 /// What is known of the attempts so far.
@@ -56,16 +73,16 @@ impl Course {
         stop.then_some(fault)
     }
 
-    fn error(self, fault: Option<Fault>, deadline: Span, in_flight: bool) -> Error {
+    fn error(self, fault: Option<Fault>, deadline: Span, sent: bool) -> Error {
         let why = fault.or(self.newest);
         match why {
             // The last fault is harmless, but an earlier attempt may have arrived.
-            Some(fault) if !fault.is_unclear() && (in_flight || !self.arrived.is_empty()) => {
+            Some(fault) if !fault.is_unclear() && (sent || !self.arrived.is_empty()) => {
                 Error::NoAnswer(format!("an attempt has no answer; the next failed: {}", fault.into_error()))
             }
             Some(fault) => fault.into_error(),
-            None if in_flight => Error::NoAnswer(format!("no answer within {deadline}")),
-            None => Error::Unreachable(format!("no attempt within {deadline}")),
+            None if sent => Error::NoAnswer(format!("no answer within {deadline}")),
+            None => Error::Unreachable(format!("not connected within {deadline}")),
         }
     }
 }
@@ -89,18 +106,21 @@ impl Shared {
         loop {
             let now = clock::boot();
             if now >= ends {
-                return Err(course.error(None, deadline, !in_flight.is_empty()));
+                return Err(course.error(None, deadline, launched.iter().any(Launch::is_sent)));
             }
             if in_flight.len() < side_by_side && now >= next_launch {
                 let Some(index) = turns.find(|index| launched.iter().all(|launch| launch.index != **index)).copied() else {
                     return Err(Error::Unreachable("no endpoint is configured".to_owned()));
                 };
-                let launch = Launch { index, at: now };
-                launched.push(launch);
+                let launch = Launch { index, at: now, sent: Arc::default() };
+                launched.push(launch.clone());
                 next_launch = now.plus(third);
                 let patience = self.settings.attempt.min(ends.since(now));
                 let (endpoint, call) = (&self.endpoints[index], &call);
-                in_flight.push(async move { (launch, endpoint.attempt(patience, call).await) });
+                in_flight.push(async move {
+                    let answer = endpoint.attempt_noting(patience, call, &launch.sent).await;
+                    (launch, answer)
+                });
             }
             let until = if in_flight.len() < side_by_side { next_launch.min(ends) } else { ends };
             let (launch, answer) = tokio::select! {
@@ -108,19 +128,20 @@ impl Shared {
                 Some(ended) = in_flight.next(), if !in_flight.is_empty() => ended,
                 () = tokio::time::sleep(until.since(clock::boot()).to_std()) => continue,
             };
-            launched.retain(|other| *other != launch);
+            launched.retain(|other| !other.is(&launch));
             match answer {
                 Ok(answer) => {
                     self.prefer(launch.index);
                     let slow = launched.iter().filter(|other| clock::boot().since(other.at) >= third);
                     slow.for_each(|other| self.endpoints[other.index].outrun());
-                    let others = || course.arrived.iter().copied().chain(launched.iter().map(|launch| launch.at));
+                    let others =
+                        || course.arrived.iter().copied().chain(launched.iter().filter(|other| other.is_sent()).map(|other| other.at));
                     let sent_at = others().min().unwrap_or(launch.at).min(launch.at);
                     return Ok(Raced { answer, sent_at, unsettled: others().next().is_some() });
                 }
                 Err(fault) => {
                     if let Some(fault) = course.fail(launch.at, fault, order.len(), hedge) {
-                        return Err(course.error(Some(fault), deadline, !in_flight.is_empty()));
+                        return Err(course.error(Some(fault), deadline, launched.iter().any(Launch::is_sent)));
                     }
                     next_launch = clock::boot().plus(pause_after(course.failed, order.len()).into());
                 }

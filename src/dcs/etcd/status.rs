@@ -22,13 +22,15 @@ async fn status(endpoint: &Endpoint, deadline: Span) -> EndpointStatus {
 }
 
 async fn member(endpoint: &Endpoint, deadline: Span) -> Result<MemberStatus, Fault> {
+    let ends = clock::boot().plus(deadline);
+    let left = || ends.since(clock::boot());
     // Connecting is no part of the latency.
-    endpoint.attempt(deadline, &|client| async move { client.maintenance_client().status().await }).await?;
+    endpoint.attempt(left(), &|client| async move { client.maintenance_client().status().await }).await?;
     let asked = clock::boot();
-    let status = endpoint.attempt(deadline, &|client| async move { client.maintenance_client().status().await }).await?;
+    let status = endpoint.attempt(left(), &|client| async move { client.maintenance_client().status().await }).await?;
     let latency = clock::boot().since(asked);
     // A member may refuse this one (3.6 wants a permission); the rest is worth showing all the same.
-    let members = endpoint.attempt(deadline, &|client| async move { client.cluster_client().member_list().await }).await;
+    let members = endpoint.attempt(left(), &|client| async move { client.cluster_client().member_list().await }).await;
     let header = status.header();
     Ok(MemberStatus {
         version: status.version().to_owned(),

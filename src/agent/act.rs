@@ -1,0 +1,373 @@
+//! Act: hands each action to one adapter, and turns what came of it into events. Refuses at the most; never chooses.
+//!
+//! A result is not believed: what an action did shows in the facts that are observed after it. Facts that only the action
+//! can know (a scan's end, a file that was written) are published before the action's own end.
+
+use super::{event::Event, file, observe::chain, starter::Starter};
+use crate::{
+    clock, dcs,
+    dcs::{Etcd, Hedge},
+    decide::decision::{Action, Configuration, Purpose, Source},
+    guard::{
+        self,
+        client::{ArmedBy, Disarm, Guard},
+    },
+    model::{
+        instance::{DataDir, Run, StartAs, Whole},
+        key::Txn,
+        lsn::{Bytes, Lsn},
+        moment::Span,
+        node::NodeName,
+        node_file::{ClonePlace, NodeFile},
+        record::to_text,
+        timeline::TimelineId,
+    },
+    postgres::{self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, place, rewind, scan},
+};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::{mpsc, watch};
+
+/// How long the guard may take to answer a verb.
+const GUARD_LIMIT: Span = Span::from_secs(2);
+/// How long one SQL statement of ours may take.
+const SQL_LIMIT: Span = Span::from_secs(5);
+/// How long reading the end of WAL may take.
+const SCAN_LIMIT: Span = Span::from_secs(120);
+/// How long initdb, a clone, a rewind may take.
+const DATA_LIMIT: Span = Span::from_secs(7 * 86_400);
+/// After so long without a byte a clone is given up.
+const STANDSTILL: Span = Span::from_secs(120);
+/// How long a checkpoint and the migrations may take.
+const CHORE_LIMIT: Span = Span::from_secs(3_600);
+/// How long a write of `leader` may take, all attempts together.
+const LEADER_LIMIT: Span = Span::from_millis(700);
+/// How long any other transaction may take.
+const TXN_LIMIT: Span = Span::from_secs(2);
+
+/// What the executor needs, and shares with its tasks.
+pub(super) struct Tools {
+    pub(super) node: NodeName,
+    pub(super) etcd: Etcd,
+    pub(super) settings: Arc<postgres::Settings>,
+    pub(super) server: Arc<Server>,
+    pub(super) initdb: Vec<String>,
+    pub(super) guard: watch::Receiver<Option<Guard>>,
+    pub(super) starter: Starter,
+    pub(super) store: Arc<Mutex<file::Store>>,
+    /// The configuration that the files say, as the `postgres` room knows it.
+    pub(super) rendered: Mutex<Option<postgres::Configuration>>,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+/// What of the snapshot an executor may need beside the action itself.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) run: Option<Run>,
+    pub(super) file: NodeFile,
+    pub(super) term: crate::model::term::Term,
+    /// Another healthy copy of the data, besides the source.
+    pub(super) other_copy: Option<NodeName>,
+}
+
+/// Runs one action to its end, and publishes what came of it.
+pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context) {
+    let task = action.task();
+    if let Action::Txn(purpose, txn) = action {
+        let outcome = transaction(&tools, purpose, &txn).await;
+        publish(&tools, Event::TxnDone { nonce: txn.nonce, task, outcome }).await;
+        return;
+    }
+    let completes = action.completes();
+    let outcome = perform(&tools, action, context).await;
+    if let (Some(completed), Ok(())) = (completes, &outcome) {
+        publish(&tools, Event::Completed(completed)).await;
+    }
+    publish(&tools, Event::Done { task, outcome }).await;
+}
+
+/// The loop drains its channel at each turn; a closed one means that the agent ends.
+async fn publish(tools: &Tools, event: Event) {
+    drop(tools.events.send(event).await);
+}
+
+async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event::TxnOutcome {
+    use super::event::TxnOutcome as Outcome;
+    // What is created where nothing stands, and removed again, must reach etcd once at the most.
+    let hedge = if purpose == Purpose::Intent { Hedge::Never } else { Hedge::Allowed };
+    let limit = if purpose.writes_leader() { LEADER_LIMIT } else { TXN_LIMIT };
+    match tools.etcd.txn(txn, hedge, limit).await {
+        Ok(dcs::TxnReply { outcome: dcs::TxnOutcome::Applied { revision }, sent_at }) => Outcome::Applied { revision, sent: sent_at },
+        Ok(dcs::TxnReply { outcome: dcs::TxnOutcome::Refused { values, revision, .. }, sent_at }) => {
+            Outcome::Refused { values, revision, sent: sent_at }
+        }
+        Err(fault) => match fault.outcome() {
+            dcs::Outcome::NotDone => Outcome::NotDone { why: chain(&fault) },
+            dcs::Outcome::Unknown => Outcome::Unknown { why: chain(&fault) },
+        },
+    }
+}
+
+async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), String> {
+    let Context { run, file, term, other_copy } = context;
+    match action {
+        Action::Txn(..) | Action::Exit { .. } => Ok(()),
+        Action::PutMember(record) => {
+            tools.etcd.put_member(&tools.node, to_text(&*record), TXN_LIMIT).await.map(drop).map_err(|fault| chain(&fault))
+        }
+        Action::AppendHistory(record) => {
+            tools.etcd.append_history(record.term, to_text(&*record), TXN_LIMIT).await.map_err(|fault| chain(&fault))
+        }
+        Action::WriteFile(file) => write_file(tools, *file).await,
+        Action::StartGuard => tools.starter.start().await,
+        Action::Arm { term, until } => {
+            let guard = session(tools)?;
+            guarded(guard.arm(term, until, ArmedBy::OwnSwap, GUARD_LIMIT).await, tools).await
+        }
+        Action::Disarm { term: armed } => {
+            guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await
+        }
+        Action::Start { start, term } => start_postgres(tools, start, term).await,
+        Action::Stop { mode, deadline } => {
+            tools.server.disconnect();
+            guarded(session(tools)?.stop(mode, deadline, term, GUARD_LIMIT).await, tools).await
+        }
+        Action::Kill => guarded(session(tools)?.kill(term, GUARD_LIMIT).await, tools).await,
+        Action::Promote { term } => guarded(session(tools)?.promote(term, GUARD_LIMIT).await, tools).await,
+        Action::Configure(configuration) => configure(tools, *configuration, run).await,
+        Action::CutStream => cut_stream(tools, run).await,
+        Action::InspectDisk => inspect(tools).await,
+        Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
+        Action::WriteHistories(texts) => write_histories(tools, texts, run).await,
+        Action::InitDb => initdb(tools, &file).await,
+        Action::DiscardInitialised => discard(tools, &file).await,
+        Action::Clone { source, place } => clone(tools, source, place, &file, other_copy).await,
+        Action::Rewind { source, fork, whole, tli } => rewind_data(tools, source, fork, Whole { tli, lsn: whole }).await,
+        Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
+        Action::CreateSlot(name) => said(tools.server.create_physical_slot(running(run)?, &name, SQL_LIMIT).await),
+        Action::DropSlot(name) => said(tools.server.drop_slot(running(run)?, &name, SQL_LIMIT).await),
+        Action::Migrate => migrate(tools).await,
+        Action::StopGuard => tools.starter.stop(&tools.guard, term).await,
+    }
+}
+
+fn said<T>(result: Result<T, postgres::Error>) -> Result<(), String> {
+    result.map(drop).map_err(|fault| chain(&fault))
+}
+
+fn running(run: Option<Run>) -> Result<Run, String> {
+    run.ok_or_else(|| "PostgreSQL does not run".to_owned())
+}
+
+fn session(tools: &Tools) -> Result<Guard, String> {
+    tools.guard.borrow().clone().ok_or_else(|| "no guard is in session".to_owned())
+}
+
+/// The guard's answer carries its status; it is published like any other.
+async fn guarded(answer: Result<crate::model::instance::GuardStatus, guard::client::Error>, tools: &Tools) -> Result<(), String> {
+    match answer {
+        Ok(status) => {
+            publish(tools, Event::Guard(status)).await;
+            Ok(())
+        }
+        Err(guard::client::Error::Refused { why, status }) => {
+            publish(tools, Event::Guard(*status)).await;
+            Err(why)
+        }
+        Err(fault) => Err(chain(&fault)),
+    }
+}
+
+async fn write_file(tools: &Tools, file: NodeFile) -> Result<(), String> {
+    let (store, content) = (Arc::clone(&tools.store), file.clone());
+    // fsync may take long: other work goes on meanwhile.
+    let writing = tokio::task::spawn_blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).write(&content));
+    writing.await.map_err(|fault| chain(&fault))?.map_err(|fault| chain(&fault))?;
+    publish(tools, Event::FileWritten(Box::new(file))).await;
+    Ok(())
+}
+
+async fn start_postgres(tools: &Tools, start: StartAs, term: crate::model::term::Term) -> Result<(), String> {
+    let guard = session(tools)?;
+    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let rendered = rendered.ok_or_else(|| "the managed configuration has not been written yet".to_owned())?;
+    let command = postgres::start_command(&tools.settings, &rendered, start).await.map_err(|fault| chain(&fault))?;
+    let text = |word: std::ffi::OsString| word.into_string().map_err(|word| format!("{word:?} is no UTF-8"));
+    let command = guard::StartCommand {
+        program: command.program,
+        args: command.args.into_iter().map(text).collect::<Result<_, _>>()?,
+        env: command.env.into_iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect::<Result<_, String>>()?,
+        working_dir: command.cwd,
+        uid: command.uid,
+        gid: command.gid,
+        data_dir: tools.settings.data_dir.clone(),
+        log_file: command.log_file,
+    };
+    guarded(guard.start(start, command, term, GUARD_LIMIT).await, tools).await
+}
+
+/// The postgres room's words for what decisions say.
+fn render(configuration: &Configuration) -> postgres::Configuration {
+    postgres::Configuration {
+        follow: configuration.follow.as_ref().map(|follow| postgres::Follow {
+            address: follow.address.clone(),
+            slot: Some(follow.slot.clone()),
+            application_name: configuration.application_name.clone(),
+        }),
+        sync_names: configuration.sync_names.clone(),
+        parameters: configuration.parameters.clone(),
+        hba: configuration.hba.clone(),
+        peers: configuration.members.clone(),
+        wait: configuration.wait,
+        slot_wal_keep: configuration.slots.bytes,
+        restore_command: None,
+        recovery: if configuration.recovery_only { postgres::Recovery::OwnWal } else { postgres::Recovery::Latest },
+    }
+}
+
+async fn configure(tools: &Tools, configuration: Configuration, run: Option<Run>) -> Result<(), String> {
+    let rendered = render(&configuration);
+    let changed = ConfigFiles::new(Arc::clone(&tools.settings)).configure(&rendered).await.map_err(|fault| chain(&fault))?;
+    *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
+    if let Some(run) = run {
+        // Also where the files did not change: an earlier reload may have been lost with its agent.
+        let _ = changed;
+        said(tools.server.reload_sql(run, SQL_LIMIT).await)?;
+    }
+    publish(tools, Event::Configured(Box::new(configuration))).await;
+    Ok(())
+}
+
+async fn cut_stream(tools: &Tools, run: Option<Run>) -> Result<(), String> {
+    let run = running(run)?;
+    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let rendered = rendered.ok_or_else(|| "the managed configuration has not been written yet".to_owned())?;
+    said(tools.server.cut_stream(run, &rendered, SQL_LIMIT).await)?;
+    *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(postgres::Configuration { follow: None, ..rendered });
+    publish(tools, Event::StreamCut).await;
+    // The cut shows at once, not at the next look.
+    if let Ok(facts) = tools.server.probe(run, postgres::Via::Kept, SQL_LIMIT).await {
+        publish(tools, Event::Server(facts)).await;
+    }
+    Ok(())
+}
+
+async fn inspect(tools: &Tools) -> Result<(), String> {
+    let at = clock::boot();
+    let dir = disk::inspect(&tools.settings).await;
+    if matches!(dir, DataDir::Present(_)) {
+        said(disk::remember_mount(&tools.settings).await)?;
+    }
+    let place = place::place_for(&tools.settings, Bytes::new(0)).await.ok().map(|place| place.place);
+    publish(tools, Event::Disk { dir, place, at }).await;
+    Ok(())
+}
+
+async fn scan_wal(tools: &Tools, from: Lsn, tli: TimelineId, run: Option<Run>) -> Result<(), String> {
+    let at = clock::boot();
+    let whole = scan::whole(&tools.settings, from, tli, SCAN_LIMIT).await.map_err(|fault| chain(&fault))?;
+    publish(tools, Event::Scanned { whole, run, at }).await;
+    Ok(())
+}
+
+async fn write_histories(tools: &Tools, texts: BTreeMap<TimelineId, String>, run: Option<Run>) -> Result<(), String> {
+    let when = if run.is_none() { history::When::BeforeStart } else { history::When::Running };
+    let written = history::write(&tools.settings, &texts, when).await.map_err(|fault| chain(&fault))?;
+    for conflict in &written.conflicts {
+        if !conflict.is_burnt() || run.is_some() {
+            return Err(format!("the history file of timeline {} differs from the ledger's: {:?}", conflict.tli, conflict.on_disk));
+        }
+        tracing::warn!(timeline = %conflict.tli, "a real history file of a burnt timeline is replaced by the ledger's comment");
+        said(history::overwrite(&tools.settings, conflict.tli, &conflict.ledger).await)?;
+    }
+    // The managed restore_command answers from here.
+    said(fetch::publish_ledger(&tools.settings, &texts).await)?;
+    let pg_wal = tools.settings.data_dir.join("pg_wal");
+    let there = history::read_all(&pg_wal).map_err(|fault| chain(&fault))?;
+    publish(tools, Event::HistoriesWritten(there)).await;
+    Ok(())
+}
+
+async fn initdb(tools: &Tools, file: &NodeFile) -> Result<(), String> {
+    if let Some(proof) = bootstrap::InitialisedHere::by(file) {
+        // What an interrupted initdb of ours left.
+        bootstrap::discard(&tools.settings, proof).await.map_err(|fault| chain(&fault))?;
+    }
+    let options = bootstrap::Options { args: tools.initdb.clone(), password: None };
+    said(bootstrap::initdb(&tools.settings, &options, Span::from_secs(600)).await)
+}
+
+async fn discard(tools: &Tools, file: &NodeFile) -> Result<(), String> {
+    let proof =
+        bootstrap::InitialisedHere::by(file).ok_or_else(|| "this node's file does not say that it made the directory".to_owned())?;
+    said(bootstrap::discard(&tools.settings, proof).await)
+}
+
+async fn clone(tools: &Tools, source: Source, place: ClonePlace, file: &NodeFile, other: Option<NodeName>) -> Result<(), String> {
+    // Without our slot there the copy takes a temporary one; the primary makes ours when it sees our key.
+    let facts = basebackup::ask(&tools.settings, &source.address, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
+    let from = basebackup::Source { address: source.address.clone(), slot: None, tablespaces: facts.tablespaces };
+    let patience = basebackup::Patience { total: DATA_LIMIT, standstill: STANDSTILL };
+    let node = source.node.clone();
+    let see = |progress: basebackup::Progress| {
+        tracing::info!(source = %node, done = progress.done.get(), total = progress.total.get(), "copying");
+    };
+    let id = &file.data;
+    match place {
+        ClonePlace::Beside => {
+            said(basebackup::copy(&tools.settings, &from, id, patience, see).await)?;
+            said(basebackup::swap(&tools.settings, id).await)?;
+            said(basebackup::discard_old(&tools.settings, id).await)
+        }
+        ClonePlace::InPlace => {
+            let empty = matches!(disk::inspect(&tools.settings).await, DataDir::Missing | DataDir::Empty | DataDir::Unusable { .. });
+            let node = other.or_else(|| empty.then(|| source.node.clone()));
+            let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;
+            let proof = basebackup::VerifiedOtherCopy { node };
+            said(basebackup::copy_in_place(&tools.settings, &from, id, &proof, patience, see).await)
+        }
+    }
+}
+
+async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> Result<(), String> {
+    let role = &tools.settings.roles.rewind;
+    let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
+    match rewind::source_state(&facts, source.tli) {
+        rewind::SourceState::Ready { .. } => {}
+        other => return Err(format!("{} is not ready to be rewound to: {other:?}", source.node)),
+    }
+    if !fork.is_zero() {
+        // What diverged is reported before it is discarded.
+        match rewind::diverged(&tools.settings, whole.tli, fork, SCAN_LIMIT).await {
+            Ok(diverged) => tracing::warn!(
+                timeline = %diverged.tli, from = %diverged.from, to = %diverged.to, bytes = diverged.bytes.get(),
+                transactions = diverged.transactions, "this node's own history goes, as the cluster went on without it"
+            ),
+            Err(fault) => tracing::warn!(error = chain(&fault), from = %fork, to = %whole.lsn, "what diverged could not be counted"),
+        }
+    }
+    let options = rewind::Options { source: source.address.clone(), restore_by: None, limit: DATA_LIMIT };
+    let see = |progress: basebackup::Progress| tracing::debug!(done = progress.done.get(), total = progress.total.get(), "rewinding");
+    match rewind::run(&tools.settings, &options, see).await {
+        Ok(rewind::Rewound::Done { .. }) => Ok(()),
+        // The histories were compared before: equal numbers with different contents look like this to pg_rewind (EXP-7).
+        Ok(rewind::Rewound::NotNeeded) => Err("pg_rewind sees no difference where there is one: this directory needs a copy".to_owned()),
+        Err(fault) => Err(chain(&fault)),
+    }
+}
+
+async fn migrate(tools: &Tools) -> Result<(), String> {
+    let applied = tools.server.migrate(CHORE_LIMIT).await.map_err(|fault| chain(&fault))?;
+    if !applied.is_empty() {
+        tracing::info!(?applied, "migrations applied");
+    }
+    said(tools.server.set_role_logins(SQL_LIMIT).await)
+}
+
+/// Where this room's own files lie in the state directory.
+pub(super) fn node_file(state_dir: &std::path::Path) -> PathBuf {
+    state_dir.join("node")
+}

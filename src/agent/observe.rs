@@ -1,0 +1,89 @@
+//! Observe: what publishes events without being asked: etcd's watch, and the samples of the server.
+
+use super::event::Event;
+use crate::{
+    dcs::{Etcd, Update},
+    model::{instance::Run, moment::Span},
+    postgres::{Server, Via},
+};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// How often the server is looked at, and in which run; changed by the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// The run that is alive; `None`: nothing to look at.
+    pub(super) run: Option<Run>,
+    /// Between two looks.
+    pub(super) every: Span,
+}
+
+/// How long one look at the server may take.
+const LOOK_LIMIT: Span = Span::from_secs(3);
+
+/// One look in so many is made over a new connection: a postmaster that is hung lets nobody new in (scenario 124).
+const FRESH_EVERY: u32 = 20;
+
+/// Samples the server at the pace that the loop sets, until the loop ends.
+pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>, events: mpsc::Sender<Event>) {
+    let mut looks: u32 = 0;
+    loop {
+        let now = *pace.borrow_and_update();
+        if let Some(run) = now.run {
+            looks = looks.wrapping_add(1);
+            let calm = now.every >= Span::from_millis(200);
+            let via = if calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
+            let event = match server.probe(run, via, LOOK_LIMIT).await {
+                Ok(facts) => Event::Server(facts),
+                Err(fault) => Event::ServerSilent { run, why: chain(&fault) },
+            };
+            if events.send(event).await.is_err() {
+                return;
+            }
+        }
+        let rest = tokio::time::sleep(now.every.to_std());
+        tokio::select! {
+            biased;
+            changed = pace.changed() => if changed.is_err() { return },
+            () = rest => {}
+        }
+    }
+}
+
+/// Turns etcd's updates into events, until the loop ends.
+pub(super) async fn etcd(etcd: Etcd, events: mpsc::Sender<Event>) {
+    let (updates, mut updated) = mpsc::channel(64);
+    let watching = etcd.watch(updates);
+    let forwarding = async {
+        while let Some(update) = updated.recv().await {
+            if events.send(event(update)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(watching, forwarding);
+}
+
+fn event(update: Update) -> Event {
+    match update {
+        // Whether it went back is found again by the state, which knows the file's floors too.
+        Update::Listed { listing, .. } => Event::Listed { entries: listing.entries, revision: listing.revision, sent: listing.sent_at },
+        Update::Changed { changes, revision } => Event::Changed { changes, revision },
+        Update::Silent { why, .. } => Event::EtcdSilent { why },
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(fault: &dyn std::error::Error) -> String {
+    let mut text = fault.to_string();
+    let mut cause = fault.source();
+    while let Some(next) = cause {
+        let said = next.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,154 @@
+//! The loop: observe → decide → act.
+
+use super::{
+    act::{Context, Tools, execute},
+    event::Event,
+    handle::{Published, Publisher},
+    measure::Measure,
+    observe::Pace,
+    state::State,
+};
+use crate::{
+    clock,
+    decide::{
+        decide,
+        decision::{Action, Decision, Reason, ReasonKind, Task},
+        snapshot::{Fresh, Snapshot},
+    },
+    model::{moment::Span, term::Term},
+};
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::sync::{mpsc, watch};
+
+/// So many events are taken in before one decision.
+const BATCH: usize = 64;
+/// Looks at the server while a fact is awaited.
+const HURRY: Span = Span::from_millis(25);
+
+/// One agent's loop.
+pub(super) struct Loop {
+    pub(super) state: State,
+    pub(super) tools: Arc<Tools>,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) pace: watch::Sender<Pace>,
+    pub(super) measure: Measure,
+    /// Shows what was decided to everybody who asks.
+    pub(super) publisher: Publisher,
+}
+
+impl Loop {
+    /// Runs until a decision ends this agent; returns why it did.
+    pub(super) async fn run(mut self) -> String {
+        let mut told: BTreeSet<(ReasonKind, String)> = BTreeSet::new();
+        loop {
+            let started = clock::boot();
+            let snapshot = self.state.snapshot(clock::now(), fresh());
+            let mut decision = decide(&snapshot);
+            self.measure.decision(started, &snapshot, &decision);
+            tell(&decision.reasons, &snapshot, &mut told);
+            self.set_pace(&snapshot, &decision);
+            self.state.decided(&mut decision, clock::boot());
+            if let Some(why) = self.act(&snapshot, &decision) {
+                return why;
+            }
+            let wake_at = decision.wake_at;
+            self.publisher.publish(Published { snapshot, decision });
+            self.observe(wake_at).await;
+        }
+    }
+
+    /// Hands out the actions. The send of a transaction is noted before anything leaves: a lease counts from there.
+    fn act(&mut self, snapshot: &Snapshot, decision: &Decision) -> Option<String> {
+        for action in &decision.actions {
+            if let Action::Exit { why } = action {
+                return Some(why.clone());
+            }
+            if let Action::Txn(_, txn) = action {
+                let now = clock::now();
+                self.state.apply(Event::TxnSent { nonce: txn.nonce.clone(), at: now.boot }, now);
+            }
+            let context = context(snapshot);
+            #[expect(clippy::disallowed_methods, reason = "one short task an action; `Task` allows one of a kind at a time")]
+            tokio::spawn(execute(Arc::clone(&self.tools), action.clone(), context));
+        }
+        None
+    }
+
+    /// Waits for an event, or until `wake_at`; takes in whatever else has come meanwhile.
+    async fn observe(&mut self, wake_at: crate::model::moment::Moment) {
+        let rest = tokio::time::sleep(wake_at.since(clock::boot()).to_std());
+        let first = tokio::select! {
+            biased;
+            event = self.events.recv() => event,
+            () = rest => None,
+        };
+        let Some(first) = first else { return };
+        self.take(first);
+        for _ in 1..BATCH {
+            let Ok(event) = self.events.try_recv() else { return };
+            self.take(event);
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        note(&event);
+        self.measure.event(&event);
+        self.state.apply(event, clock::now());
+    }
+
+    fn set_pace(&self, snapshot: &Snapshot, decision: &Decision) {
+        let calm = snapshot.policy.timers().renew_every;
+        let every = if decision.hurry { HURRY } else { calm };
+        let wanted = Pace { run: snapshot.run(), every };
+        self.pace.send_if_modified(|pace| {
+            let changed = *pace != wanted;
+            *pace = wanted;
+            changed
+        });
+    }
+}
+
+fn fresh() -> Fresh {
+    Fresh { nonce: clock::nonce(), data: clock::data_incarnation(), uuid: clock::incarnation(), wall: clock::wall() }
+}
+
+fn context(snapshot: &Snapshot) -> Context {
+    let leader = snapshot.leader().map(|leader| &leader.record);
+    let electable = snapshot.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
+    let other = electable.iter().map(|replica| &replica.node);
+    let mut other = other.filter(|node| **node != snapshot.me.node && leader.is_none_or(|leader| leader.holder.node != **node));
+    Context {
+        run: snapshot.run(),
+        file: snapshot.file.clone(),
+        term: snapshot.file.term.max(leader.map_or(Term::ZERO, |leader| leader.term)),
+        other_copy: other.next().cloned(),
+    }
+}
+
+/// Logs the reasons that are new. A changed id is news; changed numbers are not.
+fn tell(reasons: &[Reason], snapshot: &Snapshot, told: &mut BTreeSet<(ReasonKind, String)>) {
+    let term = snapshot.leader().map_or(Term::ZERO, |leader| leader.record.term);
+    let now: BTreeSet<(ReasonKind, String)> = reasons.iter().map(|reason| (reason.kind, reason.id.clone())).collect();
+    for reason in reasons.iter().filter(|reason| !told.contains(&(reason.kind, reason.id.clone()))) {
+        match reason.kind {
+            ReasonKind::Alarm => tracing::error!(%term, reason = reason.id, "{}", reason.text),
+            ReasonKind::Refused => tracing::warn!(%term, reason = reason.id, "{}", reason.text),
+            ReasonKind::Because | ReasonKind::Waits => tracing::info!(%term, reason = reason.id, "{}", reason.text),
+        }
+    }
+    *told = now;
+}
+
+/// Logs what went wrong in an action, once, where it is handled.
+fn note(event: &Event) {
+    match event {
+        Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => tracing::warn!(?task, why, "an action failed"),
+        Event::TxnDone { task, outcome: super::event::TxnOutcome::NotDone { why } | super::event::TxnOutcome::Unknown { why }, .. } => {
+            tracing::warn!(?task, why, "etcd gave no clear answer to a transaction");
+        }
+        Event::GuardGone { why } => tracing::debug!(why, "no guard in session"),
+        Event::ServerSilent { why, .. } => tracing::debug!(why, "PostgreSQL did not answer"),
+        Event::EtcdSilent { why } => tracing::debug!(why, "etcd is silent"),
+        _ => {}
+    }
+}

@@ -1,0 +1,136 @@
+//! Starting and ending a guard where no service manager does.
+//!
+//! A guard needs rights that the agent gives up: an agent that was started as root therefore leaves a small child behind
+//! that keeps them, and whose only word is "start the guard".
+
+use super::observe::chain;
+use crate::{
+    guard::client::{Guard, query_status},
+    model::{moment::Span, term::Term},
+};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::{Notify, watch};
+
+/// How long a guard may take to come up, self-test included.
+const START_LIMIT: Span = Span::from_secs(20);
+
+/// How to start a guard: a program with its arguments.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Our own binary.
+    pub program: PathBuf,
+    /// `guard --settings-json FILE`.
+    pub args: Vec<String>,
+    /// Where the guard listens.
+    pub socket: PathBuf,
+}
+
+/// Starts and ends guards for the agent.
+pub(super) struct Starter {
+    launch: Launch,
+    /// The child that kept root's rights; `None`: the agent starts guards itself.
+    keeper: Option<Arc<Mutex<UnixStream>>>,
+    started: Arc<Notify>,
+}
+
+/// The child that kept root's rights. It ends with the agent.
+#[derive(Debug)]
+pub struct Keeper {
+    stream: UnixStream,
+    _child: Child,
+}
+
+impl Keeper {
+    /// Forks it off, before the rights are given up: `program guard --starter <settings>`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(launch: &Launch) -> std::io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let theirs = Stdio::from(std::os::fd::OwnedFd::from(theirs));
+        let mut args = launch.args.clone();
+        args.push("--starter".to_owned());
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts the starter")]
+        let child = std::process::Command::new(&launch.program).args(&args).stdin(theirs).stdout(Stdio::null()).spawn()?;
+        Ok(Self { stream: ours, _child: child })
+    }
+}
+
+/// The keeper's whole life: for each byte on stdin one guard is started; the answer is a line, empty when all is well.
+///
+/// # Errors
+/// When the agent's end cannot be used.
+pub fn serve(launch: &Launch) -> std::io::Result<()> {
+    use std::os::fd::AsFd;
+    // stdin is one end of a socket pair.
+    let mut stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let mut byte = [0; 1];
+    while stream.read(&mut byte)? == 1 {
+        let said = match start_blocking(launch) {
+            Ok(()) => "\n".to_owned(),
+            Err(why) => format!("{}\n", why.replace('\n', " ")),
+        };
+        stream.write_all(said.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Starts a guard that detaches itself; its first process ends once it listens.
+fn start_blocking(launch: &Launch) -> Result<(), String> {
+    use std::os::unix::process::CommandExt;
+    #[expect(clippy::disallowed_methods, reason = "the keeper's one errand")]
+    let mut command = std::process::Command::new(&launch.program);
+    command.args(&launch.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let output = command.output().map_err(|fault| format!("{}: {fault}", launch.program.display()))?;
+    if output.status.success() { Ok(()) } else { Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())) }
+}
+
+impl Starter {
+    pub(super) fn new(launch: Launch, keeper: Option<Keeper>, started: Arc<Notify>) -> Self {
+        // The child ends at the end of its stdin, when the agent is gone.
+        let keeper = keeper.map(|keeper| Arc::new(Mutex::new(keeper.stream)));
+        Self { launch, keeper, started }
+    }
+
+    /// Starts a guard, unless one answers already.
+    pub(super) async fn start(&self) -> Result<(), String> {
+        if query_status(&self.launch.socket, Span::from_secs(1)).await.is_err() {
+            let launch = self.launch.clone();
+            let keeper = self.keeper.clone();
+            let starting = tokio::task::spawn_blocking(move || match keeper {
+                Some(keeper) => ask(&keeper),
+                None => start_blocking(&launch),
+            });
+            let done = tokio::time::timeout(START_LIMIT.to_std(), starting).await;
+            done.map_err(|_| format!("the guard did not come up within {START_LIMIT}"))?.map_err(|fault| chain(&fault))??;
+        }
+        self.started.notify_one();
+        Ok(())
+    }
+
+    /// Ends the guard; its PostgreSQL is stopped.
+    pub(super) async fn stop(&self, guard: &watch::Receiver<Option<Guard>>, term: Term) -> Result<(), String> {
+        let session = guard.borrow().clone();
+        match session {
+            Some(guard) => guard.quit(term, Span::from_secs(5)).await.map(drop).map_err(|fault| chain(&fault)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn ask(keeper: &Mutex<UnixStream>) -> Result<(), String> {
+    let mut stream = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+    stream.write_all(b"s").map_err(|fault| format!("ask the starter: {fault}"))?;
+    let mut line = Vec::new();
+    let mut byte = [0; 1];
+    while stream.read(&mut byte).map_err(|fault| format!("hear the starter: {fault}"))? == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    if line.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
+}

@@ -1,0 +1,136 @@
+//! Who lives: processes as `/proc` shows them, and killing a whole tree of them.
+
+use super::kernel;
+use nix::{
+    sys::signal::{Signal, kill},
+    sys::stat::{FileStat, stat},
+    unistd::Pid,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::fd::AsFd,
+    path::Path,
+};
+
+/// A process that is not a zombie.
+struct Seen {
+    pid: i32,
+    parent: i32,
+}
+
+/// Every living process of this `/proc`. Zombies hold nothing and do nothing: they do not live.
+fn living() -> Vec<Seen> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(seen).collect()
+}
+
+fn seen(pid: i32) -> Option<Seen> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may hold anything: fields are counted behind the last one.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(Seen { pid, parent })
+}
+
+/// The living descendants of `root`, without `root` itself.
+pub(super) fn descendants(root: Pid) -> BTreeSet<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for process in living() {
+        children.entry(process.parent).or_default().push(process.pid);
+    }
+    let (mut found, mut open) = (BTreeSet::new(), vec![root.as_raw()]);
+    while let Some(parent) = open.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            if found.insert(child) {
+                open.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// Sends SIGKILL to every living descendant of `root` but those under `spared` (and these themselves). Says how many there were.
+///
+/// One pass is not the end: a process may have forked meanwhile. Call it until it finds none, twice.
+pub(super) fn kill_descendants(root: Pid, spared: &[Pid]) -> usize {
+    let mut condemned = descendants(root);
+    for pid in spared {
+        condemned.remove(&pid.as_raw());
+        for pid in descendants(*pid) {
+            condemned.remove(&pid);
+        }
+    }
+    for pid in &condemned {
+        // An id cannot be reused here: its process is our descendant, and we or its ancestors have not reaped it. Gone is as good.
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    condemned.len()
+}
+
+/// Processes of PostgreSQL that work in `data_dir`, wherever they came from: postmaster, backends, orphaned backends.
+///
+/// PostgreSQL's processes all have the data directory as their working directory. So may have a person's shell: only programs that are
+/// called `postgres` count.
+pub(super) fn of_data_dir(data_dir: &Path) -> Vec<Pid> {
+    let Ok(directory) = stat(data_dir) else { return Vec::new() };
+    living().iter().filter(|process| works_in(process.pid, &directory)).map(|process| Pid::from_raw(process.pid)).collect()
+}
+
+fn works_in(pid: i32, directory: &FileStat) -> bool {
+    let is_postgres = match fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(exe) => exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+            // "(deleted)" follows the name when a package upgrade has replaced the file.
+            matches!(name.trim_end_matches(" (deleted)"), "postgres" | "postmaster")
+        }),
+        Err(_) => return false,
+    };
+    is_postgres
+        && stat(format!("/proc/{pid}/cwd").as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino))
+}
+
+/// Kills the processes of PostgreSQL that work in `data_dir`. Says how many there were.
+pub(super) fn kill_of_data_dir(data_dir: &Path) -> usize {
+    let found = of_data_dir(data_dir);
+    for pid in &found {
+        // Its id may have been given away since: the descriptor holds the process, then it is looked at again.
+        let Ok(pidfd) = kernel::pidfd_open(*pid) else { continue };
+        if stat(data_dir).is_ok_and(|directory| works_in(pid.as_raw(), &directory)) {
+            let _ = kernel::pidfd_signal(pidfd.as_fd(), Signal::SIGKILL);
+        }
+    }
+    found.len()
+}
+
+/// Whether a process has this id and is no zombie.
+pub(super) fn is_alive(pid: Pid) -> bool {
+    seen(pid.as_raw()).is_some()
+}
+
+/// How many processes are attached to a System V shared memory segment; `None` where there is no such segment.
+pub(super) fn attached(shmid: i32) -> Option<u32> {
+    // proc(5): key shmid perms size cpid lpid nattch …, a heading first.
+    let table = fs::read_to_string("/proc/sysvipc/shm").ok()?;
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.get(1).and_then(|id| id.parse().ok()) == Some(shmid)).find_map(|row| row.get(6)?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_a_living_descendant_of_its_parent() {
+        let me = std::process::id() as i32;
+        assert!(descendants(nix::unistd::getppid()).contains(&me));
+        assert!(!descendants(nix::unistd::getpid()).contains(&me));
+    }
+
+    #[test]
+    fn a_shell_in_the_data_directory_is_no_postgres() {
+        let here = std::env::current_dir().expect("current directory");
+        assert!(of_data_dir(&here).is_empty(), "this very test works in {}", here.display());
+    }
+}

@@ -1,0 +1,115 @@
+//! How a run ended: one primary, all streaming, never two writers, loss within what was recorded.
+
+use super::{
+    cluster::Lab,
+    journal::Journal,
+    procfs::{self, Cost},
+    verdict::{self, Judgement, LostTail, TwoWriters},
+};
+use crate::model::{lsn::Bytes, moment::Span};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where the agents' logs ended at some moment, in bytes.
+pub type LogMarks = BTreeMap<String, u64>;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conclusion {
+    /// The one primary from which all others stream; or what was found instead.
+    pub streaming: Result<String, String>,
+    /// Proof of two writers.
+    pub two_writers: Vec<TwoWriters>,
+    /// Acknowledged rows that the primary lacks.
+    pub lost: Vec<LostTail>,
+    /// Lines of level ERROR, by node, since the marks.
+    pub errors: BTreeMap<String, Vec<String>>,
+}
+
+impl Conclusion {
+    /// What is wrong, for people; empty when nothing is.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.streaming.as_ref().err().map(|what| format!("no healthy end: {what}")).into_iter().collect();
+        all.extend(self.two_writers.iter().map(|proof| {
+            let (older, newer) = (&proof.older, &proof.newer);
+            format!(
+                "two writers for {}: {} (timeline {}) acknowledged {} rows after {} (timeline {}) had begun, for one {:?}",
+                proof.span,
+                older.0,
+                older.1,
+                proof.acks,
+                newer.0,
+                newer.1,
+                proof.examples.first()
+            )
+        }));
+        all.extend(self.lost.iter().filter(|tail| !tail.is_announced()).map(|tail| {
+            let bytes = tail.bytes.map_or_else(|| "?".to_owned(), |bytes| bytes.to_string());
+            format!(
+                "{} acknowledged rows ({bytes} bytes) of timeline {} are lost, which is {:?}: {:?}",
+                tail.rows, tail.tli, tail.judgement, tail.examples
+            )
+        }));
+        all.extend(self.errors.iter().flat_map(|(node, lines)| lines.iter().map(move |line| format!("{node} logged: {line}"))));
+        all
+    }
+}
+
+impl LostTail {
+    /// Whether the promotion said that so much might be lost.
+    pub fn is_announced(&self) -> bool {
+        self.judgement == Judgement::Within
+    }
+}
+
+impl Lab {
+    /// Where the agents' logs end now.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn log_marks(&self) -> Result<LogMarks> {
+        let mark = |name: &String| Ok((name.clone(), self.errors_logged(name, u64::MAX)?.1));
+        self.nodes().iter().map(|node| mark(&node.name)).collect()
+    }
+
+    /// Looks at how a run ended: waits up to `deadline` for one primary and all nodes streaming from it, and judges the
+    /// journals, which have to be those of every client of the run, against what that primary has and what etcd records.
+    ///
+    /// # Errors
+    /// When the evidence cannot be read. What it proves is in the conclusion.
+    pub fn conclude(&self, journals: &[Journal], marks: &LogMarks, deadline: Span) -> Result<Conclusion> {
+        let names: Vec<&str> = self.nodes().iter().map(|node| node.name.as_str()).collect();
+        let streaming = self.wait_streaming(&names, deadline);
+        let lost = match &streaming {
+            Ok(primary) => verdict::lost(journals, &self.survivors(primary)?, &verdict::recorded(&self.history()?)),
+            Err(_) => Vec::new(),
+        };
+        let errors = names.iter().map(|name| {
+            let (lines, _) = self.errors_logged(name, marks.get(*name).copied().unwrap_or_default())?;
+            Ok(((*name).to_owned(), lines))
+        });
+        let errors = errors.collect::<Result<BTreeMap<_, _>>>()?;
+        Ok(Conclusion {
+            streaming: streaming.map_err(|error| format!("{error:#}; primaries: {:?}", self.primaries())),
+            two_writers: verdict::two_writers(journals),
+            lost,
+            errors: errors.into_iter().filter(|(_, lines)| !lines.is_empty()).collect(),
+        })
+    }
+
+    /// What agent and guard of a node cost together: every process on its host that runs the agent's binary.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn cost(&self, node: &str) -> Result<Cost> {
+        let name = self.common.agent.file_name();
+        let ours = |pid: &i32| procfs::program(*pid).is_some_and(|program| program.file_name() == name);
+        let processes = self.node(node)?.host.processes();
+        let costs = processes.iter().map(|process| process.pid).filter(ours).filter_map(procfs::cost);
+        Ok(costs.fold(Cost::default(), |sum, cost| Cost {
+            memory: Bytes::new(sum.memory.get() + cost.memory.get()),
+            processor: sum.processor.plus(cost.processor),
+        }))
+    }
+}

@@ -1,0 +1,240 @@
+//! What lies in the data directory. Looks, and never touches it.
+//!
+//! A mount that is missing at boot looks like an empty directory; nothing may be initialised or cloned into it
+//! (scenario 119). So the mount point of a healthy data directory is remembered in the state directory.
+
+use super::{Error, Settings, control_data, durable, history, mount, version::Version};
+use crate::model::{
+    instance::{DataDir, DiskFacts},
+    moment::Span,
+    timeline::TimelineId,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+/// How long looking may take: longer means a hung disk.
+const LIMIT: Span = Span::from_secs(10);
+/// Rights that PostgreSQL refuses on its data directory: writing by the group, anything by others.
+const TOO_OPEN: u32 = 0o027;
+const FORMAT: u32 = 1;
+
+/// Looks at the data directory. Whatever is wrong is said in [`DataDir::Unusable`], with what to do.
+pub async fn inspect(settings: &Settings) -> DataDir {
+    match look(settings).await {
+        Ok(found) => found,
+        Err(Unfit(why)) => DataDir::Unusable { why },
+    }
+}
+
+/// Remembers on which mount the data directory lies. For a directory that was found [`DataDir::Present`].
+///
+/// # Errors
+/// When the mounts or the state directory cannot be read or written; what was remembered before stays.
+pub async fn remember_mount(settings: &Settings) -> Result<(), Error> {
+    let (data_dir, memory) = (settings.data_dir.clone(), memory(settings));
+    durable::within(LIMIT, settings.state_dir.clone(), move || {
+        let mount_point = mount::point_of(&data_dir).map_err(Error::file("find the mount of", &data_dir))?;
+        let remembered = Remembered { v: FORMAT, data_dir, mount_point };
+        if recall(&memory).ok().flatten().as_ref() == Some(&remembered) {
+            return Ok(());
+        }
+        let text = serde_json::to_vec_pretty(&remembered).unwrap_or_default();
+        durable::write(&memory, &text, 0o600).map_err(Error::file("write", &memory))
+    })
+    .await
+}
+
+/// What stands in the memory file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    v: u32,
+    data_dir: PathBuf,
+    mount_point: PathBuf,
+}
+
+fn memory(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("data-mount.json")
+}
+
+fn recall(memory: &Path) -> io::Result<Option<Remembered>> {
+    match fs::read(memory) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a directory cannot be used: for people.
+struct Unfit(String);
+
+impl From<Error> for Unfit {
+    fn from(error: Error) -> Self {
+        // The chain, because nobody else sees it.
+        let mut text = format!("could not {error}");
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self(text)
+    }
+}
+
+/// A directory that looks like PostgreSQL's from outside.
+struct Outside {
+    major: u32,
+    standby_signal: bool,
+    backup_label: bool,
+    histories: BTreeMap<TimelineId, String>,
+}
+
+async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
+    let (path, memory, uid) = (settings.data_dir.clone(), memory(settings), settings.owner.uid);
+    let seen = durable::within(LIMIT, path.clone(), move || Ok(outside(&path, &memory, uid))).await??;
+    let outside = match seen {
+        Seen::Missing => return Ok(DataDir::Missing),
+        Seen::Empty => return Ok(DataDir::Empty),
+        Seen::Data(outside) => outside,
+    };
+    let data_dir = settings.data_dir.display();
+    let programs = Version::of_programs(settings).await?.major;
+    if programs != outside.major {
+        return Err(Unfit(format!(
+            "{data_dir} is of PostgreSQL {}, but the programs in {} are of {programs}: set bin_dir to those of {}, or upgrade by pg_upgrade",
+            outside.major,
+            settings.bin_dir.display(),
+            outside.major
+        )));
+    }
+    let control = control_data::read(settings, &settings.data_dir).await?.data;
+    let Outside { major, standby_signal, backup_label, histories } = outside;
+    Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, histories }))
+}
+
+enum Seen {
+    Missing,
+    Empty,
+    Data(Outside),
+}
+
+fn outside(path: &Path, memory: &Path, uid: u32) -> Result<Seen, Unfit> {
+    let shown = path.display();
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return missing(path, memory),
+        Err(error) => return Err(Unfit(format!("{shown} cannot be read: {error}"))),
+    };
+    if !metadata.is_dir() {
+        return Err(Unfit(format!("{shown} is no directory")));
+    }
+    if metadata.uid() != uid {
+        return Err(Unfit(format!(
+            "{shown} belongs to user id {}, not to {uid} that runs PostgreSQL: give it to that user by chown -R",
+            metadata.uid()
+        )));
+    }
+    let names = names_in(path)?;
+    if names.is_empty() {
+        same_mount(path, memory)?;
+        return Ok(Seen::Empty);
+    }
+    let Ok(version) = fs::read_to_string(path.join("PG_VERSION")) else {
+        return Err(foreign(path, &names));
+    };
+    let Ok(major) = version.trim().parse() else {
+        return Err(Unfit(format!("{shown}/PG_VERSION says {:?}, which is no major version", version.trim())));
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & TOO_OPEN != 0 {
+        return Err(Unfit(format!("{shown} has mode {mode:04o}; PostgreSQL starts only with 0700 or 0750: chmod 0700 {shown}")));
+    }
+    whole_from_outside(path)?;
+    let there = |name: &str| path.join(name).try_exists().map_err(|error| Unfit(format!("{shown}/{name} cannot be read: {error}")));
+    Ok(Seen::Data(Outside {
+        major,
+        standby_signal: there("standby.signal")?,
+        backup_label: there("backup_label")?,
+        histories: history::read_all(&path.join("pg_wal"))?,
+    }))
+}
+
+fn names_in(path: &Path) -> Result<Vec<String>, Unfit> {
+    let failed = |error: io::Error| Unfit(format!("{} cannot be read: {error}", path.display()));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        // What mkfs leaves in the root of a new file system.
+        if name != "lost+found" {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Not there: fine if its parent is, and if it was not on another mount before.
+fn missing(path: &Path, memory: &Path) -> Result<Seen, Unfit> {
+    let shown = path.display();
+    if let Ok(target) = fs::read_link(path) {
+        return Err(Unfit(format!("{shown} is a link to {}, which is not there: is its mount missing?", target.display())));
+    }
+    let parent = path.parent().unwrap_or(path);
+    if !parent.is_dir() {
+        return Err(Unfit(format!("{shown} is not there, nor its parent {}: is a mount missing, or data_dir wrong?", parent.display())));
+    }
+    same_mount(path, memory)?;
+    Ok(Seen::Missing)
+}
+
+/// Refuses an empty place where the data directory once was, when it now lies on another mount.
+fn same_mount(path: &Path, memory: &Path) -> Result<(), Unfit> {
+    let unreadable = |error: io::Error| Unfit(format!("{} cannot be read: {error}", memory.display()));
+    let Some(before) = recall(memory).map_err(unreadable)?.filter(|before| before.data_dir == path) else { return Ok(()) };
+    let failed = |error: io::Error| Unfit(format!("the mount of {} cannot be found: {error}", path.display()));
+    let now = mount::point_of(path).map_err(failed)?;
+    if now == before.mount_point {
+        return Ok(());
+    }
+    Err(Unfit(format!(
+        "{} is empty and lies on the mount {}; the data was on the mount {}: is that mount missing? If the move is meant, remove {}",
+        path.display(),
+        now.display(),
+        before.mount_point.display(),
+        memory.display()
+    )))
+}
+
+fn foreign(path: &Path, names: &[String]) -> Unfit {
+    let some = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
+    Unfit(format!(
+        "{} is not empty and holds no PG_VERSION that can be read, but {some}{more}: not a data directory; choose another data_dir or move these files away",
+        path.display()
+    ))
+}
+
+/// Refuses a directory of which a part lies on a mount that is not there.
+fn whole_from_outside(path: &Path) -> Result<(), Unfit> {
+    let gone = |link: &Path| {
+        let target = fs::read_link(link).unwrap_or_default();
+        Unfit(format!("{} points to {}, which is not there: is its mount missing?", link.display(), target.display()))
+    };
+    let pg_wal = path.join("pg_wal");
+    if !pg_wal.is_dir() {
+        return Err(gone(&pg_wal));
+    }
+    let tablespaces = path.join("pg_tblspc");
+    let failed = |error: io::Error| Unfit(format!("{} cannot be read: {error}", tablespaces.display()));
+    for entry in fs::read_dir(&tablespaces).map_err(failed)? {
+        let link = entry.map_err(failed)?.path();
+        if !link.exists() {
+            return Err(gone(&link));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! What `ALTER SYSTEM` has put above the managed configuration, how it is taken back, and what PostgreSQL cannot use of it all.
+//!
+//! PostgreSQL reads `postgresql.auto.conf` after `config_file`, so a value there wins over ours for everything that does not stand
+//! on the command line. It also travels with clones, and tools write `primary_conninfo` there.
+
+use super::{Configuration, Error, Server, Settings, parameters::is_reloaded, session::column};
+use crate::model::{instance::Run, moment::Span};
+use std::{fs, io::ErrorKind};
+
+/// A managed parameter that `postgresql.auto.conf` sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overridden {
+    /// The parameter, in lower case.
+    pub name: String,
+    /// Its value there, as written; a password in it is not shown.
+    pub value: String,
+}
+
+/// A line of a configuration file that PostgreSQL cannot use: it goes on with what it had, and would not start again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub file: String,
+    /// The line, 1 being the first; 0 where none is to blame.
+    pub line: u32,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// The managed parameters that `postgresql.auto.conf` in the data directory sets above `configuration`, in its order.
+///
+/// # Errors
+/// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
+pub fn overridden(settings: &Settings, configuration: &Configuration) -> Result<Vec<Overridden>, Error> {
+    let path = settings.data_dir.join("postgresql.auto.conf");
+    let ours = |name: &str| is_reloaded(name) || (name == "restore_command" && configuration.restore_command.is_some());
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().filter_map(assignment).filter(|found| ours(&found.name)).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::file("read", path)(error)),
+    }
+}
+
+/// `name = 'value'`, as `ALTER SYSTEM` writes it, one a line.
+fn assignment(line: &str) -> Option<Overridden> {
+    let line = line.trim();
+    let end = line.find(|letter: char| letter == '=' || letter.is_whitespace())?;
+    let (name, rest) = line.split_at(end);
+    if name.is_empty() || name.starts_with('#') {
+        return None;
+    }
+    let value = rest.trim().trim_start_matches('=').trim();
+    let secret = value.to_ascii_lowercase().contains("password") || value.contains("://");
+    let shown = if secret { "(not shown: it may hold a password)" } else { value };
+    Some(Overridden { name: name.to_ascii_lowercase(), value: shown.to_owned() })
+}
+
+impl Server {
+    /// The lines of all configuration files, the operator's too, that the running server cannot use. For after a reload.
+    ///
+    /// # Errors
+    /// As for any session.
+    pub async fn configuration_faults(&self, run: Run, limit: Span) -> Result<Vec<Fault>, Error> {
+        // A value that waits for a restart counts as an error there; it is `pending_restart`, and no fault.
+        let sql = "SELECT coalesce(sourcefile, '') AS file, coalesce(sourceline, 0) AS line, coalesce(name || ': ', '') || error AS what \
+                   FROM pg_file_settings WHERE error IS NOT NULL AND error <> 'setting could not be applied' OR \
+                   error = 'setting could not be applied' AND name NOT IN (SELECT name FROM pg_settings WHERE context IN ('postmaster', 'internal')) \
+                   UNION ALL SELECT current_setting('hba_file'), line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL";
+        let rows = self.rows(run, "look for faults in the configuration files", sql, &[], limit).await?;
+        let fault = |row| {
+            let line = u32::try_from(column::<i32>(row, "line")?).unwrap_or_default();
+            Ok(Fault { file: column(row, "file")?, line, what: column(row, "what")? })
+        };
+        rows.iter().map(fault).collect()
+    }
+
+    /// Takes one managed parameter back (`ALTER SYSTEM RESET`) on the running server; a reload makes it count.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a parameter that is not managed: that one is the operator's. As for any session.
+    pub async fn reset_override(&self, run: Run, name: &str, limit: Span) -> Result<(), Error> {
+        if !is_reloaded(name) && name != "restore_command" {
+            return Err(Error::Refused(format!("reset {name}: it is not managed")));
+        }
+        // The name is one of our own list: nothing to quote.
+        let sql = format!("ALTER SYSTEM RESET {}", name.to_ascii_lowercase());
+        self.rows(run, &format!("reset {name} in postgresql.auto.conf"), &sql, &[], limit).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_read_as_alter_system_writes_them() {
+        let found = assignment("primary_conninfo = 'host=a user=b'").expect("assignment");
+        assert_eq!((found.name.as_str(), found.value.as_str()), ("primary_conninfo", "'host=a user=b'"));
+        assert_eq!(assignment("# Do not edit this file manually!"), None);
+        let hidden = assignment("primary_conninfo = 'password=geheim'").expect("assignment");
+        assert!(!hidden.value.contains("geheim"));
+    }
+}

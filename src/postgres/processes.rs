@@ -1,0 +1,98 @@
+//! PostgreSQL's processes as the kernel shows them: found by their working directory, told apart by their titles.
+//!
+//! Where PostgreSQL lives in a PID namespace of its own (protocol 1.5), the ids that it knows itself by (`pg_stat_activity`,
+//! `postmaster.pid`) are not ours; nobody may signal them here (scenario 214).
+
+use super::Error;
+use nix::unistd::Pid;
+use std::{fs, path::Path};
+
+/// A process of PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerProcess {
+    /// Its id here.
+    pub pid: Pid,
+    /// Its id in its own PID namespace: the one PostgreSQL itself shows.
+    pub inner: Pid,
+    /// Its title, as `postgres: orders: walreceiver streaming 0/5000148`.
+    pub title: String,
+}
+
+/// The processes that work in `data_dir`. Zombies are none: they have no working directory any more.
+///
+/// # Errors
+/// [`Error::File`] where /proc or the data directory cannot be read.
+pub fn processes(data_dir: &Path) -> Result<Vec<ServerProcess>, Error> {
+    let data_dir = fs::canonicalize(data_dir).map_err(Error::file("find", data_dir))?;
+    let entries = fs::read_dir("/proc").map_err(Error::file("list", "/proc"))?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.filter_map(|pid| in_directory(pid, &data_dir)).collect())
+}
+
+/// The walreceivers that work in `data_dir`: none or one, but for the instant between two.
+///
+/// # Errors
+/// As [`processes`].
+pub fn walreceivers(data_dir: &Path) -> Result<Vec<ServerProcess>, Error> {
+    let mut found = processes(data_dir)?;
+    found.retain(|process| process.title.starts_with("postgres: ") && process.title.contains("walreceiver"));
+    Ok(found)
+}
+
+/// The process of the server in `data_dir` that PostgreSQL itself shows as `inner`.
+///
+/// # Errors
+/// As [`processes`].
+pub fn by_inner_pid(data_dir: &Path, inner: Pid) -> Result<Option<ServerProcess>, Error> {
+    Ok(processes(data_dir)?.into_iter().find(|process| process.inner == inner))
+}
+
+/// Removes a `postmaster.pid` that a dead postmaster left behind, before a start; returns whether there was one.
+///
+/// The id in it may belong to anybody by now, and to somebody else in another PID namespace, so that PostgreSQL would refuse to start
+/// (scenario 120). What counts is whether a process works in the data directory. PostgreSQL itself still refuses to start while a
+/// shared memory segment of this directory is in use (scenario 121).
+///
+/// # Errors
+/// [`Error::Refused`] while a process works there: end it first. [`Error::File`].
+pub fn remove_stale_pid_file(data_dir: &Path) -> Result<bool, Error> {
+    let file = data_dir.join("postmaster.pid");
+    if !file.exists() {
+        return Ok(false);
+    }
+    if let Some(process) = processes(data_dir)?.first() {
+        let (pid, title) = (process.pid, &process.title);
+        return Err(Error::Refused(format!("remove {}: process {pid} ({title}) still works there", file.display())));
+    }
+    fs::remove_file(&file).map_err(Error::file("remove", &file))?;
+    Ok(true)
+}
+
+fn in_directory(pid: i32, data_dir: &Path) -> Option<ServerProcess> {
+    let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    if cwd != data_dir {
+        return None;
+    }
+    let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let title = String::from_utf8_lossy(&title).replace('\0', " ").trim().to_owned();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(ServerProcess { pid: Pid::from_raw(pid), inner: inner_pid(&status)?, title })
+}
+
+/// The last number of the line `NSpid:`: the id in the innermost namespace.
+fn inner_pid(status: &str) -> Option<Pid> {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().next_back()?.parse().ok().map(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_id_is_the_last_one() {
+        assert_eq!(inner_pid("Name:\tpostgres\nPid:\t4711\nNSpid:\t4711\t12\nThreads:\t1\n"), Some(Pid::from_raw(12)));
+        assert_eq!(inner_pid("Name:\tpostgres\nNSpid:\t4711\n"), Some(Pid::from_raw(4711)));
+        assert_eq!(inner_pid("Name:\tpostgres\n"), None);
+    }
+}

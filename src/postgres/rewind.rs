@@ -1,0 +1,393 @@
+//! `pg_rewind`: making a data directory that went another way follow the primary again, without a full copy.
+//!
+//! The order (protocol 1.13 c) is the caller's to keep: [`archive_ready_segments`]; [`readiness`], and where it says
+//! [`Readiness::RecoverFirst`] a start with [`Recovery::OwnWal`] until replay reaches the end of WAL, then a fast stop; only
+//! then the ledger's history files (EXP-30 ii); [`diverged`], because it will be gone; [`source_state`]; [`run`].
+//! pg_rewind's own recovery of its target runs `postgres --single`, which refuses a directory with `standby.signal`
+//! (EXP-27), and is never asked for.
+//!
+//! [`Recovery::OwnWal`]: super::Recovery::OwnWal
+
+use super::{
+    Error, Failure, Settings, Stream, basebackup,
+    conninfo::conninfo,
+    control_data, durable,
+    peer::PeerFacts,
+    scan,
+    shell::{self, Words},
+};
+use crate::{
+    clock,
+    model::{
+        instance::ControlState,
+        lsn::{Bytes, Lsn},
+        moment::Span,
+        node::Address,
+        timeline::{Fork, TimelineId},
+    },
+};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// How long the disk may take for a handful of small files.
+const DISK_LIMIT: Span = Span::from_secs(60);
+
+/// Whether the target can be rewound as it lies there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It was stopped cleanly.
+    Ready,
+    /// It has to be recovered first, by a start with [`super::Recovery::OwnWal`] and a fast stop.
+    RecoverFirst,
+    /// It can only be cloned.
+    Never {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Whether our data directory can be rewound: neither running nor of unknown state, and with what pg_rewind needs.
+///
+/// # Errors
+/// When the control file cannot be read.
+pub async fn readiness(settings: &Settings) -> Result<Readiness, Error> {
+    let control = control_data::read(settings, &settings.data_dir).await?.data;
+    if !control.can_rewind {
+        // PG manual, "pg_rewind": needs wal_log_hints = on, or data checksums, since the directory diverged.
+        let why = "it has neither data checksums nor wal_log_hints: pg_rewind cannot tell which blocks differ".to_owned();
+        return Ok(Readiness::Never { why });
+    }
+    let unfinished = unfinished(settings);
+    Ok(match control.state {
+        // A half-rewound directory must not be recovered: its blocks are of two histories.
+        _ if unfinished && control.state != ControlState::ShutDown && control.state != ControlState::ShutDownInRecovery => {
+            Readiness::Never { why: "an earlier pg_rewind was interrupted after it had changed the control file".to_owned() }
+        }
+        ControlState::ShutDown | ControlState::ShutDownInRecovery => Readiness::Ready,
+        ControlState::StartingUp
+        | ControlState::ShuttingDown
+        | ControlState::InCrashRecovery
+        | ControlState::InArchiveRecovery
+        | ControlState::InProduction => Readiness::RecoverFirst,
+    })
+}
+
+/// Whether the source can be rewound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// It is a primary and its newest checkpoint is on its timeline.
+    Ready {
+        /// Which.
+        tli: TimelineId,
+    },
+    /// It is in recovery: still on its way to promotion, or another server than was meant.
+    InRecovery,
+    /// It was promoted, but its newest checkpoint is of the timeline before: pg_rewind up to 15 would take it for not
+    /// diverged. A CHECKPOINT there helps.
+    NotCheckpointed {
+        /// The timeline of its newest checkpoint.
+        checkpoint: TimelineId,
+    },
+}
+
+/// Judges what the source said ([`super::peer::ask`]), of which the ledger says that it is on `tli`.
+pub fn source_state(facts: &PeerFacts, tli: TimelineId) -> SourceState {
+    match facts.primary_of {
+        None => SourceState::InRecovery,
+        Some(_) if facts.checkpoint_tli < tli => SourceState::NotCheckpointed { checkpoint: facts.checkpoint_tli },
+        Some(tli) => SourceState::Ready { tli },
+    }
+}
+
+/// What this data directory holds and the cluster's history does not: it is gone after a rewind or a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diverged {
+    /// The timeline that was left.
+    pub tli: TimelineId,
+    /// Where the cluster's history left it.
+    pub from: Lsn,
+    /// The end of WAL here.
+    pub to: Lsn,
+    /// The bytes between.
+    pub bytes: Bytes,
+    /// The transactions that were committed between.
+    pub transactions: u64,
+}
+
+/// Counts what diverged on `tli` behind the `switch` point of the cluster's history. Reads only.
+///
+/// # Errors
+/// When the WAL behind the switch point is not there or cannot be read.
+pub async fn diverged(settings: &Settings, tli: TimelineId, switch: Lsn, limit: Span) -> Result<Diverged, Error> {
+    let until = clock::boot().plus(limit);
+    let whole = scan::whole(settings, switch, tli, limit).await?;
+    let transactions = scan::commits(settings, switch, whole, until.since(clock::boot())).await?;
+    Ok(Diverged { tli, from: switch, to: whole.lsn, bytes: whole.lsn.bytes_ahead_of(switch), transactions })
+}
+
+/// What archiving the waiting segments did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archived {
+    /// The files that are in the archive now.
+    pub done: Vec<String>,
+    /// Those that are not, as the first of them failed.
+    pub left: Vec<String>,
+    /// Why the first of them failed.
+    pub why: Option<String>,
+}
+
+/// Runs `archive_command` for every segment that waits for it (`.ready`), oldest first, histories before all: a rewind
+/// deletes them (scenario 146). PostgreSQL must not run. A command that fails ends it; each may take `each`, all `limit`.
+///
+/// # Errors
+/// When the directory cannot be read or written.
+pub async fn archive_ready_segments(settings: &Settings, archive_command: &str, each: Span, limit: Span) -> Result<Archived, Error> {
+    let until = clock::boot().plus(limit);
+    let status = settings.data_dir.join("pg_wal/archive_status");
+    let (dir, of) = (status.clone(), status.clone());
+    let mut waiting = durable::within(DISK_LIMIT, of, move || ready(&dir)).await?;
+    let mut archived = Archived::default();
+    while let Some(file) = waiting.first().cloned() {
+        let left = each.min(until.since(clock::boot()));
+        let path = format!("pg_wal/{file}");
+        let command = shell::expand(archive_command, Words { file: &file, path: &path, restart: None });
+        let ended = shell::run(shell::shell().owner(settings.owner), &command, &settings.data_dir, left).await;
+        archived.why = match ended {
+            Ok(ended) if ended.status.success() => None,
+            Ok(ended) => Some(format!("{command}: {}: {}", ended.status, ended.stderr)),
+            Err(failure) => Some(failure.to_string()),
+        };
+        if archived.why.is_some() {
+            break;
+        }
+        let (from, to) = (status.join(format!("{file}.ready")), status.join(format!("{file}.done")));
+        durable::rename(&from, &to).map_err(Error::file("rename", &from))?;
+        archived.done.push(waiting.remove(0));
+    }
+    archived.left = waiting;
+    Ok(archived)
+}
+
+fn ready(status: &Path) -> Result<Vec<String>, Error> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(status).map_err(Error::file("read", status))? {
+        let name = entry.map_err(Error::file("read", status))?.file_name();
+        if let Some(file) = name.to_str().and_then(|name| name.strip_suffix(".ready")) {
+            files.push(file.to_owned());
+        }
+    }
+    files.sort_by_key(|file| (!file.ends_with(".history"), file.clone()));
+    Ok(files)
+}
+
+/// How pg_rewind is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The primary.
+    pub source: Address,
+    /// The managed `postgresql.conf`, whose `restore_command` may fetch WAL that is no longer in `pg_wal`; none: no archive.
+    pub restore_by: Option<PathBuf>,
+    /// How long it may take.
+    pub limit: Span,
+}
+
+/// What a rewind did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewound {
+    /// The target went the same way already, or pg_rewind took it for that (EXP-7): nothing was changed.
+    NotNeeded,
+    /// It follows the source's history now.
+    Done {
+        /// Where the histories part: the target's timeline and the position.
+        fork: Option<Fork>,
+        /// The last common checkpoint, from which it has to replay.
+        checkpoint: Option<Lsn>,
+    },
+}
+
+/// Rewinds our data directory by the primary. PostgreSQL must not run; `see` is told how far it has come.
+///
+/// A marker in the state directory stands while it works: see [`unfinished`]. It ends with `standby.signal` and without
+/// replication slots. The operator's configuration is kept where that lies in the data directory.
+///
+/// # Errors
+/// [`Error::Rewind`] says whether the data directory was touched: if so, it may only be rewound again or cloned.
+pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(basebackup::Progress)) -> Result<Rewound, Error> {
+    let program = program(settings, options)?;
+    let (kept, was_touched) = on_disk(settings, begin).await?;
+    let mut said = Said::default();
+    let ended = program
+        .run_watched(options.limit, |stream, line| {
+            said.hear(line);
+            if let Some(progress) = progress(line).filter(|_| stream == Stream::Err) {
+                see(progress);
+            }
+        })
+        .await;
+    match ended {
+        Ok(_) if said.not_needed && was_touched => {
+            let why = "pg_rewind sees no difference, but an earlier one was interrupted and may have left blocks of both histories";
+            return Err(Error::Refused(format!("{why}: clone {}", settings.data_dir.display())));
+        }
+        Ok(_) if said.not_needed => {}
+        Ok(_) => on_disk(settings, move |settings| finish(settings, &kept)).await?,
+        Err(source) => {
+            let touched = was_touched || said.checkpoint.is_some() && !matches!(source, Failure::Start { .. });
+            if !touched {
+                on_disk(settings, clean_up).await?;
+            }
+            return Err(Error::Rewind { touched, source });
+        }
+    }
+    on_disk(settings, clean_up).await?;
+    Ok(if said.not_needed { Rewound::NotNeeded } else { Rewound::Done { fork: said.fork, checkpoint: said.checkpoint } })
+}
+
+/// Whether a rewind began to change our data directory and did not end: nothing may be started on it, it may only be
+/// rewound again or cloned (scenario 142).
+pub fn unfinished(settings: &Settings) -> bool {
+    marker(settings).exists()
+}
+
+/// Forgets an unfinished rewind, once a clone has replaced the data directory.
+///
+/// # Errors
+/// When the state directory cannot be written.
+pub async fn forget_unfinished(settings: &Settings) -> Result<(), Error> {
+    on_disk(settings, clean_up).await
+}
+
+fn marker(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("rewind-unfinished")
+}
+
+fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
+    // Only a primary: behind a moved address another server may answer (scenario 144).
+    let more = [("dbname", "postgres"), ("target_session_attrs", "read-write"), ("application_name", "pgbaton rewind")];
+    let source = conninfo(settings, &options.source, &settings.roles.rewind, &more)?;
+    let mut program = settings.program("pg_rewind");
+    program = program.arg("--target-pgdata").arg(&settings.data_dir).arg(format!("--source-server={source}"));
+    program = program.args(["--no-ensure-shutdown", "--progress"]);
+    if let Some(config) = &options.restore_by {
+        program = program.arg("--restore-target-wal").arg(format!("--config-file={}", config.display()));
+    }
+    Ok(program)
+}
+
+/// What pg_rewind said while it worked.
+#[derive(Debug, Default)]
+struct Said {
+    not_needed: bool,
+    fork: Option<Fork>,
+    checkpoint: Option<Lsn>,
+}
+
+impl Said {
+    fn hear(&mut self, line: &str) {
+        self.not_needed |= line.contains("no rewind required");
+        if let Some((lsn, tli)) = place(line, "servers diverged at WAL location ") {
+            self.fork = Some(Fork { parent: tli, at: lsn });
+        }
+        if let Some((lsn, _)) = place(line, "rewinding from last common checkpoint at ") {
+            self.checkpoint = Some(lsn);
+        }
+    }
+}
+
+/// `<phrase>0/3000148 on timeline 1`
+fn place(line: &str, phrase: &str) -> Option<(Lsn, TimelineId)> {
+    let (_, rest) = line.split_once(phrase)?;
+    let (lsn, tli) = rest.split_once(" on timeline ")?;
+    Some((lsn.parse().ok()?, TimelineId::new(tli.trim().parse().ok()?)?))
+}
+
+/// `  1234/ 54321 kB (2%) copied`
+fn progress(line: &str) -> Option<basebackup::Progress> {
+    line.trim_end().strip_suffix(" copied").and_then(|line| basebackup::Progress::parse(&line.replace("/ ", "/")))
+}
+
+async fn on_disk<T: Send + 'static>(
+    settings: &Settings,
+    work: impl FnOnce(&Settings) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let settings = settings.clone();
+    durable::within(DISK_LIMIT, settings.data_dir.clone(), move || work(&settings)).await
+}
+
+/// Keeps what has to survive and sets the marker. Whether one stood already: it stays whatever this attempt does, until
+/// one has succeeded.
+fn begin(settings: &Settings) -> Result<(BTreeMap<PathBuf, Vec<u8>>, bool), Error> {
+    let kept = keep(settings)?;
+    let marker = marker(settings);
+    let was_touched = marker.exists();
+    durable::write(&marker, b"", 0o600).map_err(Error::file("write", &marker))?;
+    Ok((kept, was_touched))
+}
+
+fn finish(settings: &Settings, kept: &BTreeMap<PathBuf, Vec<u8>>) -> Result<(), Error> {
+    for (path, content) in kept {
+        durable::write(path, content, 0o600).map_err(Error::file("write", path))?;
+    }
+    let slots = settings.data_dir.join("pg_replslot");
+    durable::empty(&slots).map_err(Error::file("empty", &slots))?;
+    let signal = settings.data_dir.join("standby.signal");
+    durable::write(&signal, b"", 0o600).map_err(Error::file("write", &signal))
+}
+
+/// The operator's configuration in the data directory, which pg_rewind overwrites with the source's (scenario 147); safe in
+/// the state directory while it works.
+fn keep(settings: &Settings) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
+    let inside = settings.base_config.iter().filter(|path| path.starts_with(&settings.data_dir));
+    let safe = kept(settings);
+    inside
+        .map(|path| {
+            let saved = match fs::read(&safe) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                other => Some(other.map_err(Error::file("read", &safe))?),
+            };
+            // What an interrupted attempt kept is the operator's; what lies there now may be the source's.
+            let content = match saved {
+                Some(content) => content,
+                None => fs::read(path).map_err(Error::file("read", path))?,
+            };
+            durable::write(&safe, &content, 0o600).map_err(Error::file("write", &safe))?;
+            Ok((path.clone(), content))
+        })
+        .collect()
+}
+
+fn kept(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("rewind-kept-config")
+}
+
+fn clean_up(settings: &Settings) -> Result<(), Error> {
+    // The marker goes last: without it, what was kept is never put back.
+    [kept(settings), marker(settings)].iter().try_for_each(|path| durable::remove(path).map_err(Error::file("remove", path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pg_rewind_says_is_understood() {
+        let mut said = Said::default();
+        for line in [
+            "pg_rewind: connected to server",
+            "pg_rewind: servers diverged at WAL location 0/3000148 on timeline 1",
+            "pg_rewind: rewinding from last common checkpoint at 0/2000060 on timeline 1",
+        ] {
+            said.hear(line);
+        }
+        let fork = Fork { parent: TimelineId::FIRST, at: Lsn::new(0x300_0148) };
+        assert_eq!((said.not_needed, said.fork, said.checkpoint), (false, Some(fork), Some(Lsn::new(0x200_0060))));
+        said.hear("pg_rewind: no rewind required");
+        assert!(said.not_needed);
+        let copied = basebackup::Progress { done: Bytes::new(1234 * 1024), total: Bytes::new(54321 * 1024) };
+        assert_eq!(progress(" 1234/54321 kB (2%) copied"), Some(copied));
+        assert_eq!(progress("pg_rewind: Done!"), None);
+    }
+}

@@ -1,0 +1,343 @@
+//! The end of WAL on this disk, to the record, by `pg_waldump`.
+//!
+//! What a server says of itself is no boundary (receive and flush positions lie inside records), or is forgotten by a
+//! restart (EXP-25, EXP-28), and ends rounded to pages tie where rows differ (EXP-31). So the log itself is read, from a
+//! boundary that is known to be there. `pg_waldump` is PostgreSQL's own reader of WAL: what it takes for a record,
+//! recovery takes for one. Of its messages only three phrases are relied on, the same in 13 to 18; where the log ends is
+//! computed from the last record that it could read, whatever it says is wrong behind it.
+
+use super::{
+    Error, Settings, durable,
+    segment::{Header, Layout, Record},
+};
+use crate::{
+    clock,
+    model::{
+        instance::Whole,
+        lsn::Lsn,
+        moment::{Moment, Span},
+        timeline::{TimelineHistory, TimelineId},
+    },
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// How many pages before a position are searched first for the record that ends there.
+const NEAR_PAGES: u64 = 8;
+
+/// Why there is no end of WAL to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadScan {
+    /// No record begins there.
+    #[error("{from} on timeline {tli} is no record boundary here: the nearest record begins at {near}")]
+    NotABoundary {
+        /// Where the scan was to begin.
+        from: Lsn,
+        /// On which timeline.
+        tli: TimelineId,
+        /// Where a record begins before or behind it.
+        near: Lsn,
+    },
+    /// The log ends before the position that was known to be there: WAL was lost, or the position is another history's.
+    #[error("the WAL of timeline {tli} ends at {whole}, before {from} that was known to be there")]
+    Short {
+        /// Where the scan was to begin.
+        from: Lsn,
+        /// On which timeline.
+        tli: TimelineId,
+        /// Where the last whole record ends.
+        whole: Lsn,
+    },
+    /// Nothing of this position is in `pg_wal`: removed, never received, or restored from the archive.
+    #[error("pg_wal holds no WAL of timeline {tli} at {from}")]
+    NoSegment {
+        /// Where the scan was to begin.
+        from: Lsn,
+        /// On which timeline.
+        tli: TimelineId,
+    },
+}
+
+/// Finds the end of the last complete record of `tli` in our `pg_wal`, from a boundary on it that is known to be there.
+///
+/// `from` may lie before the point where `tli` left its parent; the scan then begins at that point. The result is never
+/// before `from`, and is written as [`Layout::boundary`] does. Works beside a running server, too. All programs together
+/// get `limit`.
+///
+/// # Errors
+/// [`BadScan`] when the log does not hold `from`; else a program or the disk failed. Nothing is changed in any case.
+pub async fn whole(settings: &Settings, from: Lsn, tli: TimelineId, limit: Span) -> Result<Whole, Error> {
+    whole_in(settings, &settings.data_dir.join("pg_wal"), from, tli, limit).await
+}
+
+/// As [`whole`], of the `pg_wal` of any directory, also a dead one's.
+///
+/// # Errors
+/// As [`whole`].
+pub async fn whole_in(settings: &Settings, pg_wal: &Path, from: Lsn, tli: TimelineId, limit: Span) -> Result<Whole, Error> {
+    let until = clock::boot().plus(limit);
+    let wal = Wal::open(settings, pg_wal, tli, from, until).await?;
+    let from = wal.layout.boundary(wal.history.last().map_or(from, |fork| fork.at.max(from)));
+    let lsn = wal.end(from).await?;
+    Ok(Whole { tli, lsn })
+}
+
+/// Counts the commits (prepared ones, too) of `tli` between two record boundaries.
+///
+/// # Errors
+/// When the log cannot be read there.
+pub(super) async fn commits(settings: &Settings, from: Lsn, to: Whole, limit: Span) -> Result<u64, Error> {
+    let until = clock::boot().plus(limit);
+    let wal = Wal::open(settings, &settings.data_dir.join("pg_wal"), to.tli, from, until).await?;
+    let (from, to) = (wal.layout.boundary(from), to.lsn);
+    if from >= to {
+        return Ok(0);
+    }
+    // `to` is written behind the header of a page that may not exist: the record before it ends with the page before.
+    let last = wal.layout.segment_number(wal.layout.byte_before(to));
+    let first = wal.layout.segment_number(from);
+    let end = to.min(wal.layout.segment_start(last.saturating_add(1)));
+    let program = wal.program().args(["--rmgr=Transaction", "--stats=record", "-s", &from.to_string(), "-e", &end.to_string()]);
+    let program = program.args([wal.layout.segment_name(wal.tli, first), wal.layout.segment_name(wal.tli, last)]);
+    let ended = program.run(wal.left()).await?;
+    Ok(ended.text().lines().filter_map(commits_of_row).sum())
+}
+
+/// The count in a row of the statistics: `Transaction/COMMIT       3 ( 75.00)   …`.
+fn commits_of_row(row: &str) -> Option<u64> {
+    let mut words = row.split_whitespace();
+    let kind = words.next()?;
+    let counted = matches!(kind, "Transaction/COMMIT" | "Transaction/COMMIT_PREPARED");
+    words.next().filter(|_| counted)?.parse().ok()
+}
+
+/// The WAL of one timeline in one directory.
+struct Wal<'a> {
+    settings: &'a Settings,
+    dir: PathBuf,
+    layout: Layout,
+    tli: TimelineId,
+    history: TimelineHistory,
+    segments: BTreeMap<u64, PathBuf>,
+    until: Moment,
+}
+
+/// What reading on from a boundary showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forward {
+    /// The last good record begins here.
+    Last(Lsn),
+    /// No record begins here.
+    Nothing,
+    /// The first record behind it begins here.
+    Skipped(Lsn),
+    /// All segments were read, or one could not be read to its end: which record was the last has not been said.
+    Unsaid,
+}
+
+impl<'a> Wal<'a> {
+    async fn open(settings: &'a Settings, dir: &Path, tli: TimelineId, from: Lsn, until: Moment) -> Result<Self, Error> {
+        let (path, looked) = (dir.to_owned(), dir.to_owned());
+        let look = move || {
+            let read = |source| Error::File { doing: "read", path: path.clone(), source };
+            let Some(layout) = Layout::of(&path).map_err(read)? else { return Ok(None) };
+            let segments = layout.segments(&path, tli).map_err(read)?;
+            Ok(Some((layout, segments, super::history::read_all(&path)?)))
+        };
+        let found = durable::within(until.since(clock::boot()), looked, look).await?;
+        let (layout, segments, histories) = found.ok_or(BadScan::NoSegment { from, tli })?;
+        // A timeline without a readable history begins where its segments do.
+        let history = super::history::of(&histories, tli).unwrap_or_default();
+        Ok(Self { settings, dir: dir.to_owned(), layout, tli, history, segments, until })
+    }
+
+    fn left(&self) -> Span {
+        self.until.since(clock::boot())
+    }
+
+    fn program(&self) -> super::Program {
+        self.settings.program("pg_waldump").arg("-p").arg(&self.dir)
+    }
+
+    async fn end(&self, from: Lsn) -> Result<Lsn, Error> {
+        let (first, last) = self.run_of_segments(from);
+        if !self.begins_as_named(self.tli, first).await? {
+            return self.end_before(from).await;
+        }
+        match self.forward(from, first, last).await? {
+            Forward::Last(start) => self.record_at(start, last).await.map(|record| self.layout.end_of(record)),
+            Forward::Skipped(near) => Err(BadScan::NotABoundary { from, tli: self.tli, near }.into()),
+            Forward::Nothing => self.end_before(from).await,
+            Forward::Unsaid => match self.list(self.tli, (first, last), from, None).await? {
+                Some(record) => Ok(self.layout.end_of(record)),
+                None => self.end_before(from).await,
+            },
+        }
+    }
+
+    /// The segment of `from` and the last one after it without a gap.
+    fn run_of_segments(&self, from: Lsn) -> (u64, u64) {
+        let first = self.layout.segment_number(from);
+        let mut last = first;
+        while self.segments.contains_key(&last.saturating_add(1)) {
+            last += 1;
+        }
+        (first, last)
+    }
+
+    /// Whether a segment is there and is what its name says: not the zeros of a new file, nor a recycled one's old content.
+    ///
+    /// `pg_waldump` takes the layout from this header and says nothing sensible where there is none.
+    async fn begins_as_named(&self, tli: TimelineId, number: u64) -> Result<bool, Error> {
+        let path = self.dir.join(self.layout.segment_name(tli, number));
+        let read = move || Header::read(&path).map_err(Error::file("read", &path));
+        let header = durable::within(self.left(), self.dir.clone(), read).await?;
+        Ok(header.is_some_and(|header| header.layout == self.layout && header.start == self.layout.segment_start(number)))
+    }
+
+    /// Reads on from `from` without printing what is read.
+    async fn forward(&self, from: Lsn, first: u64, last: u64) -> Result<Forward, Error> {
+        let program = self.program().args(["-q", "-s", &from.to_string()]).args(self.range(self.tli, first, last));
+        let ended = program.run_to_end(self.left(), |_, _| ()).await?;
+        // Printed up to 16, logged to stderr since 17.
+        let said = format!("{}\n{}", ended.text(), ended.stderr);
+        if let Some(near) = said.split_once("first record is after ").and_then(|(_, rest)| after(rest, ", at ")) {
+            return Ok(Forward::Skipped(near));
+        }
+        if ended.status.success() {
+            return Ok(Forward::Unsaid);
+        }
+        Ok(verdict(&ended.stderr, from))
+    }
+
+    /// The arguments for the end and the files: their names say the timeline and give the layout, which `pg_waldump`
+    /// would else take from whichever file it finds first, also from an empty one.
+    fn range(&self, tli: TimelineId, first: u64, last: u64) -> [String; 4] {
+        let end = self.layout.segment_start(last.saturating_add(1));
+        ["-e".to_owned(), end.to_string(), self.layout.segment_name(tli, first), self.layout.segment_name(tli, last)]
+    }
+
+    async fn record_at(&self, start: Lsn, last: u64) -> Result<Record, Error> {
+        let first = self.layout.segment_number(start);
+        let program = self.program().args(["-n", "1", "-s", &start.to_string()]).args(self.range(self.tli, first, last));
+        let ended = program.run(self.left()).await?;
+        let found = ended.text().lines().find_map(Record::parse).filter(|record| record.start == start);
+        found.ok_or_else(|| Error::malformed(format!("the record at {start} that pg_waldump lists"), &ended.text()))
+    }
+
+    /// The last record between two segments that begins at `from` or later, and before `before`.
+    async fn list(&self, tli: TimelineId, (first, last): (u64, u64), from: Lsn, before: Option<Lsn>) -> Result<Option<Record>, Error> {
+        let mut newest = None;
+        let program = self.program().args(["-s", &from.to_string()]).args(self.range(tli, first, last));
+        let see = |_, line: &str| {
+            if let Some(record) = Record::parse(line).filter(|record| before.is_none_or(|before| record.start < before)) {
+                newest = Some(record);
+            }
+        };
+        // It ends with an error at the end of the log: what it listed before that counts.
+        program.run_to_end(self.left(), see).await?;
+        Ok(newest)
+    }
+
+    /// No record begins at `from`: it is the end if the record before it ends there.
+    async fn end_before(&self, from: Lsn) -> Result<Lsn, Error> {
+        let tli = self.tli;
+        let mut first = self.layout.segment_number(self.layout.byte_before(from));
+        let Some(on) = self.holder(first).await? else { return Err(BadScan::NoSegment { from, tli }.into()) };
+        // The record that spans `from`, if there is one, may end in a later segment.
+        let last = if on == tli { self.run_of_segments(from).1 } else { first };
+        let last = if self.segments.contains_key(&last) { last } else { first };
+        // Most records are short: a few pages usually hold the one before, and a whole segment takes long to list.
+        let near = Lsn::new(from.get().saturating_sub(NEAR_PAGES * self.layout.page.get())).max(self.layout.segment_start(first));
+        let near = Lsn::new(near.get() - near.get() % self.layout.page.get());
+        if let Some(record) = self.list(on, (first, last), near, Some(from)).await?
+            && self.layout.end_of(record) == from
+        {
+            return Ok(from);
+        }
+        loop {
+            let start = self.layout.segment_start(first);
+            if let Some(record) = self.list(on, (first, last), start, Some(from)).await? {
+                let end = self.layout.end_of(record);
+                return match end.cmp(&from) {
+                    std::cmp::Ordering::Equal => Ok(from),
+                    std::cmp::Ordering::Greater => Err(BadScan::NotABoundary { from, tli, near: record.start }.into()),
+                    std::cmp::Ordering::Less => Err(BadScan::Short { from, tli, whole: end }.into()),
+                };
+            }
+            // A record longer than a segment covers all of it: look further back.
+            if first == 0 || self.holder(first - 1).await? != Some(on) {
+                return Err(BadScan::NoSegment { from, tli }.into());
+            }
+            first -= 1;
+        }
+    }
+
+    /// The timeline under which a segment lies here: ours, or the newest ancestor's that has it.
+    async fn holder(&self, number: u64) -> Result<Option<TimelineId>, Error> {
+        let ancestors = self.history.forks().iter().rev().map(|fork| fork.parent);
+        for tli in std::iter::once(self.tli).chain(ancestors) {
+            if self.begins_as_named(tli, number).await? {
+                return Ok(Some(tli));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What `pg_waldump` said as it failed.
+fn verdict(stderr: &str, from: Lsn) -> Forward {
+    if let Some(start) = after(stderr, "error in WAL record at ") {
+        // Named is the last record that was read well; without one, nothing was.
+        return if start >= from { Forward::Last(start) } else { Forward::Nothing };
+    }
+    if stderr.contains("could not find a valid record after ") { Forward::Nothing } else { Forward::Unsaid }
+}
+
+/// The position that stands behind a phrase.
+fn after(text: &str, phrase: &str) -> Option<Lsn> {
+    let (_, rest) = text.split_once(phrase)?;
+    let end = rest.find(|c: char| !c.is_ascii_hexdigit() && c != '/').unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_good_record_is_named_whatever_follows_it() {
+        let last = Forward::Last(Lsn::new(0x241_8BB8));
+        for what in [
+            "invalid record length at 0/2418BE0: wanted 24, got 0",
+            "invalid record length at 0/2418BE0: expected at least 24, got 0",
+            "invalid magic number 0000 in log segment 000000010000000000000002, offset 4300800",
+            "invalid magic number 0000 in WAL segment 000000010000000000000002, LSN 0/241A000, offset 4300800",
+            "unexpected pageaddr 0/141A000 in log segment 000000010000000000000002, offset 4300800",
+            "incorrect resource manager data checksum in record at 0/2418BE0",
+            "there is no contrecord flag at 0/241A000",
+            "record with incorrect prev-link 0/1 at 0/2418BE0",
+        ] {
+            for level in ["error", "fatal"] {
+                let said = format!("pg_waldump: {level}: error in WAL record at 0/2418BB8: {what}\n");
+                assert_eq!(verdict(&said, Lsn::new(0x177_6958)), last, "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_failures_name_no_record() {
+        let from = Lsn::new(0x241_8BE0);
+        assert_eq!(verdict("pg_waldump: error: could not find a valid record after 0/2418BE0", from), Forward::Nothing);
+        assert_eq!(verdict("pg_waldump: error: could not read from file 0001, offset 0: read 0 of 8192", from), Forward::Unsaid);
+        assert_eq!(verdict("pg_waldump: error: error in WAL record at 0/0: invalid record length at 0/2418BE0", from), Forward::Nothing);
+    }
+
+    #[test]
+    fn commits_are_counted_from_the_statistics() {
+        let rows = "Transaction/COMMIT                      3 ( 75.00)    102 ( 75.00)\nTransaction/ABORT     1 (1.0)\nTotal    4\n";
+        assert_eq!(rows.lines().filter_map(commits_of_row).sum::<u64>(), 3);
+    }
+}

@@ -1,0 +1,151 @@
+//! The guard: owner of PostgreSQL and of the deadline (protocol 1.5).
+
+use super::{Mutation, node::Guard, world::World};
+use crate::{
+    agent::event::Event,
+    model::{
+        instance::{Armed, Run, StartAs},
+        moment::Moment,
+        policy::PROMOTION_MARGIN,
+        term::Term,
+    },
+};
+
+impl World {
+    /// Pushes the guard's status to the agent in session.
+    pub(super) fn tell_guard(&mut self, node: usize) {
+        let Some(run) = self.nodes[node].guard.as_ref().and_then(|guard| guard.session) else { return };
+        let Some(status) = self.nodes[node].guard_status() else { return };
+        self.deliver_after(node, run, 200_000, Event::Guard(status));
+    }
+
+    pub(super) fn start_guard(&mut self, node: usize, run: u64) {
+        if self.nodes[node].guard.is_none() {
+            let incarnation = self.name("g");
+            let guard = Guard { incarnation, term: Term::ZERO, armed: None, primary_of: None, last: None, session: None, runs: 0 };
+            self.nodes[node].guard = Some(guard);
+            let who = self.nodes[node].who();
+            self.trace.line(self.now, &who, "guard starts");
+        }
+        self.attach(node, run);
+    }
+
+    /// A session is given to the agent that lives; the former one is dead.
+    pub(super) fn attach(&mut self, node: usize, run: u64) {
+        if self.nodes[node].agent_run() != Some(run) {
+            return;
+        }
+        if let Some(guard) = &mut self.nodes[node].guard {
+            guard.session = Some(run);
+            self.tell_guard(node);
+        }
+    }
+
+    /// The guard is killed; the kernel kills everything that it owns.
+    pub(super) fn kill_guard(&mut self, node: usize, why: &str) {
+        let Some(guard) = self.nodes[node].guard.take() else { return };
+        let who = self.nodes[node].who();
+        self.trace.line(self.now, &who, &format!("guard is gone: {why}"));
+        if let Some(run) = guard.session {
+            self.deliver_after(node, run, 300_000, Event::GuardGone { why: why.to_owned() });
+        }
+        let bound = self.policy.timers().kill_bound.as_nanos() / 1_000_000;
+        let longest = if self.random.chance(50) { bound * 8 / 10 } else { 20 };
+        let takes = self.random.millis(2, longest);
+        if let Some(server) = &mut self.nodes[node].server {
+            server.postmaster = false;
+            server.upstream = None;
+            let id = server.id;
+            self.later_at(node, takes, move |world| {
+                if world.server_of(node, id).is_some() {
+                    world.end_server(node, "signal 9", false);
+                }
+            });
+        }
+    }
+
+    /// A deadline that lies in the past fires at once.
+    pub(super) fn arm(&mut self, node: usize, term: Term, until: Moment) -> Result<(), String> {
+        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
+        if term < guard.term {
+            return Err(format!("term {term} is below {}", guard.term));
+        }
+        guard.term = term;
+        guard.armed = Some(Armed { term, until });
+        let incarnation = guard.incarnation.clone();
+        let at = self.nodes[node].clock.real(until).max(self.now);
+        self.later_at(node, at - self.now, move |world| {
+            let armed = world.nodes[node].guard.as_ref().filter(|guard| guard.incarnation == incarnation).and_then(|guard| guard.armed);
+            if armed.is_some_and(|armed| armed.until <= world.nodes[node].clock.boot(world.now))
+                && world.options.mutation != Mutation::DeafGuard
+            {
+                world.coverage.deadlines += 1;
+                world.kill_guard(node, "the deadline passed");
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) fn disarm(&mut self, node: usize, term: Term) -> Result<(), String> {
+        let primary =
+            self.nodes[node].server.as_ref().is_some_and(|server| server.primary || server.promoting || server.start == StartAs::Primary);
+        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
+        if term < guard.term {
+            return Err(format!("term {term} is below {}", guard.term));
+        }
+        if primary {
+            return Err("a primary lives: its deadline stays".to_owned());
+        }
+        guard.armed = None;
+        Ok(())
+    }
+
+    /// What a promotion and a start as primary need.
+    fn margin(&self, node: usize, term: Term) -> Result<(), String> {
+        let Some(guard) = &self.nodes[node].guard else { return Err("no guard".to_owned()) };
+        let least = self.nodes[node].clock.boot(self.now).plus(PROMOTION_MARGIN);
+        if guard.armed.is_some_and(|armed| armed.term == term && armed.until >= least) {
+            return Ok(());
+        }
+        Err(format!("no deadline of term {term} is armed that is at least {PROMOTION_MARGIN} away"))
+    }
+
+    pub(super) fn start_postgres(&mut self, node: usize, start: StartAs, term: Term) -> Result<(), String> {
+        if self.nodes[node].server.is_some() {
+            return Err("PostgreSQL runs already".to_owned());
+        }
+        if start == StartAs::Primary {
+            self.margin(node, term)?;
+        }
+        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
+        if term < guard.term {
+            return Err(format!("term {term} is below {}", guard.term));
+        }
+        guard.term = term;
+        guard.runs += 1;
+        guard.primary_of = (start == StartAs::Primary).then_some(term);
+        let run = Run(guard.runs);
+        if start == StartAs::Primary {
+            self.judge_authority(node, term, "a start as primary");
+        }
+        self.launch(node, run, start);
+        self.tell_guard(node);
+        Ok(())
+    }
+
+    pub(super) fn promote(&mut self, node: usize, term: Term) -> Result<(), String> {
+        self.margin(node, term)?;
+        if self.nodes[node].server.as_ref().is_none_or(|server| !server.ready || server.primary || !server.postmaster) {
+            return Err("PostgreSQL is not in recovery".to_owned());
+        }
+        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
+        if term < guard.term {
+            return Err(format!("term {term} is below {}", guard.term));
+        }
+        (guard.term, guard.primary_of) = (term, Some(term));
+        self.judge_authority(node, term, "a promotion");
+        self.promote_server(node);
+        self.tell_guard(node);
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! PROVING. The real decisions and the real state on virtual time, against everything that goes wrong.
+//!
+//! May use [`model`](crate::model), [`decide`](crate::decide) and [`agent::state`](crate::agent::state) only. One seed decides everything: no clock,
+//! no thread, no map without an order. Equal seeds give equal traces, byte for byte.
+//!
+//! In reading order:
+//! - [`run`]: one seed, from the first start to the verdict; [`Options`], [`Outcome`];
+//! - `world`: virtual time and the loop of each agent; `node`: one host; `executor`: what actions do;
+//! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`;
+//! - `faults`, `workload`: what goes wrong, and who writes meanwhile;
+//! - `oracle`: what must never happen; `trace`: what happened; `random`: the one source of chance.
+
+mod executor;
+mod faults;
+mod guard;
+mod network;
+mod node;
+mod oracle;
+mod random;
+mod server;
+mod store;
+mod trace;
+mod wal;
+mod workload;
+mod world;
+
+pub use oracle::Coverage;
+
+use crate::model::{
+    moment::Span,
+    policy::{ClusterPolicy, CrashPolicy, Preset, Reclone},
+};
+use random::Random;
+use std::collections::BTreeMap;
+use world::World;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// How a run is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// For how long faults are injected, in seconds of virtual time.
+    pub seconds: u64,
+    /// How long the cluster may take after the last fault until all is well, in seconds.
+    pub patience: u64,
+    /// Keep the trace's text.
+    pub trace: bool,
+    /// A rule that is broken on purpose: some oracle must notice.
+    pub mutation: Mutation,
+    /// PostgreSQL as strict about comment-only history files at a start as about real ones.
+    pub burnt_ids_are_fatal: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seconds: 240, patience: 120, trace: false, mutation: Mutation::None, burnt_ids_are_fatal: false }
+    }
+}
+
+/// A rule that is broken on purpose, in the model around the decisions: proof that an oracle would see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// Nothing is broken.
+    None,
+    /// The executor counts validity from the reply, not from the send.
+    ValidityFromReply,
+    /// The guard ignores its deadline.
+    DeafGuard,
+    /// The guard says that nothing lives while backends still commit.
+    HastyRelease,
+    /// A taker does not wait.
+    Impatient,
+}
+
+/// What a run showed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Which run.
+    pub seed: u64,
+    /// What an oracle found, with its time; empty when all was well.
+    pub violations: Vec<String>,
+    /// Alarms that decisions raised, and how often.
+    pub alarms: BTreeMap<String, u64>,
+    /// What was exercised.
+    pub coverage: Coverage,
+    /// Of every line of the trace.
+    pub digest: u64,
+    /// The trace, if it was kept.
+    pub trace: String,
+}
+
+/// Runs one seed from the first start to the verdict.
+pub fn run(seed: u64, options: Options) -> Outcome {
+    let mut draw = Random::new(seed ^ 0x5EED);
+    let nodes = draw.pick(&[3, 3, 3, 3, 3, 2, 1, 5]);
+    let policy = policy(&mut draw);
+    let mut world = World::new(seed, options, policy, nodes);
+    for node in 0..nodes {
+        let after = world.random.millis(0, 3_000);
+        world.later(after, move |world| world.start_agent(node));
+    }
+    watch_leases(&mut world);
+    world.run_until(20 * SECOND);
+    let end = (20 + options.seconds) * SECOND;
+    world.torment(end);
+    world.run_until(end);
+    world.heal();
+    settle(&mut world, end, options.patience);
+    world.count_lost();
+    Outcome {
+        seed,
+        violations: world.oracle.violations,
+        alarms: world.oracle.alarms,
+        coverage: world.coverage,
+        digest: world.trace.digest(),
+        trace: world.trace.into_text(),
+    }
+}
+
+fn policy(draw: &mut Random) -> ClusterPolicy {
+    ClusterPolicy {
+        preset: draw.pick(&[Preset::Default, Preset::Default, Preset::Fast]),
+        crash_policy: draw.pick(&[CrashPolicy::Lossless, CrashPolicy::Lossless, CrashPolicy::Failover, CrashPolicy::Restart]),
+        reclone: Reclone::WhenRewindFails,
+        stop_timeout: Span::from_secs(10),
+        primary_start_timeout: Span::from_secs(15),
+        ..ClusterPolicy::default()
+    }
+}
+
+fn watch_leases(world: &mut World) {
+    world.judge_leases();
+    world.later(20_000_000, watch_leases);
+}
+
+/// After the last fault all must be well within `patience`, and stay so (oracle O16).
+fn settle(world: &mut World, healed: u64, patience: u64) {
+    let mut well_since = None;
+    let mut now = healed;
+    let limit = healed + patience * SECOND;
+    while now < limit && world.oracle.violations.is_empty() {
+        now += SECOND / 4;
+        world.run_until(now);
+        match (world.troubles().is_empty(), well_since) {
+            (true, None) => well_since = Some(now),
+            (false, Some(_)) => well_since = None,
+            _ => {}
+        }
+        if well_since.is_some_and(|since| now - since >= 10 * SECOND) {
+            break;
+        }
+    }
+    if !world.oracle.violations.is_empty() {
+        return;
+    }
+    if let Some(since) = well_since {
+        world.coverage.recovery_ms = (since - healed) / 1_000_000;
+        return;
+    }
+    let troubles = world.troubles().join("; ");
+    let reasons: Vec<String> =
+        (0..world.nodes.len()).map(|node| format!("\n    {}: {}", world.nodes[node].name, world.reasons(node))).collect();
+    world.violation("O16", format!("{patience}s after the last fault: {troubles}{}", reasons.concat()));
+}

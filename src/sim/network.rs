@@ -1,0 +1,42 @@
+//! Links that lose, delay and cut, each direction for itself.
+
+/// Between nodes, and between each node and etcd. A direction is blocked until a point of real time.
+pub(super) struct Network {
+    /// node → etcd.
+    pub(super) to_etcd: Vec<u64>,
+    /// etcd → node.
+    pub(super) from_etcd: Vec<u64>,
+    /// WAL streams and other connections between servers: `[from][to]`.
+    pub(super) between: Vec<Vec<u64>>,
+    /// Of a thousand messages so many are lost, until.
+    pub(super) loss: (u64, u64),
+    /// Streams are slow until.
+    pub(super) slow_streams: u64,
+}
+
+impl Network {
+    pub(super) fn new(nodes: usize) -> Self {
+        Self { to_etcd: vec![0; nodes], from_etcd: vec![0; nodes], between: vec![vec![0; nodes]; nodes], loss: (0, 0), slow_streams: 0 }
+    }
+
+    pub(super) fn heal(&mut self) {
+        *self = Self::new(self.to_etcd.len());
+    }
+
+    pub(super) fn reaches_etcd(&self, node: usize, now: u64) -> bool {
+        self.to_etcd[node] <= now
+    }
+
+    pub(super) fn hears_etcd(&self, node: usize, now: u64) -> bool {
+        self.from_etcd[node] <= now
+    }
+
+    pub(super) fn reaches(&self, from: usize, to: usize, now: u64) -> bool {
+        self.between[from][to] <= now
+    }
+
+    /// Whether two servers can hold a conversation.
+    pub(super) fn talks(&self, one: usize, other: usize, now: u64) -> bool {
+        self.reaches(one, other, now) && self.reaches(other, one, now)
+    }
+}

@@ -1,0 +1,319 @@
+//! What must never happen, and what must happen in the end (lessons.md 4.4).
+
+use super::world::World;
+use crate::{
+    decide::{
+        decision::{Decision, ReasonKind},
+        snapshot::{Snapshot, is_held},
+    },
+    model::{
+        key::Key,
+        moment::Moment,
+        node::{NodeName, Nonce},
+        record::{HistoryRecord, LeaderRecord, LeaderState, SyncRecord},
+        term::Term,
+        timeline::TimelineId,
+    },
+};
+use std::collections::BTreeMap;
+
+/// A commit that a client was told of.
+#[derive(Clone)]
+pub(super) struct Ack {
+    /// Branch, and where its record ends.
+    pub(super) row: (usize, u64),
+    pub(super) at: u64,
+    pub(super) lost_in: Option<Term>,
+}
+
+/// One write of `leader` that the store has taken.
+#[derive(Clone)]
+pub(super) struct Written {
+    pub(super) record: LeaderRecord,
+    pub(super) at: u64,
+}
+
+/// What is known from outside.
+#[derive(Default)]
+pub(super) struct Oracle {
+    pub(super) violations: Vec<String>,
+    pub(super) alarms: BTreeMap<String, u64>,
+    pub(super) acks: Vec<Ack>,
+    /// When each write of `leader` was sent, on its sender's `CLOCK_BOOTTIME`.
+    pub(super) sends: BTreeMap<Nonce, (usize, Moment)>,
+    /// The newest write of `leader` of each term.
+    pub(super) newest: BTreeMap<Term, Written>,
+    /// The branches that were made by a promotion, and in which term.
+    made: BTreeMap<usize, Term>,
+    /// By timeline id: who made a branch with it.
+    ids: BTreeMap<TimelineId, usize>,
+    pub(super) claims_at: Vec<u64>,
+    pub(super) serving: Option<(NodeName, Term)>,
+}
+
+/// How often what was exercised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Decisions taken.
+    pub steps: u64,
+    /// Claims sent.
+    pub claims: u64,
+    /// Promotions that ended.
+    pub promotions: u64,
+    /// Starts as primary that ended.
+    pub restarts_in_place: u64,
+    /// Changes of the node that serves, after the first.
+    pub leaderships: u64,
+    /// Rewinds begun.
+    pub rewinds: u64,
+    /// Clones begun.
+    pub clones: u64,
+    /// Directories initialised.
+    pub initdbs: u64,
+    /// Leases adopted by a new agent.
+    pub adoptions: u64,
+    /// Releases sent.
+    pub releases: u64,
+    /// Claims handed on.
+    pub handoffs: u64,
+    /// Transactions of unknown outcome.
+    pub ambiguous: u64,
+    /// Claims of unknown outcome.
+    pub ambiguous_claims: u64,
+    /// Guards that died by their deadline.
+    pub deadlines: u64,
+    /// Agents killed between two actions.
+    pub boundary_crashes: u64,
+    /// Timeline ids burnt.
+    pub burnt: u64,
+    /// Commits acknowledged.
+    pub acks: u64,
+    /// Of these, not in the final history.
+    pub lost: u64,
+    /// Faults injected.
+    pub faults: u64,
+    /// How long it took after the last fault until all was well, in milliseconds.
+    pub recovery_ms: u64,
+}
+
+impl World {
+    pub(super) fn violation(&mut self, oracle: &str, text: String) {
+        let line = format!("{oracle}: {text}");
+        self.trace.line(self.now, "!!!!", &line);
+        self.oracle.violations.push(format!("at {:.3}s {line}", self.now as f64 / 1e9));
+    }
+
+    /// The store has taken a write of `leader`.
+    pub(super) fn judge_leader(&mut self, writer: usize, before: Option<&LeaderRecord>, record: &LeaderRecord) {
+        if let Some(before) = before
+            && record.term < before.term
+        {
+            self.violation("O8", format!("leader goes back from term {} to {}", before.term, record.term));
+        }
+        let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });
+        if given_up && self.nodes[writer].is_primary() && self.nodes[writer].name == record.holder.node {
+            self.violation("O11", format!("{} gives term {} up while its PostgreSQL can acknowledge", record.holder.node, record.term));
+        }
+        if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
+            self.oracle.claims_at.push(self.now);
+        }
+        if record.state == LeaderState::Serving {
+            let (node, term) = (record.holder.node.clone(), record.term);
+            match &self.oracle.serving {
+                Some((former, _)) if *former != node => self.coverage.leaderships += 1,
+                _ => {}
+            }
+            self.oracle.serving = Some((node, term));
+        }
+        self.oracle.newest.insert(record.term, Written { record: record.clone(), at: self.now });
+    }
+
+    /// Until when this node may act by what the store has taken; `None` where the store never gave it that.
+    fn authority(&self, node: usize) -> Option<(Term, Moment)> {
+        let name = &self.nodes[node].name;
+        let newest = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *name)?;
+        let record = &newest.record;
+        let (_, sent) = self.oracle.sends.get(&record.nonce).filter(|(sender, _)| *sender == node)?;
+        is_held(record).then(|| (record.term, sent.plus(record.hold)))
+    }
+
+    /// I4, as far as `async` asks it.
+    pub(super) fn judge_authority(&mut self, node: usize, term: Term, what: &str) {
+        let name = self.nodes[node].who();
+        let now = self.nodes[node].clock.boot(self.now);
+        let valid = self.authority(node).filter(|(of, until)| *of == term && *until > now);
+        if valid.is_none() {
+            self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
+        }
+        let sync: Option<SyncRecord> = self.store.entries.get(&Key::Sync).and_then(|entry| serde_json::from_str(&entry.text).ok());
+        let written = sync.is_some_and(|sync| sync.term >= term);
+        if !written {
+            self.violation("O4", format!("{name}: {what} in term {term} before sync was written for it"));
+        }
+        let noted = self.nodes[node].file.claimed.is_some_and(|claimed| claimed >= term);
+        if !noted {
+            self.violation("O4", format!("{name}: {what} in term {term} that its file does not know"));
+        }
+    }
+
+    /// A PostgreSQL has come out of recovery: no other may be able to acknowledge.
+    pub(super) fn judge_primary(&mut self, node: usize) {
+        let others: Vec<String> = (0..self.nodes.len())
+            .filter(|other| *other != node && self.can_acknowledge(*other))
+            .map(|other| self.nodes[other].who())
+            .collect();
+        if !others.is_empty() {
+            let name = self.nodes[node].who();
+            self.violation("O1", format!("{name} accepts writes while {} can still acknowledge", others.join(", ")));
+        }
+    }
+
+    /// A sleeping host acknowledges nothing, and its deadline is the first thing that it meets when it wakes.
+    fn can_acknowledge(&self, node: usize) -> bool {
+        let of = &self.nodes[node];
+        let wakes = of.clock.boot(of.asleep_until);
+        let fenced =
+            of.asleep_until > self.now && of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= wakes));
+        of.is_primary() && !fenced
+    }
+
+    /// A promotion has made a branch.
+    pub(super) fn judge_branch(&mut self, node: usize, branch: usize) {
+        let tli = self.wal.branches[branch].tli;
+        let name = self.nodes[node].who();
+        let term = self.nodes[node].guard.as_ref().map_or(Term::ZERO, |guard| guard.term);
+        if let Some(other) = self.oracle.ids.insert(tli, branch) {
+            self.violation("O5", format!("{name} makes a second timeline {tli} (branches {other} and {branch})"));
+        }
+        if !self.ledger_reserves(tli, node) {
+            let ledger = self.ledger(tli).map(|entry| format!("{:?} for {}", entry.state, entry.owner.node));
+            self.violation("O5", format!("{name} came up on timeline {tli}, for which the ledger has {ledger:?}"));
+        }
+        self.oracle.made.insert(branch, term);
+        self.mark_lost(branch, term);
+    }
+
+    /// Which acknowledged commits this new branch does not have.
+    fn mark_lost(&mut self, branch: usize, term: Term) {
+        for index in 0..self.oracle.acks.len() {
+            let ack = &self.oracle.acks[index];
+            if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
+                self.oracle.acks[index].lost_in = Some(term);
+            }
+        }
+    }
+
+    /// The published bound must cover what was lost (oracle O3).
+    pub(super) fn judge_history(&mut self, record: &HistoryRecord) {
+        let (Some(switch), lost) = (record.switch, self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term))) else { return };
+        let lost: Vec<Ack> = lost.cloned().collect();
+        let former = record.former_lsn.map_or(0, |lsn| lsn.get());
+        let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);
+        let bound = self.policy.timers().kill_bound.as_nanos();
+        let mut found = Vec::new();
+        for ack in lost {
+            let at = ack.row.1;
+            let text = crate::model::lsn::Lsn::new(at);
+            if at <= switch.get() {
+                found.push(format!("a commit at {text} before the switch point {switch} of term {} is lost", record.term));
+            }
+            let beyond = at > former;
+            if beyond && record.unseen_ms == 0 {
+                found.push(format!(
+                    "a commit at {text} is lost, and term {} says that nothing beyond {former:?} can be",
+                    record.term,
+                    former = record.former_lsn
+                ));
+            }
+            let unseen = record.unseen_ms * 1_000_000 + bound;
+            if beyond && ack.at > last_write + unseen {
+                found.push(format!(
+                    "a commit at {text} is lost {:.3}s after the last renewal; term {} allows {}ms",
+                    (ack.at - last_write) as f64 / 1e9,
+                    record.term,
+                    record.unseen_ms
+                ));
+            }
+        }
+        if let Some(first) = found.into_iter().next() {
+            self.violation("O3", first);
+        }
+    }
+
+    pub(super) fn judge_gone(&mut self, _node: usize) {}
+
+    /// O10, looked at all the time.
+    pub(super) fn judge_leases(&mut self) {
+        let bound = self.policy.timers().kill_bound;
+        for node in 0..self.nodes.len() {
+            let of = &self.nodes[node];
+            if !of.is_primary() || of.asleep_until > self.now {
+                continue;
+            }
+            let now = of.clock.boot(self.now);
+            let allowed = self.authority(node).map(|(_, until)| until.plus(bound));
+            if allowed.is_none_or(|until| now > until.plus(crate::model::moment::Span::from_millis(5))) {
+                let name = of.who();
+                self.violation("O10", format!("{name} accepts writes at {now}, its lease allowed it until {allowed:?}"));
+            }
+        }
+    }
+
+    /// Every decision: no broken invariant, no unexplained alarm, no silence, no spinning.
+    pub(super) fn judge_decision(&mut self, node: usize, run: u64, snapshot: &Snapshot, decision: &Decision) {
+        for reason in &decision.reasons {
+            if reason.kind == ReasonKind::Alarm {
+                let changed = self.nodes[node]
+                    .agent_of(run)
+                    .and_then(|agent| agent.last.as_ref())
+                    .is_none_or(|last| last.reasons.iter().all(|old| old.id != reason.id));
+                if changed {
+                    *self.oracle.alarms.entry(reason.id.clone()).or_default() += 1;
+                    let who = self.nodes[node].who();
+                    self.trace.line(self.now, &who, &format!("ALARM {}: {}", reason.id, reason.text));
+                }
+                if reason.id == "invariant" {
+                    let name = self.nodes[node].who();
+                    self.violation("invariant", format!("{name}: {}", reason.text));
+                }
+            }
+        }
+        if self.options.trace {
+            let before = self.nodes[node].agent_of(run).and_then(|agent| agent.last.as_ref()).map(|last| ids(last));
+            let after = ids(decision);
+            if before.as_ref() != Some(&after) {
+                let who = self.nodes[node].who();
+                let texts: Vec<String> = decision.reasons.iter().map(|reason| reason.text.clone()).collect();
+                self.trace.line(self.now, &who, &format!("  {}", texts.join(" · ")));
+            }
+        }
+        let explained = Self::explains(decision, snapshot);
+        let at_once = decision.wake_at <= snapshot.now.boot && decision.actions.is_empty();
+        let now = self.now;
+        let name = self.nodes[node].who();
+        let Some(agent) = self.nodes[node].agent_of(run) else { return };
+        agent.mute_since = if explained { None } else { agent.mute_since.or(Some(now)) };
+        agent.spins = if at_once { agent.spins + 1 } else { 0 };
+        let (mute, spins) = (agent.mute_since.is_some_and(|since| now - since > 5_000_000_000), agent.spins);
+        if mute {
+            self.violation("O18", format!("{name} neither serves nor acts for 5s and gives no reason"));
+        }
+        if spins > 2_000 {
+            let reasons = ids(decision);
+            self.violation("O18", format!("{name} decides without a pause, and does nothing: {reasons}"));
+        }
+    }
+
+    /// At the end: what was lost for good.
+    pub(super) fn count_lost(&mut self) {
+        self.coverage.acks = self.oracle.acks.len() as u64;
+        self.coverage.lost = self.oracle.acks.iter().filter(|ack| ack.lost_in.is_some()).count() as u64;
+        let burnt = self.store.entries.iter().filter(|(key, entry)| matches!(key, Key::Timeline(_)) && entry.text.contains("\"burnt\""));
+        self.coverage.burnt = burnt.count() as u64;
+    }
+}
+
+fn ids(decision: &Decision) -> String {
+    let ids: Vec<&str> = decision.reasons.iter().map(|reason| reason.id.as_str()).collect();
+    ids.join(" ")
+}

@@ -1,0 +1,425 @@
+//! Virtual time, the queue of what happens, and the loop of each agent.
+
+use super::{
+    Mutation, Options,
+    network::Network,
+    node::{Agent, Clock, Node},
+    oracle::{Coverage, Oracle},
+    random::Random,
+    store::Store,
+    trace::Trace,
+    wal::Wal,
+};
+use crate::{
+    agent::{event::Event, state::State},
+    decide::{
+        decide,
+        decision::{Action, ReasonKind},
+        snapshot::{Fresh, Me},
+    },
+    model::{
+        instance::ServerRole,
+        moment::Moment,
+        node::{Address, ClusterName, DataIncarnation},
+        node_file::NodeFile,
+        policy::ClusterPolicy,
+        record::Tags,
+        term::Term,
+    },
+};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Something that happens at a point of time.
+pub(super) type Job = Box<dyn FnOnce(&mut World)>;
+
+/// Everything there is.
+pub(super) struct World {
+    pub(super) now: u64,
+    counter: u64,
+    jobs: BTreeMap<(u64, u64), Job>,
+    pub(super) random: Random,
+    pub(super) nodes: Vec<Node>,
+    pub(super) store: Store,
+    pub(super) leases: BTreeMap<(usize, u64), u64>,
+    pub(super) network: Network,
+    pub(super) wal: Wal,
+    pub(super) oracle: Oracle,
+    pub(super) coverage: Coverage,
+    pub(super) trace: Trace,
+    pub(super) options: Options,
+    pub(super) policy: ClusterPolicy,
+    /// Agents crash at so many of a thousand action boundaries, until.
+    pub(super) brittle: (u64, u64),
+}
+
+impl World {
+    pub(super) fn new(seed: u64, options: Options, policy: ClusterPolicy, nodes: usize) -> Self {
+        let mut random = Random::new(seed);
+        let made = (0..nodes).map(|index| node(index, &mut random)).collect();
+        Self {
+            now: 1_000_000_000,
+            counter: 0,
+            jobs: BTreeMap::new(),
+            random,
+            nodes: made,
+            store: Store::default(),
+            leases: BTreeMap::new(),
+            network: Network::new(nodes),
+            wal: Wal::default(),
+            oracle: Oracle::default(),
+            coverage: Coverage::default(),
+            trace: Trace::new(options.trace),
+            options,
+            policy,
+            brittle: (0, 0),
+        }
+    }
+
+    /// Runs until `end`, or until the first violation.
+    pub(super) fn run_until(&mut self, end: u64) {
+        while self.oracle.violations.is_empty() {
+            let Some(entry) = self.jobs.first_entry().filter(|entry| entry.key().0 <= end) else { break };
+            let ((at, _), job) = entry.remove_entry();
+            self.now = self.now.max(at);
+            job(self);
+        }
+        self.now = self.now.max(end);
+    }
+
+    pub(super) fn token(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// A name that nothing else has.
+    pub(super) fn name<T: std::str::FromStr>(&mut self, prefix: &str) -> T
+    where
+        T::Err: std::fmt::Debug,
+    {
+        let token = self.token();
+        parsed(&format!("{prefix}{token:x}"))
+    }
+
+    pub(super) fn data_incarnation(&mut self) -> DataIncarnation {
+        let token = self.token();
+        parsed(&format!("{:08x}", token & 0xFFFF_FFFF))
+    }
+
+    /// Does `job` after `after` nanoseconds.
+    pub(super) fn later(&mut self, after: u64, job: impl FnOnce(&mut Self) + 'static) {
+        let key = (self.now + after, self.token());
+        self.jobs.insert(key, Box::new(job));
+    }
+
+    /// The same on one host: not if it loses power before, and not while it sleeps.
+    pub(super) fn later_at(&mut self, node: usize, after: u64, job: impl FnOnce(&mut Self) + 'static) {
+        let life = self.nodes[node].life;
+        let job: Job = Box::new(job);
+        self.later(after, move |world| world.wake(node, life, job));
+    }
+
+    fn wake(&mut self, node: usize, life: u64, job: Job) {
+        if self.nodes[node].life != life || !self.nodes[node].up {
+            return;
+        }
+        let asleep_until = self.nodes[node].asleep_until;
+        if asleep_until > self.now {
+            self.later(asleep_until - self.now, move |world| world.wake(node, life, job));
+            return;
+        }
+        job(self);
+    }
+
+    // ---- the agent's loop ----
+
+    /// Starts an agent; its file counts the start first.
+    pub(super) fn start_agent(&mut self, node: usize) {
+        if self.nodes[node].agent.is_some() || !self.nodes[node].up {
+            return;
+        }
+        let data = self.data_incarnation();
+        let agent_name = self.name("a");
+        let run = self.token();
+        let policy = self.policy.clone();
+        let now = self.now;
+        let of = &mut self.nodes[node];
+        if !of.file_made {
+            of.file = NodeFile::fresh(of.file.cluster.clone(), of.name.clone(), data);
+            of.file_made = true;
+        }
+        of.file.starts += 1;
+        let me = Me {
+            node: of.name.clone(),
+            agent: agent_name,
+            postgres: Address { host: of.name.to_string(), port: 5432 },
+            api: None,
+            zone: String::new(),
+            tags: Tags::default(),
+            version: "sim".to_owned(),
+            first_policy: policy,
+            major: 15,
+        };
+        let state = State::new(me, of.file.clone(), of.clock.both(now));
+        of.agent = Some(Agent {
+            run,
+            state,
+            inbox: VecDeque::new(),
+            step_at: 0,
+            paused_until: 0,
+            probe_at: 0,
+            hurry: false,
+            client: super::store::Client::default(),
+            last: None,
+            mute_since: None,
+            spins: 0,
+        });
+        let who = self.nodes[node].who();
+        self.trace.line(now, &who, "agent starts");
+        let session = self.random.millis(3, 40);
+        self.later_at(node, session, move |world| world.attach(node, run));
+        self.later_at(node, 10_000_000, move |world| world.keep_etcd(node, run));
+        self.schedule_probe(node, run, 20_000_000);
+        self.poke(node, run);
+    }
+
+    /// The agent's process is gone; what it had begun in other processes goes on.
+    pub(super) fn kill_agent(&mut self, node: usize, why: &str) {
+        if self.nodes[node].agent.take().is_some() {
+            let who = self.nodes[node].who();
+            self.trace.line(self.now, &who, &format!("agent is gone: {why}"));
+            if let Some(guard) = &mut self.nodes[node].guard {
+                guard.session = None;
+            }
+        }
+    }
+
+    /// An event for the agent, now.
+    pub(super) fn deliver(&mut self, node: usize, run: u64, event: Event) {
+        if let Some(agent) = self.nodes[node].agent_of(run) {
+            agent.inbox.push_back(event);
+            self.poke(node, run);
+        }
+    }
+
+    pub(super) fn deliver_after(&mut self, node: usize, run: u64, after: u64, event: Event) {
+        self.later_at(node, after, move |world| world.deliver(node, run, event));
+    }
+
+    /// The agent takes a step soon.
+    pub(super) fn poke(&mut self, node: usize, run: u64) {
+        let after = self.random.between(100_000, 1_500_000);
+        self.step_in(node, run, after);
+    }
+
+    fn step_in(&mut self, node: usize, run: u64, after: u64) {
+        let now = self.now;
+        let Some(agent) = self.nodes[node].agent_of(run) else { return };
+        let at = (now + after).max(agent.paused_until);
+        if agent.step_at > now && agent.step_at <= at {
+            return;
+        }
+        agent.step_at = at;
+        self.later_at(node, at - now, move |world| {
+            let now = world.now;
+            let Some(agent) = world.nodes[node].agent_of(run) else { return };
+            if agent.step_at != at {
+                return;
+            }
+            agent.step_at = 0;
+            if agent.paused_until > now {
+                let after = agent.paused_until - now;
+                world.step_in(node, run, after);
+                return;
+            }
+            world.step(node, run);
+        });
+    }
+
+    /// apply → snapshot → decide → act.
+    fn step(&mut self, node: usize, run: u64) {
+        let fresh = Fresh { nonce: self.name("n"), data: self.data_incarnation(), uuid: self.name("u"), wall: String::new() };
+        let clocks = self.nodes[node].clock.both(self.now);
+        let Some(agent) = self.nodes[node].agent_of(run) else { return };
+        while let Some(event) = agent.inbox.pop_front() {
+            agent.state.apply(event, clocks);
+        }
+        let mut snapshot = agent.state.snapshot(clocks, fresh);
+        if self.options.mutation == Mutation::Impatient
+            && let Some(standing) = &mut snapshot.standing
+        {
+            standing.since = Moment::ZERO;
+        }
+        let mut decision = decide(&snapshot);
+        let Some(agent) = self.nodes[node].agent_of(run) else { return };
+        agent.state.decided(&mut decision, clocks.boot);
+        agent.hurry = decision.hurry;
+        let probe_at = agent.probe_at;
+        self.coverage.steps += 1;
+        self.judge_decision(node, run, &snapshot, &decision);
+        if decision.hurry && probe_at > self.now + 20_000_000 {
+            self.schedule_probe(node, run, 20_000_000);
+        }
+        let wait = self.nodes[node].clock.real(decision.wake_at).saturating_sub(self.now);
+        self.step_in(node, run, wait.max(1_000_000));
+        let actions = std::mem::take(&mut decision.actions);
+        if let Some(agent) = self.nodes[node].agent_of(run) {
+            agent.last = Some(decision);
+        }
+        for action in actions {
+            if self.brittle.1 > self.now && self.random.chance(self.brittle.0) {
+                self.coverage.boundary_crashes += 1;
+                self.crash_agent(node, "killed before an action");
+                return;
+            }
+            self.act(node, run, action);
+            if self.brittle.1 > self.now && self.random.chance(self.brittle.0) {
+                self.coverage.boundary_crashes += 1;
+                self.crash_agent(node, "killed after an action was begun");
+                return;
+            }
+        }
+    }
+
+    /// Kills the agent; the service manager starts another one.
+    pub(super) fn crash_agent(&mut self, node: usize, why: &str) {
+        self.kill_agent(node, why);
+        let back = self.random.tailed(20, 900);
+        self.later_at(node, back, move |world| {
+            if !world.nodes[node].stopped {
+                world.start_agent(node);
+            }
+        });
+    }
+
+    /// The agent asks PostgreSQL how it is: often while something is awaited.
+    pub(super) fn schedule_probe(&mut self, node: usize, run: u64, after: u64) {
+        let at = self.now + after;
+        let Some(agent) = self.nodes[node].agent_of(run) else { return };
+        agent.probe_at = at;
+        self.later_at(node, after, move |world| {
+            let now = world.now;
+            let Some(agent) = world.nodes[node].agent_of(run) else { return };
+            if agent.probe_at != at {
+                return;
+            }
+            let (hurry, paused_until) = (agent.hurry, agent.paused_until);
+            if paused_until > now {
+                world.schedule_probe(node, run, paused_until - now);
+                return;
+            }
+            world.probe(node, run);
+            world.schedule_probe(node, run, if hurry { 20_000_000 } else { 500_000_000 });
+        });
+    }
+
+    fn probe(&mut self, node: usize, run: u64) {
+        let Some(server) = self.nodes[node].server.as_ref() else { return };
+        let server_run = server.run;
+        let takes = self.random.tailed(1, 5);
+        let event = match self.facts(node) {
+            Some(facts) => Event::Server(facts),
+            None => Event::ServerSilent { run: server_run, why: "no answer".to_owned() },
+        };
+        self.deliver_after(node, run, takes, event);
+    }
+
+    /// Whether a node is in order, as one sees it from outside: what oracle O16 asks for.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let leader = self.store.leader();
+        let holder = leader.as_ref().filter(|leader| leader.state == crate::model::record::LeaderState::Serving);
+        let primary = holder.and_then(|leader| self.nodes.iter().position(|node| node.name == leader.holder.node));
+        let Some(primary) = primary.filter(|primary| self.nodes[*primary].is_primary()) else {
+            found.push("no primary serves".to_owned());
+            return found;
+        };
+        for (index, node) in self.nodes.iter().enumerate() {
+            let server = node.server.as_ref();
+            if index != primary && server.is_none_or(|server| server.upstream_node() != Some(primary)) {
+                found.push(format!("{} does not stream from {}", node.name, self.nodes[primary].name));
+            }
+        }
+        found
+    }
+
+    /// The reasons that a node's last decision gave.
+    pub(super) fn reasons(&self, node: usize) -> String {
+        let last = self.nodes[node].agent.as_ref().and_then(|agent| agent.last.as_ref());
+        let Some(last) = last else { return "no agent, or no decision yet".to_owned() };
+        let texts: Vec<String> = last.reasons.iter().map(|reason| format!("{:?} {}: {}", reason.kind, reason.id, reason.text)).collect();
+        texts.join("; ")
+    }
+
+    /// Whether a decision explains itself, or leaves nothing to explain.
+    pub(super) fn explains(decision: &crate::decide::decision::Decision, snapshot: &crate::decide::snapshot::Snapshot) -> bool {
+        let said = decision.reasons.iter().any(|reason| reason.kind != ReasonKind::Because);
+        let goes_on = !decision.actions.is_empty() || !snapshot.tasks.is_empty();
+        let fine = match snapshot.role() {
+            Some(ServerRole::Primary { .. }) => decision.routing.writes.is_some(),
+            Some(ServerRole::Standby { receiver, .. }) => receiver.as_ref().is_some_and(|receiver| receiver.streaming),
+            None => false,
+        };
+        said || goes_on || fine
+    }
+
+    pub(super) fn note_action(&mut self, node: usize, action: &Action) {
+        if self.options.trace {
+            let text = match action {
+                Action::Txn(purpose, txn) => format!("txn {purpose:?} {}", txn.nonce),
+                Action::PutMember(_) => return,
+                Action::WriteFile(file) => format!(
+                    "writes file: term {} promised {} claimed {:?} promoted {:?} demoted {:?} data {} op {:?}",
+                    file.term, file.promised, file.claimed, file.promoted, file.demoted, file.data, file.operation
+                ),
+                Action::Configure(conf) => format!(
+                    "configures: follow {:?} recovery_only {}",
+                    conf.follow.as_ref().map(|follow| follow.node.to_string()),
+                    conf.recovery_only
+                ),
+                Action::AppendHistory(record) => format!(
+                    "history: term {} switch {:?} former {:?} bound {:?} unseen {}",
+                    record.term, record.switch, record.former_lsn, record.loss_bound, record.unseen_ms
+                ),
+                other => format!("{other:?}"),
+            };
+            let who = self.nodes[node].who();
+            self.trace.line(self.now, &who, &text);
+        }
+    }
+}
+
+/// Parses a name that this room made: it is right by construction.
+#[expect(clippy::expect_used, reason = "the names that the simulator makes are valid")]
+pub(super) fn parsed<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect("a name of the simulator's own")
+}
+
+fn node(index: usize, random: &mut Random) -> Node {
+    let name = parsed(&format!("n{}", index + 1));
+    let ppm = i64::try_from(random.below(2_001)).unwrap_or_default() - 1_000;
+    let cluster: ClusterName = parsed("sim");
+    let file = NodeFile::fresh(cluster, parsed(&format!("n{}", index + 1)), parsed("00000000"));
+    Node {
+        name,
+        clock: Clock { ppm, booted: random.millis(0, 900), suspended: random.millis(0, 5_000) / 2 },
+        life: 0,
+        up: true,
+        asleep_until: 0,
+        file,
+        file_made: false,
+        conf: None,
+        disk: None,
+        guard: None,
+        server: None,
+        agent: None,
+        runs: 0,
+        slow_disk: 0,
+        bad_starts: 0,
+        starts: Vec::new(),
+        stopped: false,
+        primary_seen: Term::ZERO,
+    }
+}

@@ -1,0 +1,93 @@
+//! How long it takes: `cargo nextest run --test guard --run-ignored only --no-capture bench`.
+
+use super::host::{Host, MODES, PATIENCE, arm, emptied, eventually, signal};
+use pgbaton::{
+    clock,
+    model::{
+        instance::StartAs,
+        moment::{Moment, Span},
+        term::Term,
+    },
+};
+use std::fs;
+
+const RUNS: usize = 20;
+
+fn report(what: &str, mut spans: Vec<Span>) {
+    spans.sort();
+    let (median, most) = (spans[spans.len() / 2], spans[spans.len() - 1]);
+    println!("{what}: median {:.1} ms, max {:.1} ms of {}", median.as_secs_f64() * 1e3, most.as_secs_f64() * 1e3, spans.len());
+}
+
+/// Looks at the processes of PostgreSQL without a pause until none lives.
+fn last_dead(processes: &[i32]) -> Moment {
+    let lives = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    while processes.iter().any(lives) {
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+    clock::boot()
+}
+
+/// From the deadline to the death of the last process, with four busy backends.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn bench_deadline() {
+    for mode in MODES {
+        for stopped in [false, true] {
+            let mut spans = Vec::new();
+            for _ in 0..RUNS {
+                let host = Host::with_postgres(mode).await;
+                let (guard, _changes) = host.primary(1).await;
+                let _clients: Vec<_> = (0..4).map(|_| host.busy(30)).collect();
+                eventually("the backends are busy", PATIENCE, async || (host.postgres().len() > 8).then_some(())).await;
+                let mut all: Vec<i32> = host.postgres().into_iter().collect();
+                let until = arm(&guard, 1, Span::from_millis(800)).await;
+                if stopped {
+                    all.extend(host.keepers());
+                    all.push(host.guard_pid());
+                    all.iter().for_each(|pid| signal(*pid, "STOP"));
+                    assert!(clock::boot() < until, "stopped in time");
+                }
+                let dead = last_dead(&all);
+                assert!(dead >= until);
+                spans.push(dead.since(until));
+                assert!(host.postgres().is_empty());
+            }
+            report(&format!("{mode:?}, {}: deadline to last process dead", if stopped { "everything stopped" } else { "running" }), spans);
+        }
+    }
+}
+
+/// From SIGKILL of the postmaster to `Empty` at the agent, with four busy backends.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn bench_crash() {
+    for mode in MODES {
+        let mut spans = Vec::new();
+        let host = Host::with_postgres(mode).await;
+        let (guard, mut changes) = host.session().await;
+        for run in 0..RUNS {
+            arm(&guard, 1, Span::from_secs(3_600)).await;
+            guard.start(StartAs::Primary, host.command(), Term::new(1), PATIENCE).await.expect("start");
+            host.serves().await;
+            while changes.try_recv().is_ok() {}
+            let _clients: Vec<_> = (0..4).map(|_| host.busy(30)).collect();
+            eventually("the backends are busy", PATIENCE, async || (host.postgres().len() > 8).then_some(())).await;
+            let postmaster = nix::unistd::Pid::from_raw(host.postmaster());
+            let began = clock::boot();
+            nix::sys::signal::kill(postmaster, nix::sys::signal::Signal::SIGKILL).expect("kill");
+            let (_, heard) = emptied(&mut changes).await;
+            assert!(host.postgres().is_empty(), "run {run}");
+            spans.push(heard.since(began));
+        }
+        report(&format!("{mode:?}: SIGKILL of the postmaster to empty"), spans);
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", host.guard_pid())).expect("rollup");
+        rollup
+            .lines()
+            .filter(|line| line.starts_with("Pss:") || line.starts_with("Rss:"))
+            .for_each(|line| println!("{mode:?}: guard {line}"));
+    }
+}

@@ -1,0 +1,10 @@
+//! The guard as a process: real PostgreSQL, real signals, real deadlines.
+
+#[cfg(test)]
+mod bench;
+mod deadline;
+#[cfg(test)]
+mod host;
+mod lifecycle;
+#[cfg(test)]
+mod session;

@@ -1,0 +1,317 @@
+//! A data directory that went another way is rewound, after what it holds alone was counted and archived.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends here")]
+
+#[path = "support/pg.rs"]
+mod pg;
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use pg::{Instance, give, wait_until};
+use pgbaton::{
+    model::{
+        instance::{ControlState, DataDir, DiskFacts},
+        lsn::Lsn,
+        moment::Span,
+        timeline::{Fork, TimelineId},
+    },
+    postgres::{
+        Error, Settings, disk,
+        history::{self, When},
+        peer,
+        rewind::{self, Options, Readiness, Rewound, SourceState},
+        scan,
+    },
+};
+use std::{collections::BTreeMap, fs};
+
+const LIMIT: Span = Span::from_secs(30);
+
+fn tli(number: u32) -> TimelineId {
+    TimelineId::new(number).expect("timeline")
+}
+
+fn settings(instance: &Instance) -> Settings {
+    let mut settings = instance.settings();
+    settings.roles.rewind.name = "postgres".to_owned();
+    settings.base_config = Some(instance.data.join("postgresql.conf"));
+    settings
+}
+
+fn options(source: &Instance) -> Options {
+    Options { source: source.settings().advertise, restore_by: None, limit: LIMIT }
+}
+
+async fn facts(settings: &Settings) -> DiskFacts {
+    match disk::inspect(settings).await {
+        DataDir::Present(facts) => facts,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rows(instance: &Instance) -> String {
+    instance.sql("select count(*), sum(i) from t")
+}
+
+/// A former primary that crashed with three transactions that its promoted standby does not have; and where they parted.
+async fn diverged() -> (Instance, Instance, Fork) {
+    let mut old = Instance::primary();
+    old.add_config("wal_keep_size = 256MB");
+    old.sql("select pg_reload_conf()");
+    old.sql("create table t as select g as i, repeat('x', 500) as s from generate_series(1, 5000) g");
+    old.sql("select pg_create_physical_replication_slot('stale', true)");
+    let new = Instance::standby_of(&old);
+    let sent: Lsn = old.sql("select pg_current_wal_insert_lsn()").parse().expect("position");
+    wait_until("all is replayed", LIMIT, || new.sql("select pg_last_wal_replay_lsn()").parse::<Lsn>().is_ok_and(|lsn| lsn >= sent));
+    new.sql("select pg_promote()");
+    for i in 1..=3 {
+        old.sql(&format!("insert into t select {i}, 'lost' from generate_series(1, 2000)"));
+    }
+    old.sql("begin; insert into t values (4, 'aborted'); rollback");
+    old.stop(Signal::SIGQUIT);
+    new.sql("insert into t values (-1, 'new')");
+    new.sql("checkpoint");
+    let fork =
+        history::of(&history::read_all(&new.data.join("pg_wal")).expect("histories"), tli(2)).expect("history").last().expect("fork");
+    (old, new, fork)
+}
+
+/// Recovers `old` on its own WAL alone and stops it again.
+async fn recover(old: &mut Instance, whole: Lsn) {
+    fs::write(old.data.join("standby.signal"), "").expect("write");
+    old.add_config("primary_conninfo = ''\nrecovery_target_timeline = 'current'");
+    old.start();
+    wait_until("replay reaches the end", LIMIT, || {
+        let replayed: Lsn = old.sql("select pg_last_wal_replay_lsn()").parse().expect("position");
+        replayed >= whole
+    });
+    old.stop(Signal::SIGINT);
+}
+
+/// Lets it follow `new` and compares what both hold.
+fn follow(old: &mut Instance, new: &Instance) {
+    old.add_config(&format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\nrecovery_target_timeline = 'latest'", new.port));
+    old.start();
+    wait_until("it streams", LIMIT, || new.sql("select count(*) from pg_stat_replication where state = 'streaming'") == "1");
+    let sent: Lsn = new.sql("select pg_current_wal_insert_lsn()").parse().expect("position");
+    wait_until("all is replayed", LIMIT, || old.sql("select pg_last_wal_replay_lsn()").parse::<Lsn>().is_ok_and(|lsn| lsn >= sent));
+    assert_eq!(rows(old), rows(new));
+}
+
+/// Scenarios 137, 147, 149, 157; EXP-27: pg_rewind cannot recover its target itself.
+#[tokio::test]
+async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
+    let (mut old, new, fork) = diverged().await;
+    let settings = settings(&old);
+    assert_eq!(rewind::readiness(&settings).await.expect("readiness"), Readiness::RecoverFirst);
+    let whole = scan::whole(&settings, fork.at, fork.parent, LIMIT).await.expect("scan").lsn;
+    let report = rewind::diverged(&settings, fork.parent, fork.at, LIMIT).await.expect("report");
+    assert_eq!((report.from, report.to, report.transactions), (fork.at, whole, 3));
+    assert!(report.bytes.get() > 6_000 * 50, "{report:?}");
+    // As it is, pg_rewind refuses it, and says so before it touches anything.
+    let error = rewind::run(&settings, &options(&new), |_| ()).await.expect_err("not recovered");
+    assert!(matches!(&error, Error::Rewind { touched: false, .. }), "{error}");
+    assert!(!rewind::unfinished(&settings));
+    fs::write(old.data.join("standby.signal"), "").expect("write");
+    let single = pg::as_postgres(pg::bin_dir().join("postgres")).args(["--single", "-D"]).arg(&old.data).arg("template1").output();
+    let single = String::from_utf8_lossy(&single.expect("postgres").stderr).into_owned();
+    assert!(single.contains("standby mode is not supported by single-user servers"), "{single}");
+
+    recover(&mut old, whole).await;
+    assert_eq!(facts(&settings).await.control.state, ControlState::ShutDownInRecovery);
+    assert_eq!(rewind::readiness(&settings).await.expect("readiness"), Readiness::Ready);
+    let source = peer::ask(&settings, &new.settings().advertise, &settings.roles.rewind, LIMIT).await.expect("ask");
+    assert_eq!(rewind::source_state(&source, tli(2)), SourceState::Ready { tli: tli(2) });
+    assert_eq!(rewind::source_state(&source, tli(3)), SourceState::NotCheckpointed { checkpoint: tli(2) });
+    let ledger = history::read_all(&new.data.join("pg_wal")).expect("histories");
+    history::write(&settings, &ledger, When::Running).await.expect("write");
+    old.add_config("# ours");
+    let mut seen = 0;
+    let done = rewind::run(&settings, &options(&new), |progress| seen = seen.max(progress.total.get())).await.expect("rewind");
+    assert!(matches!(done, Rewound::Done { fork: Some(found), checkpoint: Some(_) } if found == fork), "{done:?}");
+    assert!(seen > 0 && !rewind::unfinished(&settings));
+    assert!(fs::read_to_string(old.data.join("postgresql.conf")).expect("read").contains("# ours"), "the configuration is this node's");
+    assert_eq!(fs::read_dir(old.data.join("pg_replslot")).expect("read").count(), 0, "no stale slots");
+    assert_eq!(fs::read_dir(&settings.state_dir).expect("read").count(), 0, "nothing is left in the state directory");
+    assert!(facts(&settings).await.standby_signal);
+    follow(&mut old, &new);
+}
+
+/// Scenario 142: killed half-way it is found so, and nothing but another rewind or a clone helps. Often only the clone: the
+/// WAL by which a rewind finds the last common checkpoint is among the files that the first one was overwriting.
+#[tokio::test]
+async fn a_rewind_that_was_killed_is_known_until_another_one_or_a_clone() {
+    let (mut old, new, fork) = diverged().await;
+    let settings = settings(&old);
+    let whole = scan::whole(&settings, fork.at, fork.parent, LIMIT).await.expect("scan").lsn;
+    recover(&mut old, whole).await;
+    old.add_config("# ours");
+    let target = old.data.display().to_string();
+    let kill_it = |_| {
+        let pids = fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for pid in pids {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains("pg_rewind") && line.contains(&target) {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+            }
+        }
+    };
+    let error = rewind::run(&settings, &options(&new), kill_it).await.expect_err("killed");
+    assert!(matches!(&error, Error::Rewind { touched: true, .. }), "{error}");
+    assert!(rewind::unfinished(&settings));
+    // The source is away for the second attempt: the directory stays as doubtful as it was.
+    let mut away = options(&new);
+    away.source = "127.0.0.1:1".parse().expect("address");
+    let error = rewind::run(&settings, &away, |_| ()).await.expect_err("no source");
+    assert!(matches!(&error, Error::Rewind { touched: true, .. }), "{error}");
+    assert!(rewind::unfinished(&settings));
+    match rewind::run(&settings, &options(&new), |_| ()).await {
+        Ok(done) => {
+            assert!(matches!(done, Rewound::Done { .. }) && !rewind::unfinished(&settings));
+            assert!(fs::read_to_string(old.data.join("postgresql.conf")).expect("read").contains("# ours"));
+            follow(&mut old, &new);
+        }
+        Err(error) => {
+            assert!(matches!(&error, Error::Rewind { touched: true, .. }) && rewind::unfinished(&settings), "{error}");
+            rewind::forget_unfinished(&settings).await.expect("forget, after a clone");
+            assert!(!rewind::unfinished(&settings));
+        }
+    }
+}
+
+/// EXP-7: two promotions to the same id at the same point. pg_rewind is blind to it, and so is the disk: only the ledger and
+/// the nodes' own word of whom they promoted tell them apart.
+#[tokio::test]
+async fn pg_rewind_does_not_see_two_promotions_to_one_id() {
+    let mut old = Instance::primary();
+    old.sql("create table t(i int)");
+    let mut one = Instance::standby_of(&old);
+    let other = Instance::standby_of(&old);
+    old.stop(Signal::SIGINT);
+    let mut forks = Vec::new();
+    for (instance, value) in [(&one, 1), (&other, 2)] {
+        instance.sql("select pg_promote()");
+        instance.sql(&format!("insert into t values ({value})"));
+        instance.sql("checkpoint");
+        let histories = history::read_all(&instance.data.join("pg_wal")).expect("histories");
+        forks.push(history::of(&histories, tli(2)).expect("history"));
+    }
+    assert_eq!(forks[0], forks[1]);
+    one.stop(Signal::SIGINT);
+    let settings = settings(&one);
+    let done = rewind::run(&settings, &options(&other), |_| ()).await.expect("rewind");
+    assert_eq!(done, Rewound::NotNeeded);
+    assert!(!rewind::unfinished(&settings));
+    one.start();
+    assert_ne!(one.sql("select i from t"), other.sql("select i from t"));
+}
+
+/// EXP-30: a replica with an apply delay has more than it replayed. Recovered to its end it is found to have diverged.
+#[tokio::test]
+async fn a_delayed_replica_is_recovered_to_its_end_before_the_rewind() {
+    let mut old = Instance::primary();
+    old.add_config("wal_keep_size = 256MB");
+    old.sql("select pg_reload_conf()");
+    old.sql("create table t(i int, s text)");
+    let winner = Instance::standby_of(&old);
+    let mut delayed = Instance::standby_of(&old);
+    wait_until("both have the table", LIMIT, || [&winner, &delayed].iter().all(|it| it.try_sql("select count(*) from t").is_ok()));
+    delayed.add_config("recovery_min_apply_delay = '1h'");
+    delayed.sql("select pg_reload_conf()");
+    // The delay holds from the next record on.
+    old.sql("insert into t values (0, 'before')");
+    winner.sql("select pg_promote()");
+    old.sql("insert into t select g, 'lost' from generate_series(1, 10) g");
+    let acknowledged: Lsn = old.sql("select pg_current_wal_insert_lsn()").parse().expect("position");
+    wait_until("the delayed one has received it", LIMIT, || {
+        delayed.sql("select pg_last_wal_receive_lsn()").parse::<Lsn>().is_ok_and(|lsn| lsn >= acknowledged)
+    });
+    winner.sql("checkpoint");
+    old.stop(Signal::SIGQUIT);
+    let replayed: Lsn = delayed.sql("select pg_last_wal_replay_lsn()").parse().expect("position");
+    delayed.stop(Signal::SIGQUIT);
+    assert!(replayed < acknowledged);
+    let settings = settings(&delayed);
+    let histories = history::read_all(&winner.data.join("pg_wal")).expect("histories");
+    let fork = history::of(&histories, tli(2)).expect("history").last().expect("fork");
+    // EXP-25: what it acknowledged is on its disk, in neither number that it told.
+    let whole = scan::whole(&settings, replayed, tli(1), LIMIT).await.expect("scan").lsn;
+    assert!(whole >= acknowledged && fork.at < whole, "{whole} {acknowledged} {fork:?}");
+    let report = rewind::diverged(&settings, tli(1), fork.at, LIMIT).await.expect("report");
+    assert!(report.transactions >= 1, "{report:?}");
+    delayed.add_config("recovery_min_apply_delay = 0");
+    recover(&mut delayed, whole).await;
+    history::write(&settings, &histories, When::Running).await.expect("write");
+    let done = rewind::run(&settings, &options(&winner), |_| ()).await.expect("rewind");
+    assert!(matches!(done, Rewound::Done { .. }), "{done:?}");
+    follow(&mut delayed, &winner);
+}
+
+/// Scenario 146: with the shell's semantics, oldest first, histories before all; the first failure ends it.
+#[tokio::test]
+async fn waiting_segments_are_archived_before_they_are_lost() {
+    let instance = Instance::initialised();
+    let settings = settings(&instance);
+    let pg_wal = instance.data.join("pg_wal");
+    let archive = instance.home().join("archive");
+    fs::create_dir(&archive).expect("directory");
+    give(&archive);
+    let files = ["000000010000000000000007", "000000010000000000000006", "00000002.history"];
+    for file in files {
+        fs::write(pg_wal.join(file), file).expect("write");
+        fs::write(pg_wal.join(format!("archive_status/{file}.ready")), "").expect("write");
+        give(&pg_wal.join(format!("archive_status/{file}.ready")));
+    }
+    fs::write(pg_wal.join("archive_status/000000010000000000000005.done"), "").expect("write");
+    let log = archive.join("order").display().to_string();
+    let each = Span::from_secs(5);
+    let hang = rewind::archive_ready_segments(&settings, "sleep 30; true %p", Span::from_millis(200), LIMIT).await.expect("hang");
+    assert_eq!((hang.done.len(), hang.left.len()), (0, 3));
+    assert!(hang.why.expect("why").contains("killed after 200ms"));
+    let command = format!("echo %f >> {log} && test %f != {} && cp %p {}/%f", files[0], archive.display());
+    let archived = rewind::archive_ready_segments(&settings, &command, each, LIMIT).await.expect("archive");
+    assert_eq!(archived.done, [files[2], files[1]]);
+    assert_eq!(archived.left, [files[0]]);
+    assert!(archived.why.is_some());
+    assert_eq!(fs::read_to_string(archive.join(files[1])).expect("read"), files[1]);
+    assert_eq!(fs::read_to_string(&log).expect("read"), format!("{}\n{}\n{}\n", files[2], files[1], files[0]));
+    assert!(pg_wal.join(format!("archive_status/{}.done", files[1])).exists());
+    let rest = rewind::archive_ready_segments(&settings, "cp %p /dev/null", each, LIMIT).await.expect("archive");
+    assert_eq!((rest.done, rest.left, rest.why), (vec![files[0].to_owned()], vec![], None));
+}
+
+/// EXP-4, with what it does not say: a placeholder that is the newest history stops a *starting* standby, so it is taken
+/// away before a start and put back before a promotion.
+#[tokio::test]
+async fn burnt_ids_are_skipped_by_a_promotion_and_do_not_stop_a_start() {
+    let primary = Instance::primary();
+    primary.sql("create table t(i int)");
+    let mut standby = Instance::standby_of(&primary);
+    let (settings, pg_wal) = (settings(&standby), standby.data.join("pg_wal"));
+    let ledger: BTreeMap<_, _> = [2, 3].map(|number| (tli(number), "# burnt\n".to_owned())).into();
+    history::write(&settings, &ledger, When::Running).await.expect("write");
+    standby.stop(Signal::SIGINT);
+    history::write(&settings, &ledger, When::BeforeStart).await.expect("prepare");
+    standby.start();
+    let streams = || primary.sql("select count(*) from pg_stat_replication where state = 'streaming'") == "1";
+    wait_until("it streams", LIMIT, streams);
+    history::write(&settings, &ledger, When::Running).await.expect("write");
+    // It looks for new timelines when its stream breaks, and is not lured.
+    primary.sql("select pg_terminate_backend(pid) from pg_stat_replication");
+    wait_until("it streams again", LIMIT, || {
+        streams() && standby.log().contains("new timeline 3 is not a child of database system timeline 1")
+    });
+    standby.sql("select pg_promote()");
+    let histories = history::read_all(&pg_wal).expect("histories");
+    assert_eq!(history::of(&histories, tli(4)).expect("history").last().map(|fork| fork.parent), Some(tli(1)));
+    // Burnt ids below a real one do not matter to a start.
+    standby.stop(Signal::SIGINT);
+    fs::write(standby.data.join("standby.signal"), "").expect("write");
+    history::write(&settings, &ledger, When::BeforeStart).await.expect("prepare");
+    assert_eq!(history::read_all(&pg_wal).expect("histories").len(), 3);
+    standby.start();
+    assert_eq!(standby.sql("select pg_is_in_recovery()"), "t");
+}
