@@ -14,7 +14,7 @@ use super::{
 use crate::{
     agent::{change::Stamp, handle::Asker},
     clock,
-    dcs::Etcd,
+    dcs::{Etcd, Listing},
     model::{moment::Span, node::NodeName},
 };
 use anyhow::Context;
@@ -29,7 +29,8 @@ pub(super) async fn run(target: &Target, options: &RecoverOptions) -> anyhow::Re
     let config = target.config()?;
     let etcd = store::open(&config).await?;
     // What still stands there: it may be older than what the nodes know, and whom it names counts all the same.
-    let there = etcd.list(store::DEADLINE).await.context("etcd has to answer before its records can be written")?.records();
+    let listing = etcd.list(store::DEADLINE).await.context("etcd has to answer before its records can be written")?;
+    let there = listing.records();
     let choice = choice(options)?;
     let asked = witness::ask_all(&config, &options.peer, &there).await?;
     for (place, why) in &asked.silent {
@@ -45,7 +46,7 @@ pub(super) async fn run(target: &Target, options: &RecoverOptions) -> anyhow::Re
         eprintln!("Nothing was written. To write this, add --confirm.");
         return Ok(Exit::Refused);
     }
-    write(&etcd, &plan, &choice, &stamp).await?;
+    write(&etcd, &listing, &plan, &choice, &stamp).await?;
     eprintln!("Written. {} may become primary now; pgbaton list shows it.", plan.primary.node);
     Ok(Exit::Done)
 }
@@ -73,13 +74,13 @@ fn show(target: &Target, plan: &Plan) -> anyhow::Result<()> {
     }
 }
 
-async fn write(etcd: &Etcd, plan: &Plan, choice: &Choice, stamp: &Stamp) -> anyhow::Result<()> {
+async fn write(etcd: &Etcd, listing: &Listing, plan: &Plan, choice: &Choice, stamp: &Stamp) -> anyhow::Result<()> {
     let asserted: Vec<&NodeName> = choice.assert_dead.iter().collect();
     let after = json!({ "primary": plan.primary, "term": plan.term, "generation": plan.generation, "asserted_dead": asserted });
     let actor = format!("{} (uid {})", super::target::person().unwrap_or_else(|| "somebody".to_owned()), nix::unistd::getuid());
     let asker = Asker { actor, from: "local".to_owned(), reason: None };
-    // The trace first: an attempt that breaks off has one too. What makes nodes believe the records comes last.
+    // The trace first: an attempt that breaks off has one too.
     let mut records = vec![stamp.audited("etcd-recover", asker, serde_json::Value::Null, after)];
     records.extend(plan.records.iter().cloned());
-    etcd.write_all(&records, DEADLINE).await.context("not everything may be written: run it again")
+    etcd.write_all(&records, listing, DEADLINE).await.context("not everything may be written: run it again")
 }

@@ -38,7 +38,7 @@ pub struct Plan {
     pub term: Term,
     /// One more than any node knows.
     pub generation: u64,
-    /// Key and text. What makes nodes believe them comes last.
+    /// Key and text; `leader` comes last.
     pub records: Vec<(Key, String)>,
     /// What the operator should know.
     pub notes: Vec<String>,
@@ -222,9 +222,9 @@ fn written(witnesses: &[Witness], views: &[&Records], chosen: &Witness, position
     };
     records.push((Key::Term, to_text(&TermRecord { v: VERSION, term, holder: primary.clone() })));
     records.push((Key::Sync, to_text(&sync)));
-    records.push((Key::Leader, to_text(&leader)));
-    // A raised generation is what the nodes believe again: nothing may be missing by then.
     records.push((Key::Cluster, to_text(&cluster)));
+    // Without it nobody claims: by then nothing may be missing.
+    records.push((Key::Leader, to_text(&leader)));
     Ok(Plan { primary, term, generation, records, notes })
 }
 
