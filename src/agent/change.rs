@@ -31,10 +31,16 @@ impl Stamp {
         Key::Audit(text.parse().unwrap_or_else(|_| self.nonce.clone()))
     }
 
-    fn record(&self, verb: &str, asker: Asker, before: serde_json::Value, after: serde_json::Value) -> Write {
+    /// The `audit` record of an accepted change: its key and its text.
+    pub fn audited(&self, verb: &str, asker: Asker, before: serde_json::Value, after: serde_json::Value) -> (Key, String) {
         let Asker { actor, from, reason } = asker;
         let record = AuditRecord { v: VERSION, actor, from, verb: verb.to_owned(), reason, before, after, at: self.wall.clone() };
-        Write::Put(self.audit(), to_text(&record))
+        (self.audit(), to_text(&record))
+    }
+
+    fn record(&self, verb: &str, asker: Asker, before: serde_json::Value, after: serde_json::Value) -> Write {
+        let (key, text) = self.audited(verb, asker, before, after);
+        Write::Put(key, text)
     }
 }
 

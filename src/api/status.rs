@@ -8,11 +8,11 @@ use crate::{
         snapshot::{Snapshot, is_held},
     },
     model::{
-        instance::{KillMode, Process, ServerRole},
+        instance::{DataDir, KillMode, Process, ServerRole},
         lsn::Lsn,
         moment::{Moment, Span},
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, Replica, SystemId},
-        node_file::NodeFile,
+        node_file::{Boundary, NodeFile},
         observed::Observed,
         record::{Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, Tags},
         records::Records,
@@ -70,6 +70,8 @@ pub struct Status {
     pub stopping: bool,
     /// The node's own file: what it has promised, claimed and seen.
     pub file: NodeFile,
+    /// The newest record boundary that it knows to be on its disk, on the timeline that it is on; zero where it knows the timeline alone.
+    pub position: Option<Boundary>,
     /// The newest term for which its guard accepted a promotion or a start as primary.
     pub primary_of: Option<Term>,
     /// Whether its guard says that not one process of PostgreSQL lives.
@@ -233,6 +235,7 @@ impl Status {
             alarms: alarms.cloned().collect(),
             stopping: s.stopping,
             file: s.file.clone(),
+            position: position(s),
             primary_of: s.guard().and_then(|guard| guard.primary_of),
             verified_empty: s.is_empty(),
         }
@@ -249,11 +252,21 @@ fn left(until: Moment, now: Moment) -> f64 {
 }
 
 fn system_id(s: &Snapshot) -> Option<SystemId> {
-    use crate::model::instance::DataDir;
     match s.disk() {
         Some(DataDir::Present(disk)) => Some(disk.control.system_id),
         _ => s.server().map(|facts| facts.system_id),
     }
+}
+
+fn position(s: &Snapshot) -> Option<Boundary> {
+    let noted = s.boundary.or(s.file.boundary);
+    let tli = match (s.role(), s.disk()) {
+        (Some(ServerRole::Primary { tli, .. } | ServerRole::Standby { tli, .. }), _) => *tli,
+        // After a promotion the control file shows the former timeline until the first checkpoint.
+        (None, Some(DataDir::Present(disk))) => disk.control.tli().max(s.file.promoted.map_or(TimelineId::FIRST, |promoted| promoted.tli)),
+        (None, _) => return noted,
+    };
+    Some(noted.filter(|noted| noted.tli == tli).unwrap_or(Boundary { tli, lsn: Lsn::ZERO }))
 }
 
 fn role(s: &Snapshot) -> MemberRole {

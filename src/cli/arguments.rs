@@ -346,7 +346,7 @@ const WHY: &str = "Examples:
   pgbaton why --node n2              asks n2 over its API";
 
 const HISTORY: &str =
-    "LOST is how much WAL of the former primary the new one lacks at the most (0 B: nothing). UNSEEN is for how long the former primary may
+    "LOST is how much WAL of the former primary the new one lacks at the most (0 B: nothing). UNSEEN is for how long the former primary may \
 have gone on after its last known position. Times are those of the phases together, from the trigger to serving.
 
 Examples:
@@ -354,7 +354,7 @@ Examples:
   pgbaton history -n 1 -o json | jq '.history[0].phases'";
 
 const REMOVE: &str =
-    "Removes the node's keys, its place among those who may take over, and its replication slot on the primary. Its data directory is not
+    "Removes the node's keys, its place among those who may take over, and its replication slot on the primary. Its data directory is not \
 touched. A node whose agent still runs comes back by itself: stop it first. The primary cannot be removed.
 
 Examples:
@@ -386,10 +386,10 @@ Examples:
   pgbaton config explain --policy";
 
 const RECOVER: &str =
-    "Needed when etcd was wiped, or restored from a backup: then no node believes it, and nobody becomes primary. The records are written
+    "Needed when etcd was wiped, or restored from a backup: then no node believes it, and nobody becomes primary. The records are written \
 anew, above the highest term that any node knows. One node alone may become primary then; the others follow it.
 
-To make another node primary than the one that was last, every former primary that any node knows of must be proven dead: by its own
+To make another node primary than the one that was last, every former primary that any node knows of must be proven dead: by its own \
 agent, which says that no process of PostgreSQL lives, or by you (--assert-dead). Nodes that cannot be asked must be asserted dead too.
 
 Examples:

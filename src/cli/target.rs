@@ -85,7 +85,7 @@ pub(super) const fn is_down(error: &Error) -> bool {
 }
 
 /// The person behind this command, for the audit trail.
-fn person() -> Option<String> {
+pub(super) fn person() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
 

@@ -1,0 +1,137 @@
+//! Programs, rights, clock, fencing, ports.
+
+use super::{Known, Row};
+use crate::{clock, config::Config, model::moment::Span};
+use nix::unistd::{User, geteuid};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// The oldest major version of PostgreSQL that is supported.
+const OLDEST: u32 = 13;
+
+pub(super) fn version(config: &Config, version: Result<&String, &String>) -> Row {
+    let subject = "PostgreSQL";
+    let version = match version {
+        Ok(version) => version,
+        Err(why) => return Row::fail(subject, why.clone(), "correct [postgres] bin_dir, or install PostgreSQL's server package"),
+    };
+    let major: Option<u32> = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
+    if major.is_none_or(|major| major < OLDEST) {
+        return Row::fail(subject, format!("version {version}"), format!("install version {OLDEST} or newer"));
+    }
+    let data = fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).ok();
+    match data.as_deref().map(str::trim) {
+        Some(data) if major.map(|major| major.to_string()).as_deref() != Some(data) => {
+            let found = format!("the programs are version {version}, the data directory is of version {data}");
+            Row::fail(subject, found, "correct [postgres] bin_dir or data_dir")
+        }
+        _ => Row::ok(subject, format!("version {version}")),
+    }
+}
+
+/// Who runs PostgreSQL, and whether everything is his that has to be.
+pub(super) fn rights(config: &Config) -> Vec<Row> {
+    let subject = "rights";
+    let data_dir = &config.postgres.data_dir;
+    let owner = nearest(data_dir).and_then(|path| fs::metadata(path).ok()).map(|metadata| metadata.uid());
+    let mut rows = Vec::new();
+    match fs::metadata(data_dir) {
+        Ok(metadata) if metadata.uid() == 0 => {
+            rows.push(Row::fail(subject, format!("{} belongs to root", data_dir.display()), "chown it to the user that runs PostgreSQL"));
+        }
+        Ok(metadata) if metadata.mode() & 0o027 != 0 => {
+            let found = format!("{} has mode {:04o}", data_dir.display(), metadata.mode() & 0o7777);
+            rows.push(Row::fail(subject, found, "chmod 0700 (or 0750): PostgreSQL does not start with more"));
+        }
+        Ok(metadata) => rows.push(Row::ok(subject, format!("{} belongs to {}", data_dir.display(), name(metadata.uid())))),
+        Err(_) => rows.push(Row::ok(subject, format!("{} will be made", data_dir.display()))),
+    }
+    let me = geteuid().as_raw();
+    if me != 0 && owner.is_some_and(|owner| owner != me) {
+        let found = format!("this is {}, and not the owner of the data directory", name(me));
+        rows.push(Row::warn(subject, found, "run the doctor as root or as that owner to see everything"));
+    }
+    for (what, path) in [("state_dir", &config.state_dir), ("run_dir", &config.run_dir)] {
+        if let Ok(metadata) = fs::metadata(path)
+            && owner.is_some_and(|owner| owner != 0 && metadata.uid() != owner && metadata.mode() & 0o002 == 0)
+        {
+            let found = format!("{what} {} belongs to {}", path.display(), name(metadata.uid()));
+            rows.push(Row::warn(subject, found, format!("chown it to {}", owner.map(name).unwrap_or_default())));
+        }
+    }
+    rows
+}
+
+/// The path itself, or the nearest directory above it that exists.
+pub(super) fn nearest(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find(|ancestor| ancestor.exists()).map(Path::to_owned)
+}
+
+fn name(uid: u32) -> String {
+    let user = User::from_uid(uid.into()).ok().flatten();
+    user.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+/// Deadlines need a clock that runs evenly; the wall clock is for display alone.
+pub(super) fn clock() -> Row {
+    let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource").unwrap_or_default();
+    let source = source.trim();
+    let suspended = clock::now().suspended();
+    match source {
+        "jiffies" | "refined-jiffies" => {
+            Row::warn("clock", format!("the kernel counts time by {source}"), "boot with a better clock source (tsc, kvm-clock)")
+        }
+        _ if suspended > Span::from_secs(1) => {
+            let found = format!("this host has slept for {suspended} since it booted");
+            Row::warn("clock", found, "turn suspend off on a database host: a primary that sleeps is replaced")
+        }
+        "" => Row::ok("clock", "its source is not told here"),
+        _ => Row::ok("clock", format!("source {source}")),
+    }
+}
+
+/// What ends PostgreSQL at the deadline. The guard's own self-test is the proof; without it only what it needs can be looked for.
+pub(super) fn fencing(known: &Known, config: &Config) -> Row {
+    let subject = "fencing";
+    let unfenced = "run the guard as root, or allow user namespaces; else this node becomes primary only with allow_unfenced";
+    if let Some(fencing) = known.status.as_ref().map(|status| &status.fencing) {
+        return match (&fencing.kill, fencing.works) {
+            (Some(kill), true) => Row::ok(subject, format!("the guard's self-test passed ({kill:?})").to_lowercase()),
+            (Some(kill), false) => Row::fail(subject, format!("the guard's self-test of {kill:?} failed").to_lowercase(), unfenced),
+            (None, _) => Row::warn(subject, "there is no guard at the moment", "look at the agent's log"),
+        };
+    }
+    let namespaces = Path::new("/proc/self/ns/pid").exists();
+    let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let wanted = config.guard.kill.map_or_else(|| "auto".to_owned(), |kill| format!("{kill:?}").to_lowercase());
+    if namespaces && (geteuid().is_root() || users.is_some_and(|users| users > 0)) {
+        Row::ok(subject, format!("process namespaces can be made (kill = {wanted}); the guard tests it when it starts"))
+    } else {
+        Row::warn(subject, format!("process namespaces cannot be made by this user (kill = {wanted})"), unfenced)
+    }
+}
+
+/// Whether the ports are free, unless the node itself uses them.
+pub(super) fn ports(config: &Config, runs: bool) -> Vec<Row> {
+    if runs {
+        return vec![Row::ok("ports", "in use by the node itself")];
+    }
+    let api = config.api.listen.iter().map(|address| ("[api] listen", address.host.clone(), address.port));
+    let postgres = config.postgres.listen.iter().map(|host| ("[postgres] listen", host.clone(), config.postgres.port));
+    postgres.chain(api).map(|(key, host, port)| one_port(key, &host, port)).collect()
+}
+
+fn one_port(key: &str, host: &str, port: u16) -> Row {
+    match TcpListener::bind((host, port)) {
+        Ok(_) => Row::ok("ports", format!("{host} port {port} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let found = format!("{host} port {port} is in use");
+            Row::fail("ports", found, format!("stop what listens there (a PostgreSQL of the distribution?), or change {key}"))
+        }
+        Err(error) => Row::fail("ports", format!("{host} port {port} cannot be listened on: {error}"), format!("correct {key}")),
+    }
+}
