@@ -60,6 +60,8 @@ pub(super) struct Tools {
     pub(super) settings: Arc<postgres::Settings>,
     pub(super) server: Arc<Server>,
     pub(super) initdb: Vec<String>,
+    /// Our own binary: the managed `restore_command` calls it.
+    pub(super) program: PathBuf,
     pub(super) guard: watch::Receiver<Option<Guard>>,
     pub(super) starter: Starter,
     pub(super) store: Arc<Mutex<file::Store>>,
@@ -76,6 +78,8 @@ pub(super) struct Context {
     pub(super) term: crate::model::term::Term,
     /// Another healthy copy of the data, besides the source.
     pub(super) other_copy: Option<NodeName>,
+    /// The texts of the ledger's history files, where the policy has a `restore_command` that has to answer from them.
+    pub(super) ledger: Option<BTreeMap<TimelineId, String>>,
 }
 
 /// Runs one action to its end, and publishes what came of it.
@@ -120,7 +124,7 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
 }
 
 async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), String> {
-    let Context { run, file, term, other_copy } = context;
+    let Context { run, file, term, other_copy, ledger } = context;
     match action {
         Action::Txn(..) | Action::Exit { .. } => Ok(()),
         Action::PutMember(record) => {
@@ -145,11 +149,11 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         }
         Action::Kill => guarded(session(tools)?.kill(term, GUARD_LIMIT).await, tools).await,
         Action::Promote { term } => guarded(session(tools)?.promote(term, GUARD_LIMIT).await, tools).await,
-        Action::Configure(configuration) => configure(tools, *configuration, run).await,
+        Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
         Action::CutStream => cut_stream(tools, run).await,
         Action::InspectDisk => inspect(tools).await,
         Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
-        Action::WriteHistories(texts) => write_histories(tools, texts, run).await,
+        Action::WriteHistories(texts) => write_histories(tools, texts, run, ledger).await,
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
         Action::Clone { source, place } => clone(tools, source, place, &file, other_copy).await,
@@ -218,7 +222,8 @@ async fn start_postgres(tools: &Tools, start: StartAs, term: crate::model::term:
 }
 
 /// The postgres room's words for what decisions say.
-fn render(configuration: &Configuration) -> postgres::Configuration {
+fn render(tools: &Tools, configuration: &Configuration) -> postgres::Configuration {
+    let restores = configuration.parameters.get("restore_command").is_some_and(|command| !command.trim().is_empty());
     postgres::Configuration {
         follow: configuration.follow.as_ref().map(|follow| postgres::Follow {
             address: follow.address.clone(),
@@ -231,13 +236,22 @@ fn render(configuration: &Configuration) -> postgres::Configuration {
         peers: configuration.members.clone(),
         wait: configuration.wait,
         slot_wal_keep: configuration.slots.bytes,
-        restore_command: None,
+        restore_command: restores.then(|| fetch::wrapper(&tools.settings, &tools.program)),
         recovery: if configuration.recovery_only { postgres::Recovery::OwnWal } else { postgres::Recovery::Latest },
     }
 }
 
-async fn configure(tools: &Tools, configuration: Configuration, run: Option<Run>) -> Result<(), String> {
-    let rendered = render(&configuration);
+async fn configure(
+    tools: &Tools,
+    configuration: Configuration,
+    run: Option<Run>,
+    ledger: Option<BTreeMap<TimelineId, String>>,
+) -> Result<(), String> {
+    let rendered = render(tools, &configuration);
+    if let Some(command) = configuration.parameters.get("restore_command").filter(|_| rendered.restore_command.is_some()) {
+        said(fetch::keep_command(&tools.settings, command).await)?;
+    }
+    publish_ledger(tools, ledger).await?;
     let changed = ConfigFiles::new(Arc::clone(&tools.settings)).configure(&rendered).await.map_err(|fault| chain(&fault))?;
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
     if let Some(run) = run {
@@ -281,7 +295,19 @@ async fn scan_wal(tools: &Tools, from: Lsn, tli: TimelineId, run: Option<Run>) -
     Ok(())
 }
 
-async fn write_histories(tools: &Tools, texts: BTreeMap<TimelineId, String>, run: Option<Run>) -> Result<(), String> {
+async fn publish_ledger(tools: &Tools, ledger: Option<BTreeMap<TimelineId, String>>) -> Result<(), String> {
+    match ledger {
+        Some(ledger) => said(fetch::publish_ledger(&tools.settings, &ledger).await),
+        None => Ok(()),
+    }
+}
+
+async fn write_histories(
+    tools: &Tools,
+    texts: BTreeMap<TimelineId, String>,
+    run: Option<Run>,
+    ledger: Option<BTreeMap<TimelineId, String>>,
+) -> Result<(), String> {
     let when = if run.is_none() { history::When::BeforeStart } else { history::When::Running };
     let written = history::write(&tools.settings, &texts, when).await.map_err(|fault| chain(&fault))?;
     for conflict in &written.conflicts {
@@ -291,8 +317,7 @@ async fn write_histories(tools: &Tools, texts: BTreeMap<TimelineId, String>, run
         tracing::warn!(timeline = %conflict.tli, "a real history file of a burnt timeline is replaced by the ledger's comment");
         said(history::overwrite(&tools.settings, conflict.tli, &conflict.ledger).await)?;
     }
-    // The managed restore_command answers from here.
-    said(fetch::publish_ledger(&tools.settings, &texts).await)?;
+    publish_ledger(tools, ledger).await?;
     let pg_wal = tools.settings.data_dir.join("pg_wal");
     let there = history::read_all(&pg_wal).map_err(|fault| chain(&fault))?;
     publish(tools, Event::HistoriesWritten(there)).await;

@@ -13,6 +13,7 @@ use crate::{
     decide::{
         decide,
         decision::{Action, Decision, Reason, ReasonKind, Task},
+        ledger_texts,
         snapshot::{Fresh, Snapshot},
     },
     model::{moment::Span, term::Term},
@@ -130,6 +131,7 @@ fn context(snapshot: &Snapshot) -> Context {
             .max(leader.map_or(Term::ZERO, |leader| leader.term))
             .max(snapshot.guard().map_or(Term::ZERO, |guard| guard.term)),
         other_copy: other.next().cloned(),
+        ledger: snapshot.policy.parameters.contains_key("restore_command").then(|| ledger_texts(snapshot)),
     }
 }
 

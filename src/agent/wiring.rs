@@ -213,6 +213,7 @@ async fn agent<A>(
         settings: Arc::clone(&settings),
         server: Arc::clone(&server),
         initdb: config.bootstrap.initdb.clone(),
+        program: launch.program.clone(),
         guard: session,
         starter: Starter::new(launch.clone(), keeper, Arc::clone(&started)),
         store: Arc::new(Mutex::new(store)),

@@ -51,7 +51,7 @@ pub(super) fn history(s: &Snapshot, tli: TimelineId) -> Option<TimelineHistory> 
 /// The text of every history file that a node must have before it follows or promotes, by id.
 ///
 /// A gap strands replicas. Of burnt ids the text is a comment: PostgreSQL then skips the id (EXP-4).
-pub(super) fn texts(s: &Snapshot) -> BTreeMap<TimelineId, String> {
+pub fn texts(s: &Snapshot) -> BTreeMap<TimelineId, String> {
     let records = &s.etcd.records;
     let mut texts: BTreeMap<TimelineId, String> = records.base.as_ref().map(|base| base.record.histories.clone()).unwrap_or_default();
     for (tli, stored) in &records.timelines {

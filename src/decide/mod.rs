@@ -34,6 +34,8 @@ mod stop;
 mod upkeep;
 mod vote;
 
+pub use ledger::texts as ledger_texts;
+
 use decision::{Action, Decision, Reason, ReasonKind};
 use draft::Draft;
 use snapshot::Snapshot;

@@ -45,6 +45,39 @@ pub enum Fetched {
     Failed(String),
 }
 
+/// How long the operator's command may take for one file: a promotion waits for it (EXP-11).
+pub const COMMAND_LIMIT: Span = Span::from_secs(60);
+
+/// The managed `restore_command`: our own program, which answers from the state directory.
+pub fn wrapper(settings: &Settings, program: &Path) -> String {
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''").replace('%', "%%"));
+    format!("{} wal-fetch {} {} \"%f\" \"%p\" \"%r\"", quoted(program), quoted(&settings.state_dir), quoted(&settings.data_dir))
+}
+
+fn command_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("restore_command")
+}
+
+/// Keeps the operator's `restore_command` where the managed one finds it.
+///
+/// # Errors
+/// When the file cannot be written; the former one is then still there.
+pub async fn keep_command(settings: &Settings, command: &str) -> Result<(), Error> {
+    let (path, command) = (command_file(&settings.state_dir), command.to_owned());
+    durable::within(Span::from_secs(30), path.clone(), move || {
+        if fs::read_to_string(&path).is_ok_and(|there| there == command) {
+            return Ok(());
+        }
+        durable::write(&path, command.as_bytes(), 0o600).map_err(Error::file("write", &path))
+    })
+    .await
+}
+
+/// The operator's `restore_command`, as kept by [`keep_command`].
+pub fn kept_command(state_dir: &Path) -> Option<String> {
+    fs::read_to_string(command_file(state_dir)).ok()
+}
+
 /// Where the agent keeps the ledger's history files for the managed `restore_command`.
 pub fn ledger_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger")
