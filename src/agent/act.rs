@@ -48,6 +48,9 @@ const DATA_LIMIT: Span = Span::from_secs(7 * 86_400);
 const STANDSTILL: Span = Span::from_secs(120);
 /// How long a checkpoint and the migrations may take.
 const CHORE_LIMIT: Span = Span::from_secs(3_600);
+/// How long archiving one file, and all that wait, may take before a rewind.
+const ARCHIVE_EACH: Span = Span::from_secs(120);
+const ARCHIVE_ALL: Span = Span::from_secs(3_600);
 /// How long a write of `leader` may take, all attempts together.
 const LEADER_LIMIT: Span = Span::from_millis(700);
 /// How long any other transaction may take.
@@ -365,6 +368,23 @@ async fn clone(tools: &Tools, source: Source, place: ClonePlace, file: &NodeFile
     }
 }
 
+/// Segments that wait for the archive are deleted by a rewind: they are archived first (scenario 146).
+async fn archive_waiting(tools: &Tools) -> Result<(), String> {
+    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(rendered) = rendered else { return Ok(()) };
+    let value = |name| postgres::command::configured_value(&tools.settings, &rendered, name);
+    let mode = value("archive_mode").await.map_err(|fault| chain(&fault))?;
+    let command = value("archive_command").await.map_err(|fault| chain(&fault))?;
+    if mode == "off" || command.trim().is_empty() || command == "(disabled)" {
+        return Ok(());
+    }
+    let archived = rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL).await.map_err(|fault| chain(&fault))?;
+    match archived.why {
+        Some(why) => Err(format!("{} files wait for the archive, and a rewind would delete them: {why}", archived.left.len())),
+        None => Ok(()),
+    }
+}
+
 async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> Result<(), String> {
     let role = &tools.settings.roles.rewind;
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
@@ -372,6 +392,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> 
         rewind::SourceState::Ready { .. } => {}
         other => return Err(format!("{} is not ready to be rewound to: {other:?}", source.node)),
     }
+    archive_waiting(tools).await?;
     if !fork.is_zero() {
         // What diverged is reported before it is discarded.
         match rewind::diverged(&tools.settings, whole.tli, fork, SCAN_LIMIT).await {
