@@ -302,8 +302,13 @@ fn has_margin(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> boo
 }
 
 fn still_promoting(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
-    let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
+    let asked = asked(s, d);
     patience(s, d, leader, asked, "the promotion")
+}
+
+/// Since when the server is waited for. An agent that finds it under way counts from then.
+fn asked(s: &Snapshot, d: &mut Draft) -> Moment {
+    d.memory.claim.as_mut().map_or(s.now.boot, |story| *story.asked.get_or_insert(s.now.boot))
 }
 
 /// Waits for the server up to `primary_start_timeout`, then kills it: the claim is given up once it is verified dead.
@@ -326,7 +331,7 @@ fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, asked: M
 fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
     if matches!(s.process(), Some(Process::Running { .. })) {
-        let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
+        let asked = asked(s, d);
         return patience(s, d, leader, asked, "the start as primary");
     }
     if let Some(texts) = ledger::wrong_before_start(s) {
