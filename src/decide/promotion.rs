@@ -405,17 +405,23 @@ fn is_child(s: &Snapshot, text: &str, tli: TimelineId) -> bool {
 
 fn serve_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, history: Option<String>) -> Option<Txn> {
     let term_record = s.etcd.records.term.as_ref()?;
-    let lsn = match s.role()? {
-        ServerRole::Primary { .. } => s.boundary.filter(|boundary| boundary.tli == tli).map_or(leader.record.lsn, |boundary| boundary.lsn),
-        ServerRole::Standby { .. } => return None,
+    if matches!(s.role()?, ServerRole::Standby { .. }) {
+        return None;
+    }
+    let switch = match &history {
+        Some(text) => Some(text.parse::<crate::model::timeline::TimelineHistory>().ok()?.last()?.at),
+        None => ledger::entry(s, tli).and_then(|entry| entry.switch),
     };
+    // A position of another timeline says nothing of this one: it may lie beyond all that this one ever had.
+    let known = s.boundary.filter(|boundary| boundary.tli == tli).map(|boundary| boundary.lsn);
+    let before = (leader.record.tli == tli).then_some(leader.record.lsn);
+    let lsn = known.max(before).or(switch).unwrap_or_default();
     let record = LeaderRecord { state: LeaderState::Serving, tli, lsn, dead: None, wal_end: None, ..next(s, &leader.record) };
     let mut when = vec![Compare::Is(Key::Leader, leader.text.clone()), Compare::Is(Key::Term, term_record.text.clone())];
     let mut then = vec![Write::Put(Key::Leader, to_text(&record))];
     if let Some(text) = history {
         let stored = s.etcd.records.timelines.get(&tli)?;
-        let switch = text.parse::<crate::model::timeline::TimelineHistory>().ok()?.last()?.at;
-        let used = TimelineRecord { state: TimelineState::Used, switch: Some(switch), history: text, ..stored.record.clone() };
+        let used = TimelineRecord { state: TimelineState::Used, switch, history: text, ..stored.record.clone() };
         when.push(Compare::Is(Key::Timeline(tli), stored.text.clone()));
         then.push(Write::Put(Key::Timeline(tli), to_text(&used)));
     }
