@@ -302,8 +302,13 @@ fn has_margin(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> boo
 }
 
 fn still_promoting(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
-    let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
+    let asked = asked(s, d);
     patience(s, d, leader, asked, "the promotion")
+}
+
+/// Since when the server is waited for. An agent that finds it under way counts from then.
+fn asked(s: &Snapshot, d: &mut Draft) -> Moment {
+    d.memory.claim.as_mut().map_or(s.now.boot, |story| *story.asked.get_or_insert(s.now.boot))
 }
 
 /// Waits for the server up to `primary_start_timeout`, then kills it: the claim is given up once it is verified dead.
@@ -326,7 +331,7 @@ fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, asked: M
 fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
     if matches!(s.process(), Some(Process::Running { .. })) {
-        let asked = d.memory.claim.as_ref().and_then(|story| story.asked).unwrap_or(s.now.boot);
+        let asked = asked(s, d);
         return patience(s, d, leader, asked, "the start as primary");
     }
     if let Some(texts) = ledger::wrong_before_start(s) {
@@ -400,17 +405,23 @@ fn is_child(s: &Snapshot, text: &str, tli: TimelineId) -> bool {
 
 fn serve_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, history: Option<String>) -> Option<Txn> {
     let term_record = s.etcd.records.term.as_ref()?;
-    let lsn = match s.role()? {
-        ServerRole::Primary { .. } => s.boundary.filter(|boundary| boundary.tli == tli).map_or(leader.record.lsn, |boundary| boundary.lsn),
-        ServerRole::Standby { .. } => return None,
+    if matches!(s.role()?, ServerRole::Standby { .. }) {
+        return None;
+    }
+    let switch = match &history {
+        Some(text) => Some(text.parse::<crate::model::timeline::TimelineHistory>().ok()?.last()?.at),
+        None => ledger::entry(s, tli).and_then(|entry| entry.switch),
     };
+    // A position of another timeline says nothing of this one: it may lie beyond all that this one ever had.
+    let known = s.boundary.filter(|boundary| boundary.tli == tli).map(|boundary| boundary.lsn);
+    let before = (leader.record.tli == tli).then_some(leader.record.lsn);
+    let lsn = known.max(before).or(switch).unwrap_or_default();
     let record = LeaderRecord { state: LeaderState::Serving, tli, lsn, dead: None, wal_end: None, ..next(s, &leader.record) };
     let mut when = vec![Compare::Is(Key::Leader, leader.text.clone()), Compare::Is(Key::Term, term_record.text.clone())];
     let mut then = vec![Write::Put(Key::Leader, to_text(&record))];
     if let Some(text) = history {
         let stored = s.etcd.records.timelines.get(&tli)?;
-        let switch = text.parse::<crate::model::timeline::TimelineHistory>().ok()?.last()?.at;
-        let used = TimelineRecord { state: TimelineState::Used, switch: Some(switch), history: text, ..stored.record.clone() };
+        let used = TimelineRecord { state: TimelineState::Used, switch, history: text, ..stored.record.clone() };
         when.push(Compare::Is(Key::Timeline(tli), stored.text.clone()));
         then.push(Write::Put(Key::Timeline(tli), to_text(&used)));
     }

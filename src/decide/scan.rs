@@ -58,16 +58,14 @@ fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
 
 /// The timeline that a stopped data directory is on.
 ///
-/// After a promotion `pg_control` shows the old timeline until the first checkpoint; our own "I promoted n" and its
-/// history file know better (EXP-7, scenario 68).
+/// `pg_control` shows the old timeline until something is flushed there: after a promotion until the first checkpoint, on a
+/// standby until its next restart point. Our own "I promoted n", and the boundary that was seen on a newer timeline, know
+/// better, where its history file is here too (EXP-7, scenario 68). Else WAL beyond a switch point would not be found.
 pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
-    let control = disk.control.tli();
-    match s.file.promoted {
-        Some(promoted) if promoted.tli > control && disk.histories.get(&promoted.tli).is_some_and(|text| ledger::is_real(text)) => {
-            promoted.tli
-        }
-        _ => control,
-    }
+    let is_here = |tli: &TimelineId| disk.histories.get(tli).is_some_and(|text| ledger::is_real(text));
+    let noted = [s.boundary, s.file.boundary].into_iter().flatten().map(|boundary| boundary.tli);
+    let promoted = s.file.promoted.map(|promoted| promoted.tli);
+    noted.chain(promoted).filter(is_here).fold(disk.control.tli(), TimelineId::max)
 }
 
 /// The forks that lead to `tli`, by the history files on our own disk.

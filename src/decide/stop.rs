@@ -29,6 +29,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
 
 /// A fast stop; what is left is killed when its time is over.
 pub(super) fn stop_postgres(s: &Snapshot, d: &mut Draft) {
+    if matches!(s.process(), Some(Process::Running { stopping: Some(_), .. })) {
+        // It was asked once; asking again at every decision would only keep guard and agent busy.
+        d.waits("stopping", "PostgreSQL is stopping");
+        return;
+    }
     let deadline = s.now.boot.plus(s.policy.stop_timeout);
     d.act(s, Action::Stop { mode: StopMode::Fast, deadline });
 }

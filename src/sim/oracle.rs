@@ -217,19 +217,19 @@ impl World {
 
     /// The published bound must cover what was lost (oracle O3).
     pub(super) fn judge_history(&mut self, record: &HistoryRecord) {
-        let (Some(switch), lost) = (record.switch, self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term))) else { return };
+        let (Some(_), lost) = (record.switch, self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term))) else { return };
         let lost: Vec<Ack> = lost.cloned().collect();
         let former = record.former_lsn.map_or(0, |lsn| lsn.get());
         let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);
         let bound = self.policy.timers().kill_bound.as_nanos();
+        let made = self.oracle.made.iter().find(|(_, term)| **term == record.term).map(|(branch, _)| *branch);
+        let parent = made.and_then(|made| self.wal.branches[made].parent).map(|(parent, _)| parent);
         let mut found = Vec::new();
         for ack in lost {
             let at = ack.row.1;
             let text = crate::model::lsn::Lsn::new(at);
-            if at <= switch.get() {
-                found.push(format!("a commit at {text} before the switch point {switch} of term {} is lost", record.term));
-            }
-            let beyond = at > former;
+            // On another branch than the new one's parent no position says anything: only the time does.
+            let beyond = at > former || Some(ack.row.0) != parent;
             if beyond && record.unseen_ms == 0 {
                 found.push(format!(
                     "a commit at {text} is lost, and term {} says that nothing beyond {former:?} can be",
