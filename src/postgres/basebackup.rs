@@ -5,7 +5,7 @@
 //! data directory, by two renames, and only [`discard_old`] removes what was there before.
 
 use super::{
-    Error, Settings, Stream,
+    Credential, Error, Settings, Stream,
     conninfo::conninfo,
     durable, peer,
     place::{self, Leftover, LeftoverKind, Names},
@@ -90,12 +90,15 @@ pub struct SourceFacts {
     pub size: Bytes,
 }
 
-/// Asks the server at `address` what a copy of it takes, as the monitor role.
+/// Asks the server at `address` what a copy of it takes, as the monitor role, or as that for pg_rewind where the monitor
+/// has no means to log in.
 ///
 /// # Errors
 /// As for any session.
 pub async fn ask(settings: &Settings, address: &Address, limit: Span) -> Result<SourceFacts, Error> {
-    let session = peer::connect(settings, address, &settings.roles.monitor, limit).await?;
+    let roles = &settings.roles;
+    let role = if matches!(roles.monitor.credential, Credential::None) { &roles.rewind } else { &roles.monitor };
+    let session = peer::connect(settings, address, role, limit).await?;
     let doing = "ask the server for its size";
     let sql = "SELECT pg_tablespace_location(oid) AS location FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''";
     let rows = session.rows(doing, sql, &[], limit).await?;
