@@ -80,6 +80,8 @@ pub struct RecordedLoss {
     pub switch: Option<u64>,
     /// At most so many acknowledged bytes beyond that are lost; `None` where nothing bounds it.
     pub bound: Option<u64>,
+    /// For how long the primary that was left may have gone on beyond the bound, unseen.
+    pub unseen: Span,
 }
 
 /// What `history` records say about losses, in the order of their terms.
@@ -89,7 +91,7 @@ pub fn recorded(history: &[HistoryRecord]) -> Vec<RecordedLoss> {
     let pairs = history.windows(2).filter_map(|pair| match pair {
         // A restart in place goes on on its timeline and leaves nothing behind.
         [former, record] if former.tli < record.tli => {
-            Some(RecordedLoss { left: former.tli.get(), switch: record.switch.map(|lsn| lsn.get()), bound: record.loss_bound })
+            Some(RecordedLoss { left: former.tli.get(), switch: record.switch.map(|lsn| lsn.get()), bound: record.loss_bound, unseen: Span::from_millis(record.unseen_ms) })
         }
         _ => None,
     });
@@ -131,7 +133,7 @@ pub enum Judgement {
 /// Acknowledged rows that the final primary lacks, by timeline. Empty when nothing was lost.
 pub fn lost(journals: &[Journal], survivors: &BTreeSet<Row>, records: &[RecordedLoss]) -> Vec<LostTail> {
     let mut tails: BTreeMap<u32, LostTail> = BTreeMap::new();
-    let mut furthest: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut acks: BTreeMap<u32, Vec<&Ack>> = BTreeMap::new();
     for (client, ack) in journals.iter().flat_map(|journal| journal.acks.iter().map(|ack| (&journal.client, ack))) {
         let row = Row { client: client.clone(), seq: ack.seq };
         if survivors.contains(&row) {
@@ -150,20 +152,27 @@ pub fn lost(journals: &[Journal], survivors: &BTreeSet<Row>, records: &[Recorded
         if tail.examples.len() < EXAMPLES {
             tail.examples.push(row);
         }
-        let end = furthest.entry(ack.tli).or_default();
-        *end = (*end).max(ack.lsn);
+        acks.entry(ack.tli).or_default().push(ack);
     }
     for tail in tails.values_mut() {
         let Some(record) = records.iter().find(|record| record.left == tail.tli) else { continue };
-        tail.bytes = record.switch.zip(furthest.get(&tail.tli)).map(|(switch, end)| end.saturating_sub(switch));
+        let acks = acks.remove(&tail.tli).unwrap_or_default();
+        tail.bytes = record.switch.zip(acks.iter().map(|ack| ack.lsn).max()).map(|(switch, end)| end.saturating_sub(switch));
         tail.judgement = match (record.bound, tail.bytes) {
             (None, _) => Judgement::Unbounded,
-            (Some(bound), Some(bytes)) if bytes <= bound => Judgement::Within,
+            (Some(bound), Some(bytes)) if bytes <= bound || unseen(&acks, record) <= record.unseen => Judgement::Within,
             // A loss whose size nobody can tell is not within anything, unless nothing at all was allowed to be told.
             (Some(_), _) => Judgement::Exceeds,
         };
     }
     tails.into_values().collect()
+}
+
+/// For how long rows beyond the bound were acknowledged: the announced time begins before the first of them.
+fn unseen(acks: &[&Ack], record: &RecordedLoss) -> Span {
+    let known = record.switch.unwrap_or_default().saturating_add(record.bound.unwrap_or_default());
+    let beyond = || acks.iter().filter(|ack| ack.lsn > known).map(|ack| ack.at);
+    beyond().max().unwrap_or_default().since(beyond().min().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -213,14 +222,18 @@ mod tests {
     fn a_lost_tail_is_measured_against_its_record() {
         let journals = [journal("c", (1..=9).map(|seq| ack(seq, "n1", 1, seq)).collect())];
         let survivors: BTreeSet<Row> = (1..=6).map(|seq| Row { client: "c".into(), seq }).collect();
-        let judged = |bound| {
-            let records = [RecordedLoss { left: 1, switch: Some(1_006), bound }];
+        let judge = |bound, unseen| {
+            let records = [RecordedLoss { left: 1, switch: Some(1_006), bound, unseen }];
             let tails = lost(&journals, &survivors, &records);
             (tails[0].rows, tails[0].bytes, tails[0].judgement)
         };
+        let judged = |bound| judge(bound, Span::ZERO);
         assert_eq!(judged(Some(3)), (3, Some(3), Judgement::Within));
         assert_eq!(judged(Some(2)), (3, Some(3), Judgement::Exceeds));
         assert_eq!(judged(None), (3, Some(3), Judgement::Unbounded));
+        // Rows 8 and 9 lie beyond a bound of one byte, one millisecond apart.
+        assert_eq!(judge(Some(1), Span::from_millis(1)), (3, Some(3), Judgement::Within));
+        assert_eq!(judge(Some(1), Span::from_nanos(1)), (3, Some(3), Judgement::Exceeds));
         assert_eq!(lost(&journals, &survivors, &[])[0].judgement, Judgement::Unrecorded);
     }
 }
