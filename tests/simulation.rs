@@ -60,7 +60,7 @@ fn sum(outcomes: &[Outcome], of: impl Fn(&Coverage) -> u64) -> u64 {
 type Figure = fn(&Coverage) -> u64;
 
 fn print_coverage(outcomes: &[Outcome]) {
-    let figures: [(&str, Figure); 20] = [
+    let figures: [(&str, Figure); 21] = [
         ("faults", |c| c.faults),
         ("decisions", |c| c.steps),
         ("claims", |c| c.claims),
@@ -81,6 +81,7 @@ fn print_coverage(outcomes: &[Outcome]) {
         ("acknowledged", |c| c.acks),
         ("lost", |c| c.lost),
         ("recovery in ms", |c| c.recovery_ms),
+        ("writes of etcd", |c| c.writes),
     ];
     for (name, of) in figures {
         println!("{name:>22}: {:>9} in all, {:>6} in the median seed", sum(outcomes, of), median(outcomes, of));
@@ -106,6 +107,20 @@ fn no_seed_breaks_a_promise() {
         .collect();
     assert!(broken.is_empty(), "{} of {} seeds:\n{}", broken.len(), outcomes.len(), broken.join("\n"));
     assert!(median(&outcomes, |c| c.leaderships) >= 2, "too little happens: the faults prove nothing");
+}
+
+/// Without a fault nothing is claimed, started or given up after the beginning, and etcd is written at the pace of the renewals (O16, O17).
+#[test]
+fn a_quiet_cluster_stays_as_it_is() {
+    let options = Options { faults: false, seconds: 120, patience: 30, ..Options::default() };
+    for outcome in run_all(1..13, options) {
+        let c = &outcome.coverage;
+        assert_eq!(outcome.violations, Vec::<String>::new(), "seed {}", outcome.seed);
+        assert_eq!((c.claims, c.leaderships, c.releases, c.rewinds, c.lost), (0, 0, 0, 0, 0), "seed {}: {c:?}", outcome.seed);
+        assert!(outcome.alarms.is_empty(), "seed {}: {:?}", outcome.seed, outcome.alarms);
+        let rate = c.writes as f64 / 140.0;
+        assert!(rate < 8.0, "seed {}: {rate:.1} writes of etcd a second", outcome.seed);
+    }
 }
 
 #[test]

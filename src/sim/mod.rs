@@ -41,6 +41,8 @@ const SECOND: u64 = 1_000_000_000;
 pub struct Options {
     /// For how long faults are injected, in seconds of virtual time.
     pub seconds: u64,
+    /// Whether anything goes wrong at all.
+    pub faults: bool,
     /// How long the cluster may take after the last fault until all is well, in seconds.
     pub patience: u64,
     /// Keep the trace's text.
@@ -53,7 +55,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seconds: 240, patience: 120, trace: false, mutation: Mutation::None, burnt_ids_are_fatal: true }
+        Self { seconds: 240, faults: true, patience: 120, trace: false, mutation: Mutation::None, burnt_ids_are_fatal: true }
     }
 }
 
@@ -102,8 +104,11 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     watch_leases(&mut world);
     world.run_until(20 * SECOND);
     let end = (20 + options.seconds) * SECOND;
-    world.torment(end);
+    if options.faults {
+        world.torment(end);
+    }
     world.run_until(end);
+    world.coverage.writes = world.store.revision;
     world.heal();
     settle(&mut world, end, options.patience);
     world.count_lost();
@@ -155,10 +160,20 @@ fn settle(world: &mut World, healed: u64, patience: u64) {
     }
     if let Some(since) = well_since {
         world.coverage.recovery_ms = (since - healed) / 1_000_000;
+        calm(world, since + 2 * SECOND);
         return;
     }
     let troubles = world.troubles().join("; ");
     let reasons: Vec<String> =
         (0..world.nodes.len()).map(|node| format!("\n    {}: {}", world.nodes[node].name, world.reasons(node))).collect();
     world.violation("O16", format!("{patience}s after the last fault: {troubles}{}", reasons.concat()));
+}
+
+/// Once all is well nobody claims, and nothing is started again (oracle O16).
+fn calm(world: &mut World, since: u64) {
+    let claims = world.oracle.claims_at.iter().filter(|at| **at > since).count();
+    let starts = world.nodes.iter().flat_map(|node| &node.starts).filter(|at| **at > since).count();
+    if claims + starts > 0 {
+        world.violation("O16", format!("all is well, and yet there are {claims} claims and {starts} starts of PostgreSQL"));
+    }
 }

@@ -110,8 +110,6 @@ pub(super) struct Node {
     pub(super) guard: Option<Guard>,
     pub(super) server: Option<Server>,
     pub(super) agent: Option<Agent>,
-    /// Counts what runs under a number of its own.
-    pub(super) runs: u64,
     /// fsync takes long until.
     pub(super) slow_disk: u64,
     /// Starts of PostgreSQL fail until.
@@ -120,7 +118,6 @@ pub(super) struct Node {
     pub(super) starts: Vec<u64>,
     /// An operator stopped it: its agent ends for good.
     pub(super) stopped: bool,
-    pub(super) primary_seen: crate::model::term::Term,
 }
 
 impl Node {

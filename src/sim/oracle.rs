@@ -90,6 +90,8 @@ pub struct Coverage {
     pub acks: u64,
     /// Of these, not in the final history.
     pub lost: u64,
+    /// Revisions of etcd while faults were injected.
+    pub writes: u64,
     /// Faults injected.
     pub faults: u64,
     /// How long it took after the last fault until all was well, in milliseconds.

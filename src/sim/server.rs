@@ -54,7 +54,6 @@ pub(super) struct Upstream {
 /// The stream that a server sends.
 pub(super) struct Sender {
     name: String,
-    id: u64,
     flush: u64,
     replay: u64,
     reply: i64,
@@ -376,7 +375,7 @@ impl World {
         }
         let there_id = there.id;
         let reply = i64::try_from(now / 1_000).unwrap_or_default();
-        there.senders.insert(node, Sender { name, id, flush: 0, replay: 0, reply, heard: now });
+        there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now });
         if let Some(server) = self.server_of(node, id) {
             server.upstream = Some(Upstream { node: to, id: there_id, heard: now });
         }
@@ -444,7 +443,7 @@ impl World {
         if open && let Some(there) = self.server_of(to, there_id) {
             let fresh = there.senders.get(&node).is_none_or(|row| row.flush != flush || now - row.heard > 1_000_000_000);
             if fresh {
-                there.senders.insert(node, Sender { name, id, flush, replay, reply, heard: now });
+                there.senders.insert(node, Sender { name, flush, replay, reply, heard: now });
             }
         }
     }

@@ -24,7 +24,6 @@ use crate::{
         node_file::NodeFile,
         policy::ClusterPolicy,
         record::Tags,
-        term::Term,
     },
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -419,11 +418,9 @@ fn node(index: usize, random: &mut Random) -> Node {
         guard: None,
         server: None,
         agent: None,
-        runs: 0,
         slow_disk: 0,
         bad_starts: 0,
         starts: Vec::new(),
         stopped: false,
-        primary_seen: Term::ZERO,
     }
 }
