@@ -290,6 +290,24 @@ pub struct DemoOptions {
     /// Run the tour unattended; fail when two writers were seen or more was lost than the bound that was recorded
     #[arg(long)]
     pub script: bool,
+    /// The timers of the cluster policy; `fast` also sets etcd to 50/500 ms
+    #[arg(long, value_enum, default_value_t = DemoPreset::Default, value_name = "NAME")]
+    pub preset: DemoPreset,
+    /// PostgreSQL's programs [default: the newest in /usr/lib/postgresql, else those on PATH]
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
+    /// Copy all logs there at the end
+    #[arg(long, value_name = "DIR")]
+    pub keep_logs: Option<PathBuf>,
+}
+
+/// Timers of the demo's cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoPreset {
+    #[expect(missing_docs, reason = "said by the type")]
+    Default,
+    #[expect(missing_docs, reason = "said by the type")]
+    Fast,
 }
 
 /// `simulate`.
@@ -413,9 +431,14 @@ const AGENT: &str =
 Examples:
   pgbaton agent --config /etc/pgbaton/orders.toml";
 
-const DEMO: &str = "Examples:
+const DEMO: &str =
+    "As root, hosts are network namespaces. Without root they are ports of this machine, and what needs a network of its own cannot be
+tried. Everything is removed at the end.
+
+Examples:
   pgbaton demo
-  pgbaton demo --script";
+  pgbaton demo --preset fast
+  pgbaton demo --script --keep-logs /tmp/demo-logs";
 
 const SIMULATE: &str = "Examples:
   pgbaton simulate --seed 42

@@ -50,7 +50,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Guard(options) => guard::run(&options),
         Verb::LabInit(options) => lab_init::run(&options),
         Verb::WalFetch(options) => wal_fetch::run(&options),
-        Verb::Demo(options) => demo::run(&options),
+        Verb::Demo(options) => demo::run(&target, &options),
         Verb::Simulate(options) => simulate::run(&options),
         Verb::List(options) => block_on(list::run(&target, &options)),
         Verb::Status => block_on(status::run(&target)),

@@ -8,6 +8,7 @@ use super::{
     freezer,
     host::{Host, NotHere, Walls},
     host_init::Service,
+    janitor::Janitor,
     node::{self, AGENT, Common, Node},
     spec::{Files, LabSpec, Layout, Plugged},
     sql::Login,
@@ -19,6 +20,7 @@ use nix::unistd::geteuid;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -36,6 +38,7 @@ pub struct Lab {
     directory: PathBuf,
     pub(super) program: PathBuf,
     keep_files: Files,
+    janitor: Mutex<Option<Janitor>>,
     interrupted: Arc<AtomicBool>,
     walls: Walls,
     /// Why there are no namespaces, where there are none.
@@ -77,11 +80,12 @@ impl Lab {
         let layout = Layout::of(spec, &name, walls, &directory)?;
         let etcd = Etcd::new(layout.members, spec.timing, &directory.join("etcd"), &name);
         let lab = Self {
-            common: common(spec, walls, &etcd),
+            common: common(spec, walls, &etcd, &directory),
             name,
             directory,
             program: spec.program.clone(),
             keep_files: spec.keep_files,
+            janitor: Mutex::default(),
             interrupted: spec.interrupted.clone(),
             walls,
             poorer,
@@ -100,8 +104,14 @@ impl Lab {
     }
 
     fn raise(&self, spec: &LabSpec, progress: &dyn Fn(&str)) -> Result<()> {
+        if self.keep_files == Files::RemoveAlways {
+            *self.janitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Janitor::start(&self.program, &self.name)?);
+        }
         fs::create_dir(&self.directory).with_context(|| format!("make {}", self.directory.display()))?;
         fs::create_dir(self.directory.join("etcd")).context("make etcd's directory")?;
+        if self.common.agent != spec.agent {
+            fs::copy(&spec.agent, &self.common.agent).with_context(|| format!("copy {}", spec.agent.display()))?;
+        }
         for node in &self.nodes {
             node.furnish(&self.common)?;
             if let Some(bytes) = spec.disk.filter(|_| self.walls == Walls::Namespaces) {
@@ -290,12 +300,14 @@ impl Drop for Lab {
 }
 
 /// What the nodes have in common. The policy gets the line that lets the lab's clients in.
-fn common(spec: &LabSpec, walls: Walls, etcd: &Etcd) -> Common {
+fn common(spec: &LabSpec, walls: Walls, etcd: &Etcd, directory: &Path) -> Common {
     let from = if walls == Walls::Namespaces { "10.77.0.0/24" } else { "127.0.0.1/32" };
     let mut policy = spec.policy.clone();
     policy.hba.push(format!("host all all {from} trust"));
+    // PostgreSQL's owner runs it too (restore_command), and may not look into the home of whoever built it.
+    let closed = geteuid().is_root() && !is_open_to_all(&spec.agent);
     Common {
-        agent: spec.agent.clone(),
+        agent: if closed { directory.join("pgbaton") } else { spec.agent.clone() },
         bin_dir: spec.bin_dir.clone(),
         cluster: spec.cluster.clone(),
         endpoints: etcd.endpoints(),
@@ -306,6 +318,12 @@ fn common(spec: &LabSpec, walls: Walls, etcd: &Etcd) -> Common {
         env: spec.env.clone(),
         extra: spec.extra.clone(),
     }
+}
+
+/// Whether every user may reach a program.
+fn is_open_to_all(program: &Path) -> bool {
+    let path = program.canonicalize().unwrap_or_else(|_| program.to_owned());
+    path.ancestors().all(|part| fs::metadata(part).is_ok_and(|part| part.permissions().mode() & 0o001 != 0))
 }
 
 fn directory_of(name: &str) -> PathBuf {

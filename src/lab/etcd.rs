@@ -4,6 +4,7 @@ use super::{
     command::{QUICK, wait_until},
     host::{Host, Walls},
     host_init::Service,
+    status,
 };
 use crate::model::moment::Span;
 use anyhow::{Context, Result, bail};
@@ -51,6 +52,19 @@ pub struct EtcdMember {
     pub client: SocketAddr,
     /// Where it answers other members.
     pub peer: SocketAddr,
+}
+
+/// How a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberLook {
+    /// It leads.
+    Leads,
+    /// It follows a leader.
+    Follows,
+    /// It answers and knows no leader.
+    Leaderless,
+    /// It does not answer.
+    Silent,
 }
 
 /// An etcd cluster.
@@ -178,6 +192,22 @@ impl Etcd {
             Some((term, leads, member))
         });
         views.filter(|(_, leads, _)| *leads).max_by_key(|(term, _, _)| *term).map(|(_, _, member)| member)
+    }
+
+    /// How a member is, as clients in the calling thread's network see it. Starts no program, so that it may be asked often.
+    pub fn look(&self, member: &EtcdMember, deadline: Span) -> MemberLook {
+        let ask = || {
+            let status = status::post(member.client, "/v3/maintenance/status", deadline).ok()?;
+            // The gateway writes 64-bit numbers as texts.
+            let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+            Some((number("/header/member_id")?, number("/leader")))
+        };
+        match ask() {
+            None => MemberLook::Silent,
+            Some((own, leader)) if leader.as_ref() == Some(&own) => MemberLook::Leads,
+            Some((_, Some(leader))) if leader != "0" => MemberLook::Follows,
+            Some(_) => MemberLook::Leaderless,
+        }
     }
 
     /// Waits until somebody leads and answers a linearizable read.

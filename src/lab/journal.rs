@@ -78,18 +78,20 @@ impl Journal {
     ///
     /// A gap that began before the window counts in full, one that has not ended counts up to the window's end.
     pub fn longest_gap(&self, from: Moment, to: Moment) -> Option<Gap> {
-        let edge = |at: Moment| (at, None);
-        let acks = self.acks.iter().map(|ack| (ack.at, Some(ack.node.clone())));
-        let mut points: Vec<(Moment, Option<String>)> = acks.collect();
-        points.sort_by_key(|(at, _)| *at);
-        let before = points.iter().rev().find(|(at, _)| *at <= from).cloned().unwrap_or_else(|| edge(from));
-        let within = points.into_iter().filter(|(at, _)| *at > from && *at <= to);
-        let all: Vec<_> = std::iter::once(before).chain(within).chain([edge(to)]).collect();
-        let gaps = all.windows(2).filter_map(|pair| match pair {
-            [left, right] => Some(Gap { from: left.0, to: right.0, before: left.1.clone(), after: right.1.clone() }),
-            _ => None,
-        });
-        gaps.max_by_key(Gap::length).filter(|_| to > from)
+        // In the order of the answers: a client at work is held up for a short look only.
+        let since = self.acks.partition_point(|ack| ack.at <= from);
+        let until = self.acks.partition_point(|ack| ack.at <= to);
+        let mut left = since.checked_sub(1).and_then(|index| self.acks.get(index));
+        let mut longest: Option<Gap> = None;
+        for right in self.acks.get(since..until).unwrap_or_default().iter().map(Some).chain([None]) {
+            let (begin, end) = (left.map_or(from, |ack| ack.at), right.map_or(to, |ack| ack.at));
+            if longest.as_ref().is_none_or(|gap| end.since(begin) >= gap.length()) {
+                let name = |ack: Option<&Ack>| ack.map(|ack| ack.node.clone());
+                longest = Some(Gap { from: begin, to: end, before: name(left), after: name(right) });
+            }
+            left = right;
+        }
+        longest.filter(|_| to > from)
     }
 
     /// The newest acknowledgement.

@@ -10,14 +10,14 @@
 //!
 //! In reading order:
 //! - [`spec`]: what a lab is made of; [`cluster`]: a whole lab, with `view` (what is seen of it) and `inject` (what is done to it);
-//! - [`fault`]: what can go wrong; [`measure`]: what that cost; [`conclusion`]: how a run ended;
+//! - [`fault`]: what can go wrong; [`measure`]: what that cost; [`trial`]: both together; [`conclusion`]: how a run ended;
 //! - [`node`]: a database node's files and agent; [`status`]: what an agent says of itself;
 //! - [`host_init`]: the first process of a host; [`host`]: its other end; [`freezer`]: its cgroup; [`procfs`]: who runs in it;
 //! - [`switch`]: the network between hosts;
 //! - [`disk`]: disks that can be full;
 //! - [`etcd`]: where the nodes agree;
 //! - [`writer`]: the measuring client; [`libpq`]: a second one; [`sql`]: single questions; [`journal`]: what clients were told; [`verdict`]: what that proves;
-//! - [`command`]: programs that are called and waited for.
+//! - [`command`]: programs that are called and waited for; [`janitor`]: what clears up after a lab that was killed.
 
 pub mod cluster;
 pub mod command;
@@ -29,6 +29,7 @@ pub mod freezer;
 pub mod host;
 pub mod host_init;
 mod inject;
+pub mod janitor;
 pub mod journal;
 pub mod libpq;
 pub mod measure;
@@ -38,15 +39,17 @@ pub mod spec;
 pub mod sql;
 pub mod status;
 pub mod switch;
+pub mod trial;
 pub mod verdict;
 mod view;
 pub mod writer;
 
 pub use cluster::{Lab, sweep_own};
 pub use conclusion::{Conclusion, LogMarks};
-pub use etcd::{Etcd, EtcdMember, EtcdTiming};
+pub use etcd::{Etcd, EtcdMember, EtcdTiming, MemberLook};
 pub use fault::{Direction, Fault, Injected, Return};
 pub use host::{Host, Network, NotHere, Walls};
+pub use janitor::Janitor;
 pub use journal::Journal;
 pub use libpq::LibpqWriter;
 pub use measure::Outage;
@@ -54,4 +57,5 @@ pub use node::Node;
 pub use spec::{Files, LabSpec, Placement};
 pub use sql::{Login, Server};
 pub use switch::{Carrier, Cut, Lost, Switch};
+pub use trial::Trial;
 pub use writer::Writer;

@@ -75,8 +75,10 @@ pub struct LabSpec {
 /// What becomes of the lab's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Files {
-    /// They go with the lab.
+    /// They go with the lab. Those of a lab whose owner was killed stay.
     Remove,
+    /// They go with the lab, and when its owner is killed too: a process waits for that.
+    RemoveAlways,
     /// They stay.
     Keep,
 }

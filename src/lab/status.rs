@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
     io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
 };
@@ -18,12 +19,33 @@ pub fn get(socket: &Path, path: &str, deadline: Span) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("read {path} of {}", socket.display()))
 }
 
-fn fetch(socket: &Path, path: &str, deadline: Span) -> Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
+/// Gets what is no JSON: `/metrics`.
+///
+/// # Errors
+/// As [`get`].
+pub fn fetch(socket: &Path, path: &str, deadline: Span) -> Result<String> {
+    let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(deadline.to_std()))?;
     stream.set_write_timeout(Some(deadline.to_std()))?;
-    // HTTP/1.0: the server closes the connection after the answer and sends it in one piece.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n");
+    exchange(stream, &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"))
+}
+
+/// Posts an empty JSON object over TCP from the calling thread's network, and returns the JSON answer. etcd's gateway
+/// is asked so.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn post(address: SocketAddr, path: &str, deadline: Span) -> Result<Value> {
+    let stream = TcpStream::connect_timeout(&address, deadline.to_std())?;
+    stream.set_read_timeout(Some(deadline.to_std()))?;
+    stream.set_write_timeout(Some(deadline.to_std()))?;
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 2";
+    let text = exchange(stream, &format!("POST {path} HTTP/1.0\r\n{head}\r\n\r\n{{}}"))?;
+    serde_json::from_str(&text).with_context(|| format!("read {path} of {address}"))
+}
+
+/// HTTP/1.0: the server closes the connection after the answer and sends it in one piece.
+fn exchange(mut stream: impl Read + Write, request: &str) -> Result<String> {
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

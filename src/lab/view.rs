@@ -77,14 +77,22 @@ impl Lab {
     /// # Errors
     /// After `deadline`, or when interrupted.
     pub fn wait_streaming(&self, nodes: &[&str], deadline: Span) -> Result<String> {
-        let wanted = nodes.len().saturating_sub(1).to_string();
-        let text = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' \
-                    AND application_name NOT LIKE 'pg_basebackup%' AND application_name NOT LIKE 'pg_receivewal%'";
         self.wait("all others to stream from one primary", deadline, || {
             let [primary] = self.primaries().try_into().ok()?;
-            let count = self.query(&primary, text).ok()?.first()?.first().cloned().flatten()?;
-            (count == wanted && nodes.contains(&primary.as_str())).then_some(primary)
+            (self.streaming_from(&primary).ok()? + 1 == nodes.len() && nodes.contains(&primary.as_str())).then_some(primary)
         })
+    }
+
+    /// How many standbys stream from a node.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn streaming_from(&self, primary: &str) -> Result<usize> {
+        let text = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' \
+                    AND application_name NOT LIKE 'pg_basebackup%' AND application_name NOT LIKE 'pg_receivewal%'";
+        let rows = self.query(primary, text)?;
+        let count = rows.first().and_then(|row| row.first().cloned().flatten()).context("a count")?;
+        count.parse().context("read the count of standbys")
     }
 
     /// Waits for anything.
@@ -120,8 +128,16 @@ impl Lab {
     /// # Errors
     /// As [`Writer::island`].
     pub fn island(&self, node: &str) -> Result<Writer> {
+        self.island_as(&format!("island-{node}"), node)
+    }
+
+    /// The same under a name of its own: a second one on a node needs one.
+    ///
+    /// # Errors
+    /// As [`Writer::island`].
+    pub fn island_as(&self, client: &str, node: &str) -> Result<Writer> {
         let node = self.node(node)?;
-        Writer::island(&format!("island-{}", node.name), node.host.network(), node.server(), self.login())
+        Writer::island(client, node.host.network(), node.server(), self.login())
     }
 
     /// Starts the libpq client.

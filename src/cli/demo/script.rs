@@ -1,0 +1,105 @@
+//! `demo --script`: every fault once, healing between.
+
+use super::{
+    act::Act,
+    report::{self, Report},
+    stage::{self, Stage},
+    watch::Watch,
+};
+use crate::{
+    cli::{arguments::Output, exit::Exit, table},
+    clock,
+    lab::{Conclusion, Lab, Trial},
+    model::moment::Span,
+};
+use anyhow::{Context, Result};
+use std::thread;
+
+/// How long writes may be gone, and how long all may take to stream again.
+const PATIENCE: Span = Span::from_secs(60);
+/// Between two looks whether a fault is over.
+const LOOK: Span = Span::from_millis(50);
+/// Healthy time before a fault, which says what "no outage" means.
+const BEFORE: Span = Span::from_secs(3);
+
+/// Runs the tour; ends with [`Exit::Unhealthy`] when something was lost or written that was not announced.
+///
+/// # Errors
+/// When the cluster does not come back, or the person interrupts.
+pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
+    let say = |text: &str| eprintln!("  {text}");
+    let watch = Watch::default();
+    let (reports, toured, conclusion) = thread::scope(|scope| {
+        watch.start(lab, scope);
+        let told = tour(lab, &watch, hold, &say);
+        watch.stop();
+        told
+    })?;
+    match output {
+        Output::Table => table::print(&report::table(&reports))?,
+        Output::Json => table::print(&table::json(&serde_json::json!({ "faults": reports, "conclusion": conclusion }))?)?,
+    }
+    let mut complaints = conclusion.complaints();
+    complaints.extend(toured.err().map(|error| format!("the tour ended early: {error:#}")));
+    for complaint in &complaints {
+        eprintln!("  WRONG: {complaint}");
+    }
+    let (rows, lost) = reports.last().map_or((0, 0), |report| (report.acked, reports.iter().map(Report::lost_rows).sum()));
+    if complaints.is_empty() {
+        eprintln!("  {rows} rows acknowledged, {lost} lost, all of it announced; never two writers.");
+    }
+    // Lines that a node logged are for people; what they led to is judged by itself.
+    let harmed = !conclusion.two_writers.is_empty() || conclusion.lost.iter().any(|tail| !tail.is_announced());
+    let healthy = conclusion.streaming.is_ok() && reports.len() == Act::ALL.iter().filter(|act| lab.can(&act.fault("n1")).is_ok()).count();
+    Ok(if harmed || !healthy { Exit::Unhealthy } else { Exit::Done })
+}
+
+type Toured = (Vec<Report>, Result<()>, Conclusion);
+
+fn tour(lab: &Lab, watch: &Watch, hold: Span, say: &dyn Fn(&str)) -> Result<Toured> {
+    let writer = stage::raise(lab, watch, say)?;
+    let mut stage = Stage::new(lab, watch, &writer, hold);
+    let marks = lab.log_marks()?;
+    let mut reports = Vec::new();
+    let toured = Act::ALL.into_iter().try_for_each(|act| {
+        if let Err(why) = lab.can(&act.fault("n1")) {
+            say(&format!("{}: {why}", act.words()));
+            return Ok(());
+        }
+        reports.push(one(&mut stage, lab, act, say).with_context(|| act.words())?);
+        Ok(())
+    });
+    lab.heal_all()?;
+    let islands = stage.into_journals();
+    let journals: Vec<_> = std::iter::once(writer.stop()).chain(islands).collect();
+    let conclusion = lab.conclude(&journals, &marks, PATIENCE)?;
+    Ok((reports, toured, conclusion))
+}
+
+fn one(stage: &mut Stage<'_>, lab: &Lab, act: Act, say: &dyn Fn(&str)) -> Result<Report> {
+    let begun = clock::boot();
+    lab.wait("a quiet moment", PATIENCE, || (clock::boot().since(begun) >= BEFORE).then_some(()))?;
+    let trial = stage.act(act)?;
+    say(&trial.injected.fault.name());
+    let over = lab.wait("writes to flow again", PATIENCE, || over(stage, act, &trial));
+    let mut report = stage.report(act, &trial)?;
+    over?;
+    let returned = if act.undo_words().is_some() { clock::boot() } else { trial.at() };
+    stage.undo(act)?;
+    report.back = Some(stage.wait_all_stream(returned, PATIENCE)?);
+    // Whoever was frozen may have answered somebody just after the thaw.
+    stage.end_islands();
+    stage.judge(&mut report, &trial)?;
+    for line in report.lines() {
+        say(&format!("    {line}"));
+    }
+    for (after, told) in report.reasons.iter().filter(|(_, told)| told.kind == "leader" || told.kind == "alarm") {
+        say(&format!("      +{} {}: {}", report::short(*after), told.node, told.text));
+    }
+    Ok(report)
+}
+
+fn over(stage: &Stage<'_>, act: Act, trial: &Trial) -> Option<()> {
+    thread::sleep(LOOK.to_std());
+    stage.is_over(act, trial).then_some(())
+}
