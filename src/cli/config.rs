@@ -41,7 +41,7 @@ pub(super) async fn apply(target: &Target, options: &ApplyOptions) -> anyhow::Re
     let body = json!({ "policy": policy, "version": version, "reason": options.reason });
     let record: PolicyRecord = client.put_json("/v1/policy", Some(version), &body).await?;
     match target.output() {
-        Output::Json => table::print(&table::json(&record)?)?,
+        Output::Json => table::print(&table::json(&record)?).map(drop)?,
         Output::Table => eprintln!("Version {} is in force.", record.version),
     }
     Ok(Exit::Done)
@@ -61,9 +61,9 @@ pub(super) fn check(target: &Target, options: &CheckOptions) -> anyhow::Result<E
     };
     let faults = outcome.err().unwrap_or_default();
     match target.output() {
-        Output::Json => table::print(&table::json(&json!({ "file": file, "faults": faults_json(&faults) }))?)?,
+        Output::Json => table::print(&table::json(&json!({ "file": file, "faults": faults_json(&faults) }))?).map(drop)?,
         Output::Table if faults.is_empty() => eprintln!("{} is well.", file.display()),
-        Output::Table => table::print(&format!("{faults}\n"))?,
+        Output::Table => table::print(&format!("{faults}\n")).map(drop)?,
     }
     Ok(if faults.is_empty() { Exit::Done } else { Exit::Config })
 }

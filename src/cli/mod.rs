@@ -49,7 +49,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Agent(options) => agent::run(&target, &options),
         Verb::Guard(options) => guard::run(&options),
         Verb::LabInit(options) => lab_init::run(&options),
-        Verb::WalFetch(options) => wal_fetch::run(&target, &options),
+        Verb::WalFetch(options) => block_on(wal_fetch::run(&options)),
         Verb::Demo(options) => demo::run(&options),
         Verb::Simulate(options) => simulate::run(&options),
         Verb::List(options) => block_on(list::run(&target, &options)),
