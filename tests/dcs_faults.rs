@@ -74,11 +74,13 @@ async fn swap_on(etcd: &Etcd, time: Duration, pause: Duration) -> Beliefs {
     beliefs
 }
 
-/// Scenarios 30 to 32: a register checker over an etcd leader's death, with two contending writers.
+/// Scenarios 30 to 32: a register checker over an etcd leader's death, with two contending writers, TLS and users.
 #[tokio::test]
 async fn the_death_of_etcds_leader_makes_nobody_believe_a_wrong_thing() {
-    let mut etcds = Etcds::three();
-    let (one, two) = (connect(&etcds).await, connect(&etcds).await);
+    let mut etcds = Etcds::start(Options { members: 3, tls: true, ..Options::default() });
+    etcds.enable_auth();
+    let settings = etcds.agent_settings("secret");
+    let (one, two) = (Etcd::connect(settings.clone()).await.expect("connect"), Etcd::connect(settings).await.expect("connect"));
     let time = Duration::from_secs(4);
     let fault = async {
         tokio::time::sleep(Duration::from_millis(800)).await;

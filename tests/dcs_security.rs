@@ -12,7 +12,7 @@ use pgbaton::{
         moment::Span,
     },
 };
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 use support::etcd::{Etcds, Options, certificates, now};
 use tokio::sync::mpsc::channel;
 
@@ -25,13 +25,6 @@ async fn put(etcd: &Etcd, text: &str) -> Result<(), Error> {
         TxnOutcome::Applied { .. } => Ok(()),
         TxnOutcome::Refused { .. } => panic!("an unconditional put was refused"),
     }
-}
-
-fn with_user(mut settings: Settings, dir: &Path, password: &str) -> Settings {
-    let file = dir.join("password");
-    std::fs::write(&file, format!("{password}\n")).expect("write");
-    (settings.username, settings.password_file) = (Some("agent".to_owned()), Some(file));
-    settings
 }
 
 /// Scenario 46: the certificates of both sides are replaced on disk, by another authority's even.
@@ -105,7 +98,7 @@ async fn wrong_settings_are_one_clear_error_at_once() {
 #[tokio::test]
 async fn tokens_are_renewed_within_the_attempt() {
     let mut etcds = Etcds::start(Options { members: 1, tls: true, ..Options::default() });
-    let etcd = Etcd::connect(with_user(etcds.settings(), etcds.path(), "secret")).await.expect("connect");
+    let etcd = Etcd::connect(etcds.agent_settings("secret")).await.expect("connect");
     put(&etcd, "no authentication yet").await.expect("put");
     etcds.enable_auth();
     timed("authentication was switched on", put(&etcd, "on")).await;
@@ -142,7 +135,7 @@ async fn timed(what: &str, work: impl Future<Output = Result<(), Error>>) {
 async fn a_watch_goes_on_across_a_change_of_the_password() {
     let mut etcds = Etcds::one();
     etcds.enable_auth();
-    let etcd = Etcd::connect(with_user(etcds.settings(), etcds.path(), "secret")).await.expect("connect");
+    let etcd = Etcd::connect(etcds.agent_settings("secret")).await.expect("connect");
     let (sender, mut updates) = channel(64);
     let script = async {
         put(&etcd, "v1").await.expect("put");
@@ -182,7 +175,7 @@ async fn an_endpoint_that_refuses_the_user_does_not_hide_one_that_does_not() {
     strange.must(&["auth", "enable"]);
     let mut etcds = Etcds::one();
     etcds.enable_auth();
-    let mut settings = with_user(etcds.settings(), etcds.path(), "secret");
+    let mut settings = etcds.agent_settings("secret");
     settings.endpoints.insert(0, strange.url(0));
     let etcd = Etcd::connect(settings.clone()).await.expect("connect");
     put(&etcd, "v").await.expect("the second endpoint is well");

@@ -90,3 +90,22 @@ async fn a_name_is_tried_address_by_address() {
     let etcd = Etcd::connect(settings).await.expect("connect");
     etcd.txn(&txn(&[], &[put(&Key::Leader, "a")]), Hedge::Never, DEADLINE).await.expect("reply");
 }
+
+/// A measurement, and a guard against a regression by an order of magnitude.
+#[tokio::test]
+async fn a_renewal_on_a_healthy_etcd_takes_milliseconds() {
+    let etcds = Etcds::three();
+    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    etcd.txn(&txn(&[], &[put(&Key::Leader, "0")]), Hedge::Allowed, DEADLINE).await.expect("reply");
+    let mut times = Vec::new();
+    for number in 0..100 {
+        let start = clock::boot();
+        let swap = txn(&[is(&Key::Leader, &number.to_string())], &[put(&Key::Leader, &(number + 1).to_string())]);
+        let reply = etcd.txn(&swap, Hedge::Allowed, DEADLINE).await.expect("reply");
+        assert!(matches!(reply.outcome, TxnOutcome::Applied { .. }), "{reply:?}");
+        times.push(clock::boot().since(start));
+    }
+    times.sort();
+    println!("renewal: median {}, slowest {}", times[50], times[99]);
+    assert!(times[50] < Span::from_millis(100), "{}", times[50]);
+}

@@ -24,7 +24,7 @@ use std::{
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pgbaton");
-const SOON: Span = Span::from_secs(5);
+const SOON: Span = Span::from_secs(20);
 
 fn unique() -> String {
     format!("{}-{}", std::process::id(), clock::data_incarnation())

@@ -23,6 +23,7 @@ use pgbaton::{
         peer,
         rewind::{self, Options, Readiness, Rewound, SourceState},
         scan,
+        segment::Layout,
     },
 };
 use std::{collections::BTreeMap, fs};
@@ -51,6 +52,16 @@ async fn facts(settings: &Settings) -> DiskFacts {
     }
 }
 
+/// Waits until `standby` has replayed all that `primary` has written. After a backup's switch of segments the one stands at
+/// the segment's start and the other behind its header: the same boundary, by two numbers.
+fn wait_replayed(standby: &Instance, primary: &Instance) {
+    let sent: Lsn = primary.sql("select pg_current_wal_insert_lsn()").parse().expect("position");
+    wait_until("all is replayed", LIMIT, || {
+        let replayed = standby.sql("select pg_last_wal_replay_lsn()").parse::<Lsn>();
+        replayed.is_ok_and(|lsn| Layout::DEFAULT.boundary(lsn) >= sent)
+    });
+}
+
 fn rows(instance: &Instance) -> String {
     instance.sql("select count(*), sum(i) from t")
 }
@@ -63,8 +74,7 @@ async fn diverged() -> (Instance, Instance, Fork) {
     old.sql("create table t as select g as i, repeat('x', 500) as s from generate_series(1, 5000) g");
     old.sql("select pg_create_physical_replication_slot('stale', true)");
     let new = Instance::standby_of(&old);
-    let sent: Lsn = old.sql("select pg_current_wal_insert_lsn()").parse().expect("position");
-    wait_until("all is replayed", LIMIT, || new.sql("select pg_last_wal_replay_lsn()").parse::<Lsn>().is_ok_and(|lsn| lsn >= sent));
+    wait_replayed(&new, &old);
     new.sql("select pg_promote()");
     for i in 1..=3 {
         old.sql(&format!("insert into t select {i}, 'lost' from generate_series(1, 2000)"));
@@ -85,7 +95,7 @@ async fn recover(old: &mut Instance, whole: Lsn) {
     old.start();
     wait_until("replay reaches the end", LIMIT, || {
         let replayed: Lsn = old.sql("select pg_last_wal_replay_lsn()").parse().expect("position");
-        replayed >= whole
+        Layout::DEFAULT.boundary(replayed) >= whole
     });
     old.stop(Signal::SIGINT);
 }
@@ -95,12 +105,11 @@ fn follow(old: &mut Instance, new: &Instance) {
     old.add_config(&format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\nrecovery_target_timeline = 'latest'", new.port));
     old.start();
     wait_until("it streams", LIMIT, || new.sql("select count(*) from pg_stat_replication where state = 'streaming'") == "1");
-    let sent: Lsn = new.sql("select pg_current_wal_insert_lsn()").parse().expect("position");
-    wait_until("all is replayed", LIMIT, || old.sql("select pg_last_wal_replay_lsn()").parse::<Lsn>().is_ok_and(|lsn| lsn >= sent));
+    wait_replayed(old, new);
     assert_eq!(rows(old), rows(new));
 }
 
-/// Scenarios 137, 147, 149, 157; EXP-27: pg_rewind cannot recover its target itself.
+/// Scenarios 137, 145, 147, 149, 157; EXP-27: pg_rewind cannot recover its target itself.
 #[tokio::test]
 async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     let (mut old, new, fork) = diverged().await;
@@ -129,7 +138,20 @@ async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     history::write(&settings, &ledger, When::Running).await.expect("write");
     old.add_config("# ours");
     let mut seen = 0;
-    let done = rewind::run(&settings, &options(&new), |progress| seen = seen.max(progress.total.get())).await.expect("rewind");
+    // Scenario 145: the WAL of the last common checkpoint is in the archive alone.
+    let archive = old.home().join("archive");
+    fs::create_dir(&archive).expect("directory");
+    give(&archive);
+    let layout = Layout::of(&old.data.join("pg_wal")).expect("read").expect("layout");
+    let segment = layout.segment_name(fork.parent, layout.segment_number(fork.at) - 1);
+    fs::rename(old.data.join("pg_wal").join(&segment), archive.join(&segment)).expect("rename");
+    let error = rewind::run(&settings, &options(&new), |_| ()).await.expect_err("no WAL");
+    assert!(matches!(&error, Error::Rewind { touched: false, .. }), "{error:?}");
+    let config = old.home().join("managed.conf");
+    fs::write(&config, format!("restore_command = 'cp {}/%f \"%p\"'\n", archive.display())).expect("write");
+    give(&config);
+    let options = Options { restore_by: Some(config), ..options(&new) };
+    let done = rewind::run(&settings, &options, |progress| seen = seen.max(progress.total.get())).await.expect("rewind");
     assert!(matches!(done, Rewound::Done { fork: Some(found), checkpoint: Some(_) } if found == fork), "{done:?}");
     assert!(seen > 0 && !rewind::unfinished(&settings));
     assert!(fs::read_to_string(old.data.join("postgresql.conf")).expect("read").contains("# ours"), "the configuration is this node's");

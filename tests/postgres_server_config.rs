@@ -14,7 +14,7 @@ use pgbaton::{
     },
     postgres::{
         ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, check_configuration,
-        overrides::overridden, start_command,
+        command::mark, configured_value, overrides::overridden, start_command,
     },
 };
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -82,6 +82,8 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
     assert_eq!(show("wal_retrieve_retry_interval"), "200ms");
     assert_eq!(show("cluster_name"), "test");
 
+    let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
+    assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");
     assert_eq!(overridden(&settings, &configuration).expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");
@@ -150,6 +152,13 @@ async fn a_standby_follows_by_reload_and_no_password_lies_anywhere_but_in_the_pa
     let ServerRole::Standby { conninfo, .. } = facts.role else { panic!("{facts:?}") };
     assert!(!conninfo.contains("password") && conninfo.contains("passfile="), "{conninfo}");
 
+    // A clone brings `ALTER SYSTEM` along; what it says of the stream is taken back with the cut.
+    standby.sql(&format!("alter system set primary_conninfo = 'host=127.0.0.1 port={} user=postgres'", primary.port));
+    server.cut_stream(RUN, &following, LIMIT).await.expect("cut");
+    let facts = server.probe(RUN, Via::Kept, LIMIT).await.expect("sample");
+    let ServerRole::Standby { conninfo, receiver, .. } = facts.role else { panic!("{facts:?}") };
+    assert_eq!((conninfo.as_str(), receiver), ("", None));
+
     for instance in [&primary, &standby] {
         let mut files = Vec::new();
         files_below(instance.home(), &mut files);
@@ -190,6 +199,9 @@ async fn a_replay_of_the_own_wal_sets_every_delay_target_and_source_aside() {
     let auto = "primary_conninfo = 'host=127.0.0.1 port=1'\nrecovery_min_apply_delay = '1h'\nrestore_command = 'false'\n";
     fs::write(primary.data.join("postgresql.auto.conf"), auto).expect("auto.conf");
     fs::write(primary.data.join("standby.signal"), "").expect("signal");
+    mark(&settings, StartAs::Primary).await.expect("mark");
+    assert!(!primary.data.join("standby.signal").exists());
+    mark(&settings, StartAs::Standby).await.expect("mark");
     let own = Configuration { recovery: Recovery::OwnWal, ..configuration() };
     primary.start_managed(&settings, &own, StartAs::Standby).await;
     let shown = "select string_agg(setting, '|' order by name) from pg_settings where name in \

@@ -218,10 +218,10 @@ async fn processes_in_a_pid_namespace_are_found_by_the_ids_they_have_outside() {
     let start = start_command(&settings, &configuration(), StartAs::Primary).await.expect("command");
     primary.start_in_namespace(&start);
     let inner: i32 = primary.sql("select pid from pg_stat_activity where backend_type = 'checkpointer'").parse().expect("pid");
-    let found = processes::by_inner_pid(&primary.data, Pid::from_raw(inner)).expect("look").expect("found");
+    let found = processes::by_inner_pid(&primary.data, inner).expect("look").expect("found");
     assert!(found.title.contains("checkpointer"), "{found:?}");
     assert_ne!(found.pid, found.inner);
-    assert!(kill(found.pid, None).is_ok());
+    assert!(kill(Pid::from_raw(found.pid), None).is_ok());
     let refused = processes::remove_stale_pid_file(&primary.data);
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
 }

@@ -3,7 +3,12 @@
 //! A result is not believed: what an action did shows in the facts that are observed after it. Facts that only the action
 //! can know (a scan's end, a file that was written) are published before the action's own end.
 
-use super::{event::Event, file, observe::chain, starter::Starter};
+use super::{
+    event::Event,
+    file,
+    observe::{chain, normal},
+    starter::Starter,
+};
 use crate::{
     clock, dcs,
     dcs::{Etcd, Hedge},
@@ -101,6 +106,9 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
     let limit = if purpose.writes_leader() { LEADER_LIMIT } else { TXN_LIMIT };
     match tools.etcd.txn(txn, hedge, limit).await {
         Ok(dcs::TxnReply { outcome: dcs::TxnOutcome::Applied { revision }, sent_at }) => Outcome::Applied { revision, sent: sent_at },
+        Ok(dcs::TxnReply { outcome: dcs::TxnOutcome::Refused { unsettled: true, .. }, .. }) => {
+            Outcome::Unknown { why: "refused, but an earlier attempt of it has no answer".to_owned() }
+        }
         Ok(dcs::TxnReply { outcome: dcs::TxnOutcome::Refused { values, revision, .. }, sent_at }) => {
             Outcome::Refused { values, revision, sent: sent_at }
         }
@@ -250,7 +258,7 @@ async fn cut_stream(tools: &Tools, run: Option<Run>) -> Result<(), String> {
     publish(tools, Event::StreamCut).await;
     // The cut shows at once, not at the next look.
     if let Ok(facts) = tools.server.probe(run, postgres::Via::Kept, SQL_LIMIT).await {
-        publish(tools, Event::Server(facts)).await;
+        publish(tools, Event::Server(normal(facts, &tools.server))).await;
     }
     Ok(())
 }

@@ -3,8 +3,11 @@
 use super::event::Event;
 use crate::{
     dcs::{Etcd, Update},
-    model::{instance::Run, moment::Span},
-    postgres::{Server, Via},
+    model::{
+        instance::{Run, ServerFacts, ServerRole},
+        moment::Span,
+    },
+    postgres::{Server, Via, segment::Layout},
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -34,7 +37,7 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             let calm = now.every >= Span::from_millis(200);
             let via = if calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
             let event = match server.probe(run, via, LOOK_LIMIT).await {
-                Ok(facts) => Event::Server(facts),
+                Ok(facts) => Event::Server(normal(facts, &server)),
                 Err(fault) => Event::ServerSilent { run, why: chain(&fault) },
             };
             if events.send(event).await.is_err() {
@@ -48,6 +51,17 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             () = rest => {}
         }
     }
+}
+
+/// One place in the log may have two numbers: before and behind the header of a page. Boundaries are compared by the latter.
+pub(super) fn normal(mut facts: ServerFacts, server: &Server) -> ServerFacts {
+    if let ServerRole::Standby { replay, .. } = &mut facts.role {
+        let layout = Layout::of(&server.settings().data_dir.join("pg_wal"));
+        if let Ok(Some(layout)) = layout {
+            *replay = layout.boundary(*replay);
+        }
+    }
+    facts
 }
 
 /// Turns etcd's updates into events, until the loop ends.

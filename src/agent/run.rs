@@ -74,19 +74,22 @@ impl Loop {
         None
     }
 
-    /// Waits for an event, or until `wake_at`; takes in whatever else has come meanwhile.
+    /// Waits until `wake_at`, or for an event that says something new; takes in whatever else has come meanwhile.
     async fn observe(&mut self, wake_at: crate::model::moment::Moment) {
         let rest = tokio::time::sleep(wake_at.since(clock::boot()).to_std());
-        let first = tokio::select! {
-            biased;
-            event = self.events.recv() => event,
-            () = rest => None,
-        };
-        let Some(first) = first else { return };
-        self.take(first);
-        for _ in 1..BATCH {
-            let Ok(event) = self.events.try_recv() else { return };
-            self.take(event);
+        tokio::pin!(rest);
+        while !self.state.has_news() {
+            let first = tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                () = &mut rest => None,
+            };
+            let Some(first) = first else { return };
+            self.take(first);
+            for _ in 1..BATCH {
+                let Ok(event) = self.events.try_recv() else { break };
+                self.take(event);
+            }
         }
     }
 
@@ -120,7 +123,12 @@ fn context(snapshot: &Snapshot) -> Context {
     Context {
         run: snapshot.run(),
         file: snapshot.file.clone(),
-        term: snapshot.file.term.max(leader.map_or(Term::ZERO, |leader| leader.term)),
+        // The guard refuses a term below the highest that it has heard.
+        term: snapshot
+            .file
+            .term
+            .max(leader.map_or(Term::ZERO, |leader| leader.term))
+            .max(snapshot.guard().map_or(Term::ZERO, |guard| guard.term)),
         other_copy: other.next().cloned(),
     }
 }

@@ -67,6 +67,8 @@ pub struct State {
     pending: BTreeMap<Nonce, Pending>,
     stopping: bool,
     memory: Memory,
+    /// Something that a decision could depend on has changed since the last snapshot's decision.
+    news: bool,
 }
 
 impl State {
@@ -102,6 +104,7 @@ impl State {
             pending: BTreeMap::new(),
             stopping: false,
             memory: Memory::default(),
+            news: true,
         }
     }
 
@@ -144,6 +147,7 @@ impl State {
     ///
     /// Called before the actions are handed to their executors. Node files that are about to be written get the newest floors.
     pub fn decided(&mut self, decision: &mut Decision, now: Moment) {
+        self.news = false;
         self.memory = decision.memory.clone();
         for action in &mut decision.actions {
             if let Action::WriteFile(file) = action {
@@ -161,8 +165,16 @@ impl State {
         }
     }
 
+    /// Whether anything was learned since the last decision that could change the next one.
+    ///
+    /// Most of what an idle cluster says is said again: it does not have to be thought about again before the next wake-up.
+    pub const fn has_news(&self) -> bool {
+        self.news
+    }
+
     /// Takes over one event.
     pub fn apply(&mut self, event: Event, now: Clocks) {
+        self.news |= !self.is_repetition(&event);
         match event {
             Event::Listed { entries, revision, sent } => self.listed(entries, revision, sent, now),
             Event::Changed { changes, revision } => self.changed(changes, revision, now),
@@ -200,6 +212,19 @@ impl State {
         }
     }
 
+    /// Whether an event says what is known already.
+    fn is_repetition(&self, event: &Event) -> bool {
+        match event {
+            Event::Guard(status) => self.guard.value() == Some(status),
+            Event::Server(facts) => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
+            Event::Changed { changes, .. } => {
+                matches!(self.answered, Observed::Known { .. })
+                    && changes.iter().all(|(key, _, written)| self.records.revision_of(key).is_some_and(|known| *written <= known))
+            }
+            _ => false,
+        }
+    }
+
     fn done(&mut self, task: Task, outcome: Result<(), String>, now: Moment) {
         self.tasks.remove(&task);
         match outcome {
@@ -207,6 +232,10 @@ impl State {
                 self.failures.remove(&task);
             }
             Err(why) => {
+                if matches!(task, Task::Start | Task::Scan | Task::Data | Task::WriteHistories) {
+                    // The directory may not be what it was when it was looked at.
+                    self.disk.lost(now, format!("{task:?} failed"));
+                }
                 let count = self.failures.get(&task).map_or(0, |failure| failure.count).saturating_add(1);
                 self.failures.insert(task, Failure { count, at: now, why });
             }
@@ -541,6 +570,18 @@ impl State {
         self.whole = None;
         self.boundary = None;
     }
+}
+
+/// Whether a sample differs from the one before by the time of replicas' messages alone.
+fn is_idle_repetition(known: &ServerFacts, facts: &ServerFacts) -> bool {
+    let quiet = |facts: &ServerFacts| {
+        let mut facts = facts.clone();
+        for row in &mut facts.walsenders {
+            (row.reply, row.replay_ms) = (None, None);
+        }
+        facts
+    };
+    quiet(known) == quiet(facts)
 }
 
 fn running(process: &Process) -> Option<Run> {

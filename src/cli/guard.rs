@@ -6,7 +6,8 @@ use anyhow::Context;
 use std::{env, path::PathBuf};
 
 pub(super) fn run(options: &GuardOptions) -> anyhow::Result<Exit> {
-    log::init(log::Format::Text).context("could not begin to log")?;
+    // A full disk behind stderr must not hurt a guard.
+    log::init_to(log::Format::Text, || guard::log::Sink).context("could not begin to log")?;
     if options.starter {
         let settings = options.settings_json.display().to_string();
         let launch = starter::Launch {

@@ -34,6 +34,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
         );
         return;
     }
+    if !s.is_fenced() && !s.me.first_policy.allow_unfenced {
+        d.refused("unfenced", format!("the first claim is left to another node: {}", super::candidacy::UNFENCED));
+        return;
+    }
     if s.file.operation == Some(Operation::InitDb) {
         initialise(s, d);
         return;

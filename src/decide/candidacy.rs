@@ -5,7 +5,7 @@ use super::{
     decision::{Action, ClaimStory, Purpose, Vacancy},
     draft::Draft,
     leadership::{disarm, next},
-    promotion, scan,
+    ledger, promotion, scan,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -27,6 +27,9 @@ const PLACE: Span = Span::from_millis(50);
 
 /// WAL that came in so lately, after the lease was over, comes from somebody who should be dead.
 const LIVE_STREAM: Span = Span::from_millis(500);
+
+pub(super) const UNFENCED: &str =
+    "nothing here would end PostgreSQL at its deadline once the agent is dead, and the policy does not set allow_unfenced";
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     let Some(leader) = s.leader() else { return Flow::Goes };
@@ -116,6 +119,10 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
         d.refused("owner", "this node was the last primary, but its data is not on the newest timeline: it starts as a standby");
         return Flow::Goes;
     }
+    if !s.may_lead_unfenced() {
+        d.refused("unfenced", format!("was the last primary, but {UNFENCED}"));
+        return Flow::Goes;
+    }
     let Some(trigger) = trigger else {
         d.waits("owner", format!("was the last primary and holds everything: waits until the lease of term {} is over", record.term));
         return Flow::Settled;
@@ -156,7 +163,9 @@ fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
         return Some(format!("it once published {}", node.whole));
     }
     let (tli, lsn) = s.primary_position()?;
-    (tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
+    // A claimant that died before it served may be behind its predecessor's position, within `max_lag`: it never had that.
+    let ours = ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
+    (ours && tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
 }
 
 /// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
@@ -235,9 +244,11 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     if let Some(operation) = &s.file.operation {
         return Some(format!("an operation on its data directory is not finished ({operation:?})"));
     }
-    let guard = s.guard()?;
-    if !guard.fenced && !s.policy.allow_unfenced {
-        return Some("nothing here could fence it once its agent is dead, and the policy does not set allow_unfenced".to_owned());
+    if let Some(tli) = ledger::conflict(s) {
+        return Some(format!("its history file of timeline {tli} is not the ledger's"));
+    }
+    if !s.may_lead_unfenced() {
+        return Some(UNFENCED.to_owned());
     }
     match s.role() {
         None => Some("PostgreSQL does not answer here".to_owned()),
@@ -306,8 +317,7 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         why: why.to_owned(),
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
         former_lsn: Some(leader.record.lsn),
-        // An end that speaks of an earlier primary than the one that `sync` names bounds nothing.
-        wal_end: leader.record.wal_end.filter(|_| s.former_primary_released()).or(end.map(|whole| whole.lsn)),
+        wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         triggered: s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered),
         claimed: None,
         voted: None,
@@ -315,6 +325,17 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         promoted: None,
     });
     d.act(s, Action::Txn(Purpose::Claim, txn));
+}
+
+/// The end of WAL of the last primary that served, where its release has verified it.
+pub(super) fn verified_end(s: &Snapshot, record: &LeaderRecord) -> Option<Lsn> {
+    record.wal_end.filter(|_| s.former_primary_released() && served(s))
+}
+
+/// Whether the primary that `sync` names has served. The end of one that never did bounds nothing: its predecessor went on.
+fn served(s: &Snapshot) -> bool {
+    let owner = ledger::newest_used(s).map(|(_, owner)| owner);
+    s.sync().is_some_and(|sync| owner.as_ref() == Some(&sync.record.primary))
 }
 
 fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::term::Term, end: Option<Whole>) -> Option<Txn> {

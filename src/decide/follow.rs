@@ -83,6 +83,14 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         stop::stop_postgres(s, d);
         return;
     }
+    if let Some(other) = ledger::conflict(s) {
+        d.because(
+            "history-conflict",
+            format!("the history file of timeline {other} is not the ledger's: PostgreSQL is stopped to replace it"),
+        );
+        stop::stop_postgres(s, d);
+        return;
+    }
     let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
     let elsewhere =
         s.configured.as_ref().and_then(|configured| configured.follow.as_ref()).is_some_and(|follow| follow.node != target.holder.node);
@@ -96,7 +104,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Some(Verdict::Streams) => {
             let missing = ledger::texts_missing(s);
             if !missing.is_empty() {
-                d.act(s, Action::WriteHistories(missing));
+                ledger::put(s, d, missing);
                 return;
             }
             if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
@@ -165,7 +173,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         // In recovery and following nobody: ready to be elected, or to be told whom to follow. New histories wait: a directory
         // that went its own way must not be lured by them.
         if let Some(trailing) = trailing_placeholders(s) {
-            d.act(s, Action::WriteHistories(trailing));
+            ledger::put(s, d, trailing);
         } else if upkeep::configured(s, d, None, false) {
             start(s, d);
         }
@@ -176,7 +184,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         Verdict::Streams => {
             d.memory.rewind = None;
             if let Some(texts) = ledger::wrong_before_start(s) {
-                d.act(s, Action::WriteHistories(texts));
+                ledger::put(s, d, texts);
             } else if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 start(s, d);
             }

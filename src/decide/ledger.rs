@@ -1,6 +1,10 @@
 //! The ledger of timelines: which ids exist, whose they are, and the text of every history file.
 
-use super::snapshot::Snapshot;
+use super::{
+    decision::{Action, Task},
+    draft::Draft,
+    snapshot::Snapshot,
+};
 use crate::model::{
     node::Replica,
     record::{TimelineRecord, TimelineState},
@@ -66,7 +70,20 @@ pub(super) fn burnt_text(tli: TimelineId, term: Term) -> String {
 
 /// The history files that a running server still lacks, of the whole ledger: a promotion then skips every burnt id.
 pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
-    texts(s).into_iter().filter(|(tli, text)| s.histories.get(tli) != Some(text)).collect()
+    texts(s).into_iter().filter(|(tli, text)| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text))).collect()
+}
+
+/// Puts history files in place. After a failure it is looked at first what is there.
+pub(super) fn put(s: &Snapshot, d: &mut Draft, texts: BTreeMap<TimelineId, String>) {
+    let failed = s.failures.contains_key(&Task::WriteHistories);
+    d.act(s, if failed && s.disk().is_none() { Action::InspectDisk } else { Action::WriteHistories(texts) });
+}
+
+/// A history file here that says something else than the ledger: somebody promoted to an id that was then burnt (EXP-29).
+///
+/// A running server may have taken it for its target: it is replaced while PostgreSQL is stopped.
+pub(super) fn conflict(s: &Snapshot) -> Option<TimelineId> {
+    texts(s).into_iter().find(|(tli, text)| s.histories.get(tli).is_some_and(|there| !says_the_same(there, text))).map(|(tli, _)| tli)
 }
 
 /// What is wrong with the history files before a start: what has to be written; `None` when all is well.
@@ -77,9 +94,15 @@ pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, St
     let texts = texts(s);
     let newest = texts.iter().chain(&s.histories).filter(|(_, text)| is_real(text)).map(|(tli, _)| *tli).max();
     let newest = newest.unwrap_or(TimelineId::FIRST);
-    let missing = texts.range(..=newest).any(|(tli, text)| s.histories.get(tli) != Some(text));
+    let missing = texts.range(..=newest).any(|(tli, text)| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text)));
     let trailing = s.histories.keys().any(|tli| *tli > newest);
     (missing || trailing).then_some(texts)
+}
+
+/// Whether two history texts name the same forks: reasons and comments do not count.
+fn says_the_same(one: &str, other: &str) -> bool {
+    let forks = |text: &str| text.parse::<TimelineHistory>().ok();
+    forks(one).is_some() && forks(one) == forks(other)
 }
 
 /// Whether the text is of a timeline that somebody used: burnt ids have a comment only.

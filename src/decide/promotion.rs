@@ -1,6 +1,7 @@
 //! From a claim to serving (protocol 1.7 steps 3 to 6, 1.9 restart in place).
 
 use super::{
+    candidacy,
     decision::{Action, ClaimStory, Purpose},
     draft::Draft,
     leadership::{Keeps, next},
@@ -108,8 +109,7 @@ fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
         why: "claimed by a former run of this agent".to_owned(),
         from: None,
         former_lsn: Some(leader.lsn),
-        // Whether it speaks of the primary before us, `sync` cannot tell any more once it is written for this term.
-        wal_end: leader.wal_end.filter(|_| s.former_primary_released()),
+        wal_end: candidacy::verified_end(s, leader),
         triggered: s.now.boot,
         claimed: None,
         voted: None,
@@ -248,10 +248,13 @@ fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId)
 fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
     let term = leader.record.term;
+    if let Some(tli) = ledger::conflict(s) {
+        return release::abandon(s, d, leader, &format!("the history file of timeline {tli} here is not the ledger's"));
+    }
     let missing = ledger::texts_missing(s);
     if !missing.is_empty() {
         d.waits("histories", format!("{} history files are put in place before the promotion", missing.len()));
-        d.act(s, Action::WriteHistories(missing));
+        ledger::put(s, d, missing);
         return Keeps::Renewing;
     }
     let Some(tli) = reserved_by_us(s, leader) else {
@@ -327,7 +330,7 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
         return patience(s, d, leader, asked, "the start as primary");
     }
     if let Some(texts) = ledger::wrong_before_start(s) {
-        d.act(s, Action::WriteHistories(texts));
+        ledger::put(s, d, texts);
         return Keeps::Renewing;
     }
     if s.file.initialised {

@@ -1,7 +1,7 @@
 //! What one node knows at one moment: the whole input of a decision.
 
 use crate::model::{
-    instance::{DataDir, GuardStatus, Process, Run, ServerFacts, ServerRole, Whole},
+    instance::{DataDir, GuardStatus, KillMode, Process, Run, ServerFacts, ServerRole, Whole},
     lsn::Lsn,
     moment::{Clocks, Moment, Span},
     node::{Address, DataIncarnation, Incarnation, NodeName, Nonce, Replica},
@@ -327,6 +327,18 @@ impl Snapshot {
     /// How long it still takes until `moment`, for people.
     pub const fn left(&self, moment: Moment) -> Span {
         moment.since(self.now.boot).rounded()
+    }
+
+    /// Whether something here ends PostgreSQL at the deadline whoever sleeps, as far as the self-test showed (protocol 1.5).
+    ///
+    /// `descendants` needs a process that is scheduled, and does not count.
+    pub fn is_fenced(&self) -> bool {
+        self.guard().is_some_and(|guard| guard.fenced && guard.kill != KillMode::Descendants)
+    }
+
+    /// Whether this node may become primary with the fencing it has.
+    pub fn may_lead_unfenced(&self) -> bool {
+        self.is_fenced() || self.policy.allow_unfenced
     }
 
     /// Whether etcd answered lately enough to act on what it shows.

@@ -342,5 +342,9 @@ fn fencing(s: &Snapshot) -> String {
         KillMode::Cgroup => "cgroup",
         KillMode::Descendants => "descendants",
     };
-    if guard.fenced { format!("kernel deadline ({kill})") } else { format!("none: the self-test of {kill} failed") }
+    match (guard.fenced, s.is_fenced()) {
+        (true, true) => format!("kernel deadline ({kill})"),
+        (true, false) => format!("reduced: {kill} needs a process that is scheduled"),
+        (false, _) => format!("none: the self-test of {kill} failed"),
+    }
 }

@@ -4,9 +4,10 @@ use super::{
     StartCommand,
     data_dir::{FileIdentity, Phase},
     errand::{Errand, Found, Server},
-    keeper::{self, Keeper, Load, Word},
+    keeper::{self, Load},
     kernel,
     launch::{Launch, Owner},
+    life::Life,
     reaper,
 };
 use crate::model::{
@@ -20,7 +21,6 @@ use nix::{
         signal::Signal,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, getpid},
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -29,8 +29,6 @@ use std::{
 
 /// How often a dying tree, or what a former guard left, is looked at.
 const LOOK_AGAIN: Span = Span::from_millis(5);
-/// How long the keeper may take to end by itself once the postmaster has.
-const KEEPER_GRACE: Span = Span::from_millis(10);
 
 /// To whom an answer is owed: a connection and its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,29 +87,6 @@ enum State {
     Alive(Box<Life>),
 }
 
-/// A run that is not verified ended.
-struct Life {
-    run: Run,
-    start: StartAs,
-    keeper: Keeper,
-    /// Its pidfd and its id in its own namespace, once the keeper has told.
-    postmaster: Option<(OwnedFd, i32)>,
-    stopping: Option<(StopMode, Moment)>,
-    wanted: bool,
-    /// When the postmaster was seen gone, or was killed.
-    dying: Option<Moment>,
-    how: Option<String>,
-    keeper_ended: Option<WaitStatus>,
-    /// Successive looks that found no process, where the keeper could not tell.
-    found_none: u8,
-    /// Somebody sees to it that `standby.signal` comes back, or it was never taken.
-    restoring: bool,
-    owner: Owner,
-    log: PathBuf,
-    log_length: u64,
-    not: Option<FileIdentity>,
-}
-
 enum Task {
     Prepare(Wish),
     /// A start that was called off while it was prepared.
@@ -144,9 +119,9 @@ impl Instance {
         !matches!(self.state, State::Empty { .. })
     }
 
-    /// Nothing lives, and nothing is being done on files.
+    /// Nothing of ours lives, and nothing is being done on files.
     pub(super) fn is_at_rest(&self) -> bool {
-        !self.lives() && self.work.is_none() && self.next.is_none() && self.answers.is_empty()
+        !matches!(self.state, State::Alive(_)) && self.work.is_none() && self.next.is_none() && self.answers.is_empty()
     }
 
     /// Begins a start: preparations first. Its answer comes as an [`Event`].
@@ -342,7 +317,12 @@ impl Instance {
         let State::Alive(mut life) = std::mem::replace(&mut self.state, State::Empty { last: None }) else { return };
         // The keeper's last words may still be in the channel.
         life.listen();
-        let how = life.how.take().unwrap_or_else(|| if life.wanted { "killed".to_owned() } else { "killed with its parent".to_owned() });
+        let unseen = match (life.wanted, &life.postmaster) {
+            (true, _) => "killed",
+            (false, Some(_)) => "killed with its parent process",
+            (false, None) => "its parent process could not start it",
+        };
+        let how = life.how.take().unwrap_or_else(|| unseen.to_owned());
         tracing::info!(run = life.run.0, reason = how, wanted = life.wanted, "PostgreSQL has ended and no process of it is left");
         self.state = State::Empty { last: Some(Ended { run: life.run, start: life.start, how, wanted: life.wanted }) };
         if let Some((Task::Restore, errand)) = &self.work {
@@ -420,82 +400,6 @@ impl Instance {
         match Errand::restore(&life.owner, &server) {
             Ok(errand) => self.send(Task::Restore, errand),
             Err(why) => tracing::error!(reason = why, "could not watch for the end of recovery"),
-        }
-    }
-}
-
-impl Life {
-    /// Takes in what the keeper and the kernel say.
-    fn listen(&mut self) {
-        while let Some((word, fd)) = self.keeper.word() {
-            match (word, fd) {
-                (Word::Started { pid }, Some(pidfd)) => {
-                    self.postmaster = Some((pidfd, pid));
-                    self.signal_stop();
-                }
-                (Word::Started { .. }, None) => {}
-                (Word::Ended { how }, _) => self.how = Some(how),
-            }
-        }
-    }
-
-    fn signal_stop(&self) {
-        let (Some((mode, _)), Some((postmaster, _)), None) = (self.stopping, &self.postmaster, self.dying) else { return };
-        // PG manual, "Shutting Down the Server".
-        let signal = match mode {
-            StopMode::Smart => Signal::SIGTERM,
-            StopMode::Fast => Signal::SIGINT,
-            StopMode::Immediate => Signal::SIGQUIT,
-        };
-        let _ = kernel::pidfd_signal(postmaster.as_fd(), signal);
-    }
-
-    /// Goes from one step of the end to the next where it is due.
-    fn push_on(&mut self, kill: KillMode, now: Moment) {
-        let gone = self.how.is_some() || self.keeper_ended.is_some();
-        let gone = gone || self.postmaster.as_ref().is_some_and(|(pidfd, _)| kernel::is_readable(pidfd.as_fd()));
-        match self.dying {
-            None if gone => self.dying = Some(now),
-            None if self.stopping.is_some_and(|(_, deadline)| now >= deadline) => {
-                tracing::warn!(run = self.run.0, "PostgreSQL has not stopped in time and is killed");
-                self.dying = Some(now);
-                self.kill(kill);
-            }
-            // The keeper is stopped, starved or killed: do its work.
-            Some(since) if self.keeper_ended.is_none() && now.since(since) >= KEEPER_GRACE => self.kill(kill),
-            _ => {}
-        }
-    }
-
-    fn kill(&self, mode: KillMode) {
-        match mode {
-            KillMode::Namespace => drop(kernel::pidfd_signal(self.keeper.pidfd.as_fd(), Signal::SIGKILL)),
-            KillMode::Descendants | KillMode::Cgroup => {
-                // The postmaster first: nobody else forks backends.
-                if let Some((postmaster, _)) = &self.postmaster {
-                    let _ = kernel::pidfd_signal(postmaster.as_fd(), Signal::SIGKILL);
-                }
-                let _ = kernel::pidfd_signal(self.keeper.pidfd.as_fd(), Signal::SIGCONT);
-                reaper::kill_descendants(self.keeper.pid, &[]);
-            }
-        }
-    }
-
-    /// Whether the tree is proven empty.
-    fn is_over(&mut self, mode: KillMode, no_children: bool, spared: Option<Pid>) -> bool {
-        let Some(ended) = self.keeper_ended else { return false };
-        match (mode, ended) {
-            // An init is reaped after the last process of its namespace.
-            (KillMode::Namespace, _) => true,
-            // It says so itself: no child was left.
-            (_, WaitStatus::Exited(_, 0)) => true,
-            // No child of ours at all: orphans would be.
-            _ if no_children => true,
-            _ => {
-                let found = reaper::kill_descendants(getpid(), &spared.into_iter().collect::<Vec<_>>());
-                self.found_none = if found == 0 { self.found_none.saturating_add(1) } else { 0 };
-                self.found_none >= 2
-            }
         }
     }
 }

@@ -201,8 +201,12 @@ fn reap(first: Pid) -> Option<String> {
 
 /// Kills all descendants and returns when none is left.
 fn kill_all() {
-    loop {
+    if !reaper::strike(getpid()) {
         reaper::kill_descendants(getpid(), &[]);
+    }
+    loop {
+        // Most die at once, and then the whole of /proc need not be read again.
+        wait(&[], PollTimeout::from(1_u8));
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Err(Errno::ECHILD) => return,
@@ -210,6 +214,6 @@ fn kill_all() {
                 Ok(_) => {}
             }
         }
-        wait(&[], PollTimeout::from(2_u8));
+        reaper::kill_descendants(getpid(), &[]);
     }
 }

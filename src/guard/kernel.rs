@@ -69,13 +69,15 @@ pub(super) fn close_at_exec() -> nix::Result<()> {
 }
 
 /// Closes every descriptor but the standard three and `kept`, in a new process that shall hold nothing of its parent's.
+///
+/// Whatever owned them must never be used or dropped after this.
 pub(super) fn close_all_but(kept: &[BorrowedFd<'_>]) {
     let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
     let mut first = 3;
     for fd in kept.into_iter().chain([u32::MAX]) {
         if first < fd {
-            // SAFETY: the process ends by exit_now or exec, so no destructor meets a closed descriptor; `kept` are all it goes on to use.
+            // SAFETY: called right after a fork, by a process that owns `kept` alone: no destructor of it meets a closed descriptor.
             unsafe { libc::syscall(libc::SYS_close_range, first, fd.saturating_sub(1), 0) };
         }
         first = first.max(fd.saturating_add(1));
@@ -135,6 +137,12 @@ pub(super) fn receive(channel: BorrowedFd<'_>) -> Received {
 pub(super) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
+}
+
+/// Sets how readily this process gets the processor: −20 (first) to 19, 0 for ordinary programs.
+pub(super) fn set_nice(nice: i32) -> nix::Result<()> {
+    // SAFETY: integers only; 0 is this process.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
 }
 
 /// Ends this process without running destructors or exit handlers: they belong to the process it was forked from.

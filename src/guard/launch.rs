@@ -62,6 +62,8 @@ fn prepare(launch: &Launch) -> Result<(), String> {
     dup2_stdout(&launch.log).map_err(fail("redirect stdout"))?;
     dup2_stderr(&launch.log).map_err(fail("redirect stderr"))?;
     umask(Mode::from_bits_truncate(0o077));
+    // The guard's haste is not for a server.
+    let _ = kernel::set_nice(0);
     launch.owner.become_it().map_err(fail("take the owner's rights"))?;
     // After the change of credentials, which clears it.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(fail("set the parent-death signal"))?;

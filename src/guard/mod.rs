@@ -13,9 +13,9 @@
 //! In reading order:
 //! - [`protocol`]: what travels between the two; [`client`]: the agent's side;
 //! - [`server`]: the guard's main loop; [`session`]: who may speak; [`law`]: which verbs are accepted; [`deadline`]: the kernel timer;
-//! - [`instance`]: one PostgreSQL from start to verified end; [`keeper`]: the postmaster's parent, per kill mode; [`launch`]: from fork to
+//! - [`instance`]: one PostgreSQL, start after start; [`life`]: one run of it, to the verified end; [`keeper`]: the postmaster's parent, per kill mode; [`launch`]: from fork to
 //!   exec; [`reaper`]: who lives, and killing a tree; [`errand`], [`data_dir`]: work on files;
-//! - [`selftest`]: whether the kill works here; [`kernel`]: system calls.
+//! - [`selftest`]: whether the kill works here; [`log`]: lines that never hold it up; [`kernel`]: system calls.
 
 pub mod client;
 mod data_dir;
@@ -26,6 +26,8 @@ mod keeper;
 mod kernel;
 mod launch;
 mod law;
+mod life;
+pub mod log;
 pub mod protocol;
 mod reaper;
 mod selftest;

@@ -52,6 +52,24 @@ pub(super) fn descendants(root: Pid) -> BTreeSet<i32> {
     found
 }
 
+/// The children of `pid` as the kernel lists them: quick, however many processes the machine has, but one may be missed while others
+/// die. `None` where this kernel does not list them.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let lists: Option<Vec<_>> = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
+    Some(lists?.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect())
+}
+
+/// The first blow, before [`kill_descendants`]: SIGKILL to the descendants of `root` that the kernel lists. Says whether it does.
+pub(super) fn strike(root: Pid) -> bool {
+    let Some(mut open) = children(root.as_raw()) else { return false };
+    while let Some(pid) = open.pop() {
+        open.extend(children(pid).into_iter().flatten());
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    true
+}
+
 /// Sends SIGKILL to every living descendant of `root` but those under `spared` (and these themselves). Says how many there were.
 ///
 /// One pass is not the end: a process may have forked meanwhile. Call it until it finds none, twice.

@@ -65,38 +65,35 @@ fn passes(mode: KillMode) -> bool {
 
 /// How long after the deadline the last process of the tree died.
 fn test(mode: KillMode) -> Result<Span, String> {
+    // What outlives its throw-away guard becomes a child of this process, and can be removed.
+    prctl::set_child_subreaper(true).map_err(|error| format!("become a sub-reaper: {error}"))?;
+    let result = try_once(mode);
+    let until = clock::boot().plus(BOUND);
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)) != Err(Errno::ECHILD) && clock::boot() < until {
+        reaper::kill_descendants(getpid(), &[]);
+        let _ = poll(&mut [], PollTimeout::from(2_u8));
+    }
+    let _ = prctl::set_child_subreaper(false);
+    result
+}
+
+fn try_once(mode: KillMode) -> Result<Span, String> {
     let fail = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let (alive, held) = std::io::pipe().map_err(|error| format!("make a pipe: {error}"))?;
     let (alive, held) = (OwnedFd::from(alive), OwnedFd::from(held));
     let (ours, theirs) = kernel::channel().map_err(fail("make a socket pair"))?;
-    let throw_away = match kernel::fork().map_err(fail("fork"))? {
-        Forked::Child => {
-            kernel::close_all_but(&[held.as_fd(), theirs.as_fd()]);
-            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-            let why = act_as_guard(mode, held, &theirs).err().unwrap_or_default();
-            let _ = kernel::send(theirs.as_fd(), why.as_bytes(), None);
-            kernel::exit_now(1)
-        }
-        Forked::Parent(pid) => pid,
-    };
-    drop((held, theirs));
-    let result = stands(&alive, &ours).and_then(|()| {
-        let deadline = clock::boot().plus(AHEAD);
-        kernel::send(ours.as_fd(), deadline.as_nanos().to_le_bytes().as_slice(), None).map_err(fail("arm"))?;
-        if ends(&alive, AHEAD.plus(BOUND)) {
-            Ok(clock::boot().since(deadline))
-        } else {
-            Err("some process outlived the deadline".to_owned())
-        }
-    });
-    // Whatever came of it, nothing is left.
-    let _ = kill(throw_away, Signal::SIGKILL);
-    if !ends(&alive, BOUND) {
-        reaper::kill_descendants(getpid(), &[]);
+    if let Forked::Child = kernel::fork().map_err(fail("fork"))? {
+        kernel::close_all_but(&[held.as_fd(), theirs.as_fd()]);
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        let why = act_as_guard(mode, held, &theirs).err().unwrap_or_default();
+        let _ = kernel::send(theirs.as_fd(), why.as_bytes(), None);
+        kernel::exit_now(1)
     }
-    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
-    let _ = waitpid(throw_away, None);
-    result
+    drop((held, theirs));
+    stands(&alive, &ours)?;
+    let deadline = clock::boot().plus(AHEAD);
+    kernel::send(ours.as_fd(), deadline.as_nanos().to_le_bytes().as_slice(), None).map_err(fail("arm"))?;
+    if ends(&alive, AHEAD.plus(BOUND)) { Ok(clock::boot().since(deadline)) } else { Err("some process outlived the deadline".to_owned()) }
 }
 
 /// Waits until every dummy has said that it is there.
@@ -109,8 +106,10 @@ fn stands(alive: &OwnedFd, channel: &OwnedFd) -> Result<(), String> {
         if left == 0 || poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_err() {
             return Err("the dummy tree did not stand in time".to_owned());
         }
-        if let kernel::Received::Message(why, _) = kernel::receive(channel.as_fd()) {
-            return Err(String::from_utf8_lossy(&why).into_owned());
+        match kernel::receive(channel.as_fd()) {
+            kernel::Received::Message(why, _) => return Err(String::from_utf8_lossy(&why).into_owned()),
+            kernel::Received::End => return Err("the throw-away guard died".to_owned()),
+            kernel::Received::Nothing => {}
         }
         if kernel::is_readable(alive.as_fd()) {
             match read(alive, &mut [0; DUMMIES]) {

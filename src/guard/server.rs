@@ -6,6 +6,7 @@ use super::{
     instance::{Event, Instance, Prepared, Ticket, Wish},
     kernel::{self, Forked},
     law::Law,
+    log,
     protocol::{Answer, Verb},
     selftest,
     session::{Asked, Doors},
@@ -29,14 +30,14 @@ use nix::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
-    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid},
+    unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid},
 };
 use std::{
     fs,
     io::{Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, OpenOptionsExt, lchown},
     },
     path::Path,
 };
@@ -53,6 +54,8 @@ pub fn main_from_json(path: &Path) -> Result<(), Error> {
 
 /// Runs the guard in this process, which must have one thread. Returns when it has stopped PostgreSQL after SIGTERM.
 ///
+/// A log subscriber of this process must write to [`log::Sink`] (or never fail and never wait).
+///
 /// With `detach` the caller's process ends, successfully once the guard listens, and the guard goes on in a child of its own session.
 ///
 /// # Errors
@@ -61,8 +64,10 @@ pub fn run(settings: GuardSettings) -> Result<(), Error> {
     if settings.kill == KillChoice::Cgroup {
         return Err(Error::Settings("kill mode \"cgroup\" needs the systemd units, which are not available yet".to_owned()));
     }
-    if !settings.data_dir.is_absolute() || !settings.run_dir.is_absolute() {
-        return Err(Error::Settings("data_dir and run_dir must be absolute paths".to_owned()));
+    for path in [&settings.data_dir, &settings.run_dir].into_iter().chain(&settings.log_file) {
+        if !path.is_absolute() {
+            return Err(Error::Settings(format!("{} is not an absolute path", path.display())));
+        }
     }
     let caller = if settings.detach { Some(detach(&settings)?) } else { None };
     let started = Guard::begin(settings);
@@ -91,11 +96,14 @@ fn detach(settings: &GuardSettings) -> Result<std::io::PipeWriter, Error> {
         }
         kernel::exit_now(i32::from(word != "ok"))
     }
+    drop(reader);
     setsid().map_err(Error::errno("leave the session"))?;
     // The second fork: a session leader could get a terminal again.
     if let Forked::Parent(_) = kernel::fork().map_err(Error::errno("fork"))? {
         kernel::exit_now(0)
     }
+    // What a careless caller has left open shall not stay open as long as PostgreSQL runs.
+    kernel::close_all_but(&[writer.as_fd()]);
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(Error::system("open /dev/null"))?;
     dup2_stdin(&null).map_err(Error::errno("redirect stdin"))?;
     dup2_stdout(&null).map_err(Error::errno("redirect stdout"))?;
@@ -125,13 +133,15 @@ impl Guard {
         let signals = take_signals().map_err(Error::errno("take signals"))?;
         // Fails where the caller has made this the leader of its group, which is as good.
         let _ = setsid();
+        // No mount shall be busy because of it.
+        let _ = chdir("/");
         let lock = lock(&settings)?;
         if let Some(log_file) = &settings.log_file {
-            let log = fs::OpenOptions::new().append(true).create(true).mode(0o640).open(log_file);
-            let log = log.map_err(Error::system(format!("open {}", log_file.display())))?;
-            dup2_stderr(&log).map_err(Error::errno("redirect stderr"))?;
+            log::divert(log_file)?;
         }
         let _ = fs::write("/proc/self/oom_score_adj", "-900");
+        // Where the processor is busy, those who end things go first. Not allowed without root.
+        let _ = kernel::set_nice(-15);
         let (kill, fenced) = selftest::choose(settings.kill);
         if kill == KillMode::Descendants {
             // Orphans of a keeper that was killed become children of the guard.
@@ -359,10 +369,16 @@ fn lock(settings: &GuardSettings) -> Result<OwnedFd, Error> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(Error::system(format!("make {}", dir.display()))(error));
         }
+        // The agent keeps a socket of its own there.
+        Ok(()) if geteuid().is_root() => {
+            lchown(dir, settings.service_uid, settings.service_gid).map_err(Error::system(format!("give away {}", dir.display())))?
+        }
         _ => {}
     }
     let path = dir.join("guard.lock");
-    let open = || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    // The directory may belong to the service user: what he plants there is not followed.
+    let open =
+        || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
     for _ in 0..100 {
         let file: OwnedFd = open().map_err(Error::system(format!("open {}", path.display())))?.into();
         if let Ok(lock) = Flock::lock(file.try_clone().map_err(Error::system("duplicate a descriptor"))?, FlockArg::LockExclusiveNonblock) {

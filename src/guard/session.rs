@@ -11,9 +11,13 @@ use crate::model::{instance::GuardStatus, node::Incarnation};
 use nix::{
     sys::{
         signal::Signal,
-        socket::{getsockopt, sockopt::PeerCredentials},
+        socket::{
+            getsockopt,
+            sockopt::{PeerCredentials, PeerPidfd},
+        },
+        stat::{Mode, umask},
     },
-    unistd::{Gid, Pid, chown, geteuid, getpid},
+    unistd::{Pid, geteuid, getpid},
 };
 use serde_json::Value;
 use std::{
@@ -22,7 +26,7 @@ use std::{
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
-            fs::PermissionsExt,
+            fs::lchown,
             net::{UnixListener, UnixStream},
         },
     },
@@ -47,6 +51,8 @@ struct Connection {
     id: u64,
     stream: UnixStream,
     peer: Pid,
+    /// Of the peer's process, until it becomes the agent's.
+    pidfd: Option<OwnedFd>,
     stage: Stage,
     unread: Vec<u8>,
     unsent: Vec<u8>,
@@ -57,7 +63,7 @@ enum Stage {
     /// Nothing was said yet.
     New,
     /// Waits until the former agent is dead.
-    Waiting { agent: Incarnation, pidfd: OwnedFd },
+    Waiting { agent: Incarnation },
     /// The agent.
     Session,
     /// Has got, or gets, its only answer.
@@ -85,12 +91,14 @@ impl Doors {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(fail()(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(&path).map_err(fail())?;
-        listener.set_nonblocking(true).map_err(fail())?;
         // Credentials are checked on every connection; the mode only keeps others from knocking.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(fail())?;
+        let before = umask(Mode::from_bits_truncate(0o117));
+        let listener = UnixListener::bind(&path);
+        umask(before);
+        let listener = listener.map_err(fail())?;
+        listener.set_nonblocking(true).map_err(fail())?;
         if geteuid().is_root() {
-            chown(&path, None, settings.service_gid.map(Gid::from_raw)).map_err(|errno| fail()(errno.into()))?;
+            lchown(&path, None, settings.service_gid).map_err(fail())?;
         }
         Ok(Self { listener, service_uid: settings.service_uid, connections: Vec::new(), agent: None, counter: 0 })
     }
@@ -158,10 +166,13 @@ impl Doors {
             self.make_room();
             self.counter += 1;
             let (id, peer) = (self.counter, Pid::from_raw(peer.pid()));
+            // From the socket where the kernel can (6.5): then it is the very process that connected. Else at once, before its id is given away.
+            let pidfd = getsockopt(&stream, PeerPidfd).or_else(|_| kernel::pidfd_open(peer)).ok();
             self.connections.push(Connection {
                 id,
                 stream,
                 peer,
+                pidfd,
                 stage: Stage::New,
                 unread: Vec::new(),
                 unsent: Vec::new(),
@@ -186,23 +197,23 @@ impl Doors {
                 connection.stage = Stage::Leaving;
             }
             Ok(Hello::Session { agent, .. }) => match self.knock(index) {
-                Ok(pidfd) => self.connections[index].stage = Stage::Waiting { agent, pidfd },
+                Ok(()) => self.connections[index].stage = Stage::Waiting { agent },
                 Err(why) => self.connections[index].reject(why),
             },
             Err(error) => connection.reject(format!("this is no greeting: {error}")),
         }
     }
 
-    /// A new agent: the former one is killed, unless it is the same process. Its own descriptor is the result.
-    fn knock(&self, index: usize) -> Result<OwnedFd, String> {
-        let peer = self.connections[index].peer;
-        if peer.as_raw() <= 0 {
-            return Err("the guard cannot see your process: it lives in another PID namespace".to_owned());
+    /// A new agent: the former one is killed, unless it is the same process.
+    fn knock(&self, index: usize) -> Result<(), String> {
+        let Connection { peer, pidfd, .. } = &self.connections[index];
+        let peer = *peer;
+        if peer.as_raw() <= 0 || pidfd.is_none() {
+            return Err("the guard cannot see your process: it has ended or lives in another PID namespace".to_owned());
         }
         if self.connections.iter().any(|connection| connection.is_waiting() && connection.peer != peer) {
             return Err("another agent is being let in".to_owned());
         }
-        let pidfd = kernel::pidfd_open(peer).map_err(|error| format!("open a pidfd of process {peer}: {error}"))?;
         if let Some(former) = self.agent.as_ref().filter(|former| former.pid != peer && former.lives()) {
             if former.pid == getpid() || former.pid == Pid::from_raw(1) {
                 return Err(format!("the former agent is process {}, which this guard does not kill", former.pid));
@@ -210,7 +221,7 @@ impl Doors {
             tracing::warn!(pid = former.pid.as_raw(), agent = %former.incarnation, "a new agent takes the session: the former one is killed");
             kernel::pidfd_signal(former.pidfd.as_fd(), Signal::SIGKILL).map_err(|error| format!("kill the former agent: {error}"))?;
         }
-        Ok(pidfd)
+        Ok(())
     }
 
     /// Lets the waiting agent in once nothing is in its way.
@@ -225,7 +236,8 @@ impl Doors {
             connection.stage = Stage::Leaving;
         }
         let connection = &mut self.connections[index];
-        if let Stage::Waiting { agent, pidfd } = std::mem::replace(&mut connection.stage, Stage::Session) {
+        if let (Stage::Waiting { agent }, Some(pidfd)) = (std::mem::replace(&mut connection.stage, Stage::Session), connection.pidfd.take())
+        {
             tracing::info!(pid = peer.as_raw(), %agent, "an agent has the session");
             self.agent = Some(Agent { incarnation: agent, pid: peer, pidfd });
             connection.send(&Answer::Welcome { protocol: VERSION, status: status.clone() });

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{clock, model::moment::Span};
 use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -66,6 +67,7 @@ impl Lab {
         let (switch, poorer) = match spec.walls {
             Some(Walls::Loopback) => (None, Some("the lab was asked to use loopback ports".to_owned())),
             Some(Walls::Namespaces) => (Some(Switch::new(&name, &spec.program)?), None),
+            None if !geteuid().is_root() => (None, Some("network namespaces need root, and this lab is not".to_owned())),
             None => match Switch::new(&name, &spec.program) {
                 Ok(switch) => (Some(switch), None),
                 Err(error) => (None, Some(format!("network namespaces cannot be made: {error:#}"))),

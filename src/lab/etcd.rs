@@ -141,7 +141,7 @@ impl Etcd {
     /// # Errors
     /// When the host is off, or etcdctl fails: with a timeout the request may still be carried out.
     pub fn ctl(&self, member: &EtcdMember, arguments: &[&str]) -> Result<String> {
-        self.ctl_within(member, arguments, Span::from_secs(3))
+        self.ctl_within(member, arguments, Span::from_secs(2))
     }
 
     fn ctl_within(&self, member: &EtcdMember, arguments: &[&str], deadline: Span) -> Result<String> {

@@ -120,3 +120,33 @@ pub fn sweep(lab: &str) -> Result<()> {
     }
     fs::remove_dir(&directory).with_context(|| format!("remove {}", directory.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::command::command, *};
+
+    /// Where both versions are mounted the older one is not used by itself; machines without the newer need it.
+    #[test]
+    fn both_versions_stop_a_process_and_let_it_go_on() {
+        let lab = format!("{}-freezer", std::process::id());
+        for (root, version) in
+            [("/sys/fs/cgroup/freezer", Version::One), ("/sys/fs/cgroup/unified", Version::Two), ("/sys/fs/cgroup", Version::Two)]
+        {
+            let control = if version == Version::One { "tasks" } else { "cgroup.controllers" };
+            let directory = Path::new(root).join(format!("pgbaton-lab-{lab}"));
+            if !Path::new(root).join(control).exists() || fs::create_dir(&directory).is_err() {
+                println!("skipped: {root} is no cgroup that we may write");
+                continue;
+            }
+            let freezer = Freezer { directory: directory.clone(), version };
+            let mut child = command("sleep").arg("606").spawn().expect("sleep");
+            fs::write(directory.join("cgroup.procs"), child.id().to_string()).expect("join");
+            let frozen = freezer.freeze().map(|()| freezer.frozen());
+            let thawed = freezer.thaw().map(|()| freezer.frozen());
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+            wait_until("the cgroup to empty", Span::from_secs(2), || fs::remove_dir(&directory).ok()).expect("removed");
+            assert_eq!((frozen.expect("freeze"), thawed.expect("thaw")), (true, false), "{root}");
+        }
+    }
+}

@@ -23,7 +23,8 @@ fn fetch(socket: &Path, path: &str, deadline: Span) -> Result<String> {
     stream.set_read_timeout(Some(deadline.to_std()))?;
     stream.set_write_timeout(Some(deadline.to_std()))?;
     // HTTP/1.0: the server closes the connection after the answer and sends it in one piece.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;

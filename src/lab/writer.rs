@@ -312,12 +312,12 @@ pub(super) fn position(file: &str, lsn: &str) -> (u32, u64) {
     (tli, lsn)
 }
 
-/// Waits until a client has an acknowledgement after a moment, and returns it.
+/// Waits until a client has an acknowledgement after a moment, and returns the first one.
 ///
 /// # Errors
 /// When there is none within `deadline`.
 pub fn next_ack(writer: &Writer, after: Moment, deadline: Span) -> Result<Ack> {
     super::command::wait_until("an acknowledged write", deadline, || {
-        writer.look(|journal| journal.last().filter(|ack| ack.at > after).cloned())
+        writer.look(|journal| journal.acks.iter().rev().take_while(|ack| ack.at > after).last().cloned())
     })
 }

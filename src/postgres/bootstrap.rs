@@ -52,7 +52,7 @@ pub async fn initdb(settings: &Settings, options: &Options, limit: Span) -> Resu
 async fn run(settings: &Settings, options: &Options, password: Option<&PasswordFile>, limit: Span) -> Result<(), Error> {
     let mut program = settings.program("initdb").arg("--pgdata").arg(&settings.data_dir);
     program = program.args(["--username", &settings.roles.superuser, "--auth-local=peer", "--auth-host=scram-sha-256"]);
-    program = program.args(["--data-checksums", "--no-instructions"]);
+    program = program.arg("--data-checksums");
     if let Some(wal_dir) = &settings.wal_dir {
         program = program.arg("--waldir").arg(wal_dir);
     }

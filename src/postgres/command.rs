@@ -1,7 +1,7 @@
 //! How the guard is to start the postmaster: program, arguments, environment, user.
 
 use super::{
-    ConfigFiles, Configuration, Error, Recovery, Settings,
+    ConfigFiles, Configuration, Error, Recovery, Settings, durable,
     parameters::{OWN_WAL, postgresql_conf, timeline_target},
 };
 use crate::model::{instance::StartAs, moment::Span};
@@ -101,6 +101,25 @@ pub async fn start_command(settings: &Settings, configuration: &Configuration, s
     })
 }
 
+/// Makes the data directory say how the next start is to be: with `standby.signal` or without it, and never with `recovery.signal`.
+/// Durable. Also right after a start as primary, to put `standby.signal` back (protocol I6, EXP-6).
+///
+/// # Errors
+/// [`Error::File`]: it may say either.
+pub async fn mark(settings: &Settings, start: StartAs) -> Result<(), Error> {
+    let data_dir = settings.data_dir.clone();
+    let (standby, recovery) = (data_dir.join("standby.signal"), data_dir.join("recovery.signal"));
+    durable::within(READ_LIMIT, data_dir, move || {
+        durable::remove(&recovery).map_err(Error::file("remove", &recovery))?;
+        match start {
+            StartAs::Standby if standby.exists() => Ok(()),
+            StartAs::Standby => durable::write(&standby, b"", 0o600).map_err(Error::file("write", &standby)),
+            StartAs::Primary => durable::remove(&standby).map_err(Error::file("remove", &standby)),
+        }
+    })
+    .await
+}
+
 /// Whether PostgreSQL could start on `configuration`, before it is written: a policy that it cannot read must not take a node down at
 /// its next restart. Lines of `pg_hba.conf` are not checked (see [`super::Server::configuration_faults`]).
 ///
@@ -175,6 +194,15 @@ async fn raised(settings: &Settings, args: &[OsString], start: StartAs) -> Resul
         raised.push(("wal_level", "replica".to_owned()));
     }
     Ok(raised)
+}
+
+/// The value that a parameter would have after a start, as PostgreSQL reads it from the files that [`ConfigFiles::configure`] wrote,
+/// the operator's and `ALTER SYSTEM`'s; whether it runs or not. For `archive_command` and an operator's `restore_command`, say.
+///
+/// # Errors
+/// [`Error::Program`] where PostgreSQL refuses its configuration or does not know the parameter.
+pub async fn configured_value(settings: &Settings, configuration: &Configuration, name: &str) -> Result<String, Error> {
+    configured(settings, &fixed_args(settings, configuration), name).await
 }
 
 /// The value of a parameter as PostgreSQL reads it from its files and this command line.

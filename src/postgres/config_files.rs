@@ -3,19 +3,18 @@
 //! A rewind or a clone replaces everything inside PGDATA; ports, paths and addresses of this node must survive it
 //! (scenario 147). The server is started with `-c config_file=… -c hba_file=… -c ident_file=…` (see `command`).
 
-use super::{Error, Settings, hba, parameters};
+use super::{Error, Settings, durable, hba, parameters};
 use crate::model::{
     lsn::Bytes,
     moment::Span,
     node::{Address, SlotName},
     policy::ClusterPolicy,
 };
-use nix::unistd::{Gid, Uid, chown, geteuid};
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -176,7 +175,7 @@ impl Managed {
         file.write_all(self.text.as_bytes()).map_err(Error::file("write", &beside))?;
         file.sync_all().map_err(Error::file("fsync", &beside))?;
         fs::rename(&beside, &self.path).map_err(Error::file("replace", &self.path))?;
-        sync_directory(&self.path)?;
+        durable::parent(&self.path).and_then(durable::sync_directory).map_err(Error::file("fsync the directory of", &self.path))?;
         Ok(true)
     }
 }
@@ -191,16 +190,11 @@ fn make_socket_dir(settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the owner of the data directory the owner of `path`. Only root has to.
+/// Makes the owner of the data directory the owner of `path`.
 fn give(path: &Path, settings: &Settings) -> Result<(), Error> {
-    if !geteuid().is_root() {
+    let present = fs::metadata(path).map_err(Error::file("look at", path))?;
+    if (present.uid(), present.gid()) == (settings.owner.uid, settings.owner.gid) {
         return Ok(());
     }
-    let (uid, gid) = (Uid::from_raw(settings.owner.uid), Gid::from_raw(settings.owner.gid));
-    chown(path, Some(uid), Some(gid)).map_err(|errno| Error::file("give away", path)(errno.into()))
-}
-
-fn sync_directory(path: &Path) -> Result<(), Error> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    File::open(directory).and_then(|dir| dir.sync_all()).map_err(Error::file("fsync", directory))
+    chown(path, Some(settings.owner.uid), Some(settings.owner.gid)).map_err(Error::file("give away", path))
 }

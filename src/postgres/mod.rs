@@ -19,6 +19,7 @@ pub mod bootstrap;
 pub mod command;
 pub mod config_files;
 mod conninfo;
+
 pub mod control_data;
 pub mod disk;
 mod durable;
@@ -47,7 +48,7 @@ pub mod slots;
 mod tls;
 pub mod version;
 
-pub use command::{StartCommand, check_configuration, start_command};
+pub use command::{StartCommand, check_configuration, configured_value, start_command};
 pub use config_files::{ConfigFiles, Configuration, Follow, Recovery};
 pub use probe::Via;
 pub use process::{Ended, Failure, Owner, Program, Stream};

@@ -1,7 +1,8 @@
 //! PostgreSQL's own programs, run as children with a deadline: the one place of this room that starts processes.
 //!
 //! A program runs as the owner of the data directory, in a process group of its own, without our environment, and dies
-//! with the thread that started it. At its deadline the whole group is killed.
+//! with the thread that started it (so none is started on a thread that ends before its work: no `block_in_place` around it). At its
+//! deadline, or when its caller gives up, the whole group is killed.
 
 #![expect(unsafe_code, reason = "the parent-death signal is asked for between fork and exec")]
 
@@ -231,6 +232,11 @@ impl fmt::Display for Program {
             text => write!(f, " {text}"),
         })
     }
+}
+
+/// Asks a process to end (SIGTERM). One that is gone already, or not ours, is none of our business.
+pub(super) fn terminate(pid: i32) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
 }
 
 /// `exit code N` or `signal N`.

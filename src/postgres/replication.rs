@@ -3,6 +3,7 @@
 use super::{
     ConfigFiles, Configuration, Error, Server,
     overrides::overridden,
+    process::terminate,
     processes::{ServerProcess, walreceivers},
     server::CONNECT_LIMIT,
     session::refused,
@@ -16,7 +17,6 @@ use crate::{
         timeline::TimelineId,
     },
 };
-use nix::sys::signal::{Signal, kill};
 use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -90,7 +90,7 @@ impl Server {
         seen.gone = if none { seen.gone + 1 } else { 0 };
         for process in alive.iter().filter(|_| signal) {
             seen.cut = Cut::BySignal;
-            let _ = kill(process.pid, Signal::SIGTERM);
+            terminate(process.pid);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::{
     peer::PeerFacts,
     scan,
     shell::{self, Words},
+    version::Version,
 };
 use crate::{
     clock,
@@ -188,7 +189,7 @@ fn ready(status: &Path) -> Result<Vec<String>, Error> {
 pub struct Options {
     /// The primary.
     pub source: Address,
-    /// The managed `postgresql.conf`, whose `restore_command` may fetch WAL that is no longer in `pg_wal`; none: no archive.
+    /// The managed `postgresql.conf`, whose `restore_command` may fetch WAL that is no longer in `pg_wal` (from 15 on); none: no archive.
     pub restore_by: Option<PathBuf>,
     /// How long it may take.
     pub limit: Span,
@@ -216,7 +217,7 @@ pub enum Rewound {
 /// # Errors
 /// [`Error::Rewind`] says whether the data directory was touched: if so, it may only be rewound again or cloned.
 pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(basebackup::Progress)) -> Result<Rewound, Error> {
-    let program = program(settings, options)?;
+    let program = program(settings, options).await?;
     let (kept, was_touched) = on_disk(settings, begin).await?;
     let mut said = Said::default();
     let ended = program
@@ -264,14 +265,17 @@ fn marker(settings: &Settings) -> PathBuf {
     settings.state_dir.join("rewind-unfinished")
 }
 
-fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
+async fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
     // Only a primary: behind a moved address another server may answer (scenario 144).
     let more = [("dbname", "postgres"), ("target_session_attrs", "read-write"), ("application_name", "pgbaton rewind")];
     let source = conninfo(settings, &options.source, &settings.roles.rewind, &more)?;
     let mut program = settings.program("pg_rewind");
     program = program.arg("--target-pgdata").arg(&settings.data_dir).arg(format!("--source-server={source}"));
     program = program.args(["--no-ensure-shutdown", "--progress"]);
-    if let Some(config) = &options.restore_by {
+    // Before 15 pg_rewind reads restore_command from PGDATA alone, where ours never stands.
+    if let Some(config) = &options.restore_by
+        && Version::of_programs(settings).await?.major >= 15
+    {
         program = program.arg("--restore-target-wal").arg(format!("--config-file={}", config.display()));
     }
     Ok(program)

@@ -9,7 +9,9 @@ use crate::model::{
     instance::{Pause, Run},
     moment::{Moment, Span},
 };
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::timeout;
 use tokio_postgres::{
     Config, NoTls, Row, Statement,
     types::{ToSql, Type},
@@ -26,6 +28,8 @@ pub(super) const KEPT_STATEMENT: Span = Span::from_secs(30);
 pub struct Server {
     pub(super) settings: Arc<Settings>,
     kept: Mutex<Kept>,
+    /// Sessions for short statements while the kept one is in use. `None` where no pool can be built.
+    beside: Option<Pool>,
 }
 
 /// What is kept between two calls, of one run. Sessions of an earlier run are dropped: a socket may outlive its server (scenario 127).
@@ -49,10 +53,27 @@ pub(super) struct Watch {
     pub(super) silent_since: Option<Moment>,
 }
 
+/// The superuser's way over our Unix socket; statements end on the server after `statement`.
+fn local(settings: &Settings, database: &str, statement: Span) -> Config {
+    let mut config = Config::new();
+    config.host_path(settings.socket_dir()).port(settings.port).user(&settings.roles.superuser).dbname(database);
+    config.application_name("pgbaton").options(options(Rights::Superuser, statement));
+    config
+}
+
+/// Two sessions are enough beside the kept one: what takes longer opens its own.
+fn pool(settings: &Settings) -> Option<Pool> {
+    const SHORT: Span = Span::from_secs(10);
+    let manager =
+        Manager::from_config(local(settings, "postgres", SHORT), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    Pool::builder(manager).max_size(2).build().ok()
+}
+
 impl Server {
     /// For the instance that `settings` describe; connects when first asked.
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, kept: Mutex::default() }
+        let beside = pool(&settings);
+        Self { settings, kept: Mutex::default(), beside }
     }
 
     /// The settings it was made with.
@@ -64,6 +85,9 @@ impl Server {
     pub fn disconnect(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.watch = None;
+        if let Some(pool) = &self.beside {
+            pool.retain(|_, _| false);
+        }
     }
 
     /// The kept session of `run`, if there is one. A run that is not the last one seen drops everything kept.
@@ -89,11 +113,8 @@ impl Server {
     }
 
     async fn connect_to(&self, database: &str, limit: Span, statement: Span) -> Result<Session, Error> {
-        let socket = self.settings.socket_dir();
-        let mut config = Config::new();
-        config.host_path(&socket).port(self.settings.port).user(&self.settings.roles.superuser).dbname(database);
-        config.application_name("pgbaton").options(options(Rights::Superuser, statement));
-        let server = format!("{} port {}", socket.display(), self.settings.port);
+        let config = local(&self.settings, database, statement);
+        let server = format!("{} port {}", self.settings.socket_dir().display(), self.settings.port);
         let opened = Session::open(&config, NoTls, &server, limit).await;
         match opened {
             // The operator may have dropped the database `postgres`; template1 cannot be dropped.
@@ -124,7 +145,18 @@ impl Server {
                 }
             }
         }
+        // Forking a backend costs tens of milliseconds: one that is open already serves first.
+        if let Some(client) = self.pooled(limit).await
+            && let Ok(Ok(rows)) = timeout(limit.to_std(), client.query_typed(sql, params)).await
+        {
+            return Ok(rows);
+        }
         self.connect(limit, limit).await?.rows(doing, sql, params, limit).await
+    }
+
+    /// A pooled session; `None` where none can be had, and the reason is found by connecting.
+    async fn pooled(&self, limit: Span) -> Option<Object> {
+        timeout(limit.min(CONNECT_LIMIT).to_std(), self.beside.as_ref()?.get()).await.ok()?.ok()
     }
 
     /// Has every process of the server read its configuration again (`pg_reload_conf()`). The postmaster acts on it

@@ -17,7 +17,7 @@ use crate::{
         node::{Nonce, SystemId},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
-        timeline::TimelineId,
+        timeline::{TimelineHistory, TimelineId},
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,12 @@ impl World {
             }
             Action::Arm { term, until } => self.verb(node, run, task, move |world| world.arm(node, term, until)),
             Action::Disarm { term } => self.verb(node, run, task, move |world| world.disarm(node, term)),
-            Action::Start { start, term } => self.verb(node, run, task, move |world| world.start_postgres(node, start, term)),
+            Action::Start { start, term } => self.verb(node, run, task, move |world| {
+                if world.nodes[node].agent_of(run).is_none_or(|agent| !agent.rendered) {
+                    return Err("the managed configuration has not been written yet".to_owned());
+                }
+                world.start_postgres(node, start, term)
+            }),
             Action::Promote { term } => self.verb(node, run, task, move |world| world.promote(node, term)),
             Action::Stop { mode, deadline } => self.verb(node, run, task, move |world| {
                 let at = world.nodes[node].clock.real(deadline);
@@ -215,6 +220,17 @@ impl World {
                 return;
             }
             world.nodes[node].conf = Some(configuration.clone());
+            if let Some(agent) = world.nodes[node].agent_of(run) {
+                agent.rendered = true;
+            }
+            let deaf = world.nodes[node]
+                .server
+                .as_ref()
+                .is_some_and(|server| !server.ready || !server.postmaster || server.stopping.is_some() || server.frozen_until > world.now);
+            if deaf {
+                world.end(node, run, 0, Task::Configure, Err("PostgreSQL does not answer".to_owned()));
+                return;
+            }
             if let Some(server) = world.nodes[node].server.as_mut().filter(|server| !server.primary) {
                 let moved = server.conninfo != configuration.follow;
                 server.conninfo.clone_from(&configuration.follow);
@@ -233,9 +249,14 @@ impl World {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
-            let frozen = world.nodes[node].server.as_ref().is_some_and(|server| server.frozen_until > world.now);
-            if frozen {
-                world.end(node, run, 0, Task::CutStream, Err("the walreceiver is still there".to_owned()));
+            let rendered = world.nodes[node].agent_of(run).is_some_and(|agent| agent.rendered);
+            let answers = world.nodes[node]
+                .server
+                .as_ref()
+                .is_some_and(|server| server.ready && server.postmaster && server.frozen_until <= world.now);
+            if !rendered || !answers {
+                let why = if rendered { "PostgreSQL does not answer" } else { "the managed configuration has not been written yet" };
+                world.end(node, run, 0, Task::CutStream, Err(why.to_owned()));
                 return;
             }
             if let Some(conf) = &mut world.nodes[node].conf {
@@ -246,6 +267,9 @@ impl World {
                 server.drop_upstream();
             }
             world.deliver(node, run, Event::StreamCut);
+            if let Some(facts) = world.facts(node) {
+                world.deliver(node, run, Event::Server(facts));
+            }
             world.end(node, run, 0, Task::CutStream, Ok(()));
         });
     }
@@ -256,26 +280,17 @@ impl World {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
-            let runs = world.nodes[node].server.is_some();
-            let Some(data) = &mut world.nodes[node].disk else {
-                world.end(node, run, 0, Task::WriteHistories, Err("no data directory".to_owned()));
-                return;
-            };
-            let other = texts.iter().find(|(tli, text)| data.histories.get(tli).is_some_and(|there| there != *text)).map(|(tli, _)| *tli);
-            if let Some(tli) = other {
-                world.end(node, run, 0, Task::WriteHistories, Err(format!("{} is there with another text", tli.history_file())));
-                return;
+            let running = world.nodes[node].server.is_some();
+            let outcome = world.nodes[node]
+                .disk
+                .as_mut()
+                .ok_or_else(|| "no data directory".to_owned())
+                .and_then(|data| put_histories(data, &texts, running));
+            if let (Ok(()), Some(data)) = (&outcome, &world.nodes[node].disk) {
+                let there = data.histories.clone();
+                world.deliver(node, run, Event::HistoriesWritten(there));
             }
-            data.histories.extend(texts);
-            if !runs {
-                // Before a start: comments of burnt ids that no real history follows would be taken for the target.
-                let newest =
-                    data.histories.iter().filter(|(_, text)| text.lines().any(|line| !line.starts_with('#'))).map(|(tli, _)| *tli).max();
-                data.histories.retain(|tli, _| newest.is_some_and(|newest| *tli <= newest));
-            }
-            let there = data.histories.clone();
-            world.deliver(node, run, Event::HistoriesWritten(there));
-            world.end(node, run, 0, Task::WriteHistories, Ok(()));
+            world.end(node, run, 0, Task::WriteHistories, outcome);
         });
     }
 
@@ -291,18 +306,8 @@ impl World {
         });
     }
 
-    fn data_dir(&mut self, node: usize) -> DataDir {
-        let of = &mut self.nodes[node];
-        let was_primary = of.file.claimed.is_some();
-        let empty = of.server.is_none();
-        let Some(data) = &mut of.disk else { return DataDir::Missing };
-        // At rest every directory that was a primary's holds standby.signal (protocol I6).
-        if empty && was_primary && data.control != ControlState::ShutDown {
-            data.standby_signal = true;
-        }
-        if empty && was_primary && of.guard.as_ref().is_some_and(|guard| guard.last.is_some()) {
-            data.standby_signal = true;
-        }
+    fn data_dir(&self, node: usize) -> DataDir {
+        let Some(data) = &self.nodes[node].disk else { return DataDir::Missing };
         let control = ControlData {
             system_id: SystemId::new(data.system),
             state: data.control,
@@ -329,7 +334,12 @@ impl World {
         let takes = self.random.tailed(5, 120);
         self.later_at(node, takes, move |world| {
             let found = world.nodes[node].disk.as_ref().and_then(|data| {
-                let branch = world.wal.ancestor_of(data.branch, tli)?;
+                let Some(branch) = world.wal.ancestor_of(data.branch, tli) else {
+                    // A promotion copies the last segment to the new id before it writes the history file.
+                    let whole = world.wal.whole(data.branch, data.end);
+                    let fork: TimelineHistory = data.histories.get(&tli)?.parse().ok()?;
+                    return fork.last().filter(|fork| fork.at.get() == whole).map(|_| whole);
+                };
                 let shared = world.wal.shared(data.branch, branch)?;
                 Some(world.wal.whole(data.branch, data.end.min(shared)))
             });
@@ -533,4 +543,27 @@ impl World {
             _ => {}
         }
     }
+}
+
+/// A comment that no real history follows is not there at a start, and comes back once the server runs.
+fn put_histories(data: &mut Data, texts: &BTreeMap<TimelineId, String>, running: bool) -> Outcome {
+    let real = |texts: &BTreeMap<TimelineId, String>| {
+        texts.iter().rev().find(|(_, text)| is_real(text)).map_or(TimelineId::FIRST, |(tli, _)| *tli)
+    };
+    let newest = if running { None } else { Some(real(&data.histories).max(real(texts))) };
+    if let Some(newest) = newest {
+        data.histories.retain(|tli, _| *tli <= newest);
+    }
+    for (tli, text) in texts.iter().filter(|(tli, _)| newest.is_none_or(|newest| **tli <= newest)) {
+        let conflict = data.histories.get(tli).is_some_and(|there| there != text);
+        if conflict && (running || is_real(text)) {
+            return Err(format!("{} is there with another text", tli.history_file()));
+        }
+        data.histories.insert(*tli, text.clone());
+    }
+    Ok(())
+}
+
+fn is_real(text: &str) -> bool {
+    text.lines().any(|line| !line.trim().is_empty() && !line.trim().starts_with('#'))
 }

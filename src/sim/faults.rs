@@ -104,6 +104,9 @@ impl World {
     }
 
     fn inject(&mut self, fault: Fault, node: usize) {
+        if self.nodes[node].asleep_until > self.now {
+            return;
+        }
         self.coverage.faults += 1;
         let lasts = self.lasting();
         let who = self.nodes[node].who();
@@ -234,6 +237,12 @@ impl World {
             let counted = i128::from(lasts) * (1_000_000 + i128::from(ppm)) / 1_000_000;
             of.clock.suspended += u64::try_from(counted).unwrap_or_default();
             let now = of.clock.boot(world.now);
+            let dying = of.server.as_ref().is_some_and(|server| !server.postmaster && !server.hidden);
+            if dying {
+                // What was killed before is dead at once.
+                world.end_server(node, "signal 9", false);
+                return;
+            }
             let late = of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= now));
             if late && world.options.mutation != super::Mutation::DeafGuard {
                 world.coverage.deadlines += 1;

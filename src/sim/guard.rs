@@ -114,6 +114,9 @@ impl World {
         if self.nodes[node].server.is_some() {
             return Err("PostgreSQL runs already".to_owned());
         }
+        if self.nodes[node].disk.is_none() {
+            return Err("the data directory is not there".to_owned());
+        }
         if start == StartAs::Primary {
             self.margin(node, term)?;
         }

@@ -53,7 +53,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seconds: 240, patience: 120, trace: false, mutation: Mutation::None, burnt_ids_are_fatal: false }
+        Self { seconds: 240, patience: 120, trace: false, mutation: Mutation::None, burnt_ids_are_fatal: true }
     }
 }
 

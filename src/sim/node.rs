@@ -91,6 +91,8 @@ pub(super) struct Agent {
     /// Since when it neither does nor serves anything, and says no reason.
     pub(super) mute_since: Option<u64>,
     pub(super) spins: u32,
+    /// This run has written the managed files.
+    pub(super) rendered: bool,
 }
 
 /// One host.

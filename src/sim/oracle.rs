@@ -168,12 +168,24 @@ impl World {
         }
     }
 
+    /// A client is told of its commit: nobody else may be able to do that.
+    pub(super) fn judge_ack(&mut self, node: usize) {
+        let other = (0..self.nodes.len()).find(|other| *other != node && self.can_acknowledge(*other));
+        if let Some(other) = other {
+            let text = format!("{} acknowledges a commit while {} can", self.nodes[node].name, self.nodes[other].name);
+            self.violation("O1", text);
+        }
+    }
+
     /// A sleeping host acknowledges nothing, and its deadline is the first thing that it meets when it wakes.
     fn can_acknowledge(&self, node: usize) -> bool {
         let of = &self.nodes[node];
         let wakes = of.clock.boot(of.asleep_until);
-        let fenced =
-            of.asleep_until > self.now && of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= wakes));
+        let asleep = of.asleep_until > self.now;
+        if asleep && of.server.as_ref().is_some_and(|server| !server.postmaster) {
+            return false;
+        }
+        let fenced = asleep && of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= wakes));
         of.is_primary() && !fenced
     }
 
@@ -239,8 +251,6 @@ impl World {
             self.violation("O3", first);
         }
     }
-
-    pub(super) fn judge_gone(&mut self, _node: usize) {}
 
     /// O10, looked at all the time.
     pub(super) fn judge_leases(&mut self) {

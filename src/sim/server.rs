@@ -143,7 +143,10 @@ impl World {
                     data.control = ControlState::InArchiveRecovery;
                 }
                 if let Some(why) = stuck {
-                    self.end_server(node, &why, false);
+                    self.trace.line(self.now, &self.nodes[node].who(), &format!("postgres is lured: {why}"));
+                    if !why.is_empty() {
+                        self.end_server(node, &why, false);
+                    }
                     return;
                 }
                 if let Some(server) = self.server_of(node, id) {
@@ -170,8 +173,9 @@ impl World {
         let newest = newest_consecutive(data, control);
         let text = data.histories.get(&newest).filter(|_| newest != control)?;
         let history: TimelineHistory = text.parse().unwrap_or_default();
-        if history.forks().is_empty() && !self.options.burnt_ids_are_fatal {
-            return None;
+        if history.forks().is_empty() {
+            // It takes the burnt id for its target, is never consistent, and lets nobody in.
+            return self.options.burnt_ids_are_fatal.then(String::new);
         }
         let child = history.leaves(own).is_some_and(|at| at.get() >= data.redo);
         (!child).then(|| format!("exit code 1: requested timeline {newest} is not a child of this server's history"))
@@ -563,7 +567,12 @@ impl World {
                 data.end = kept.max(data.end);
             }
         }
-        self.judge_gone(node);
+        // The guard that saw the tree empty puts the signal back (protocol I6).
+        if self.nodes[node].guard.is_some()
+            && let Some(data) = &mut self.nodes[node].disk
+        {
+            data.standby_signal = true;
+        }
         self.tell_guard(node);
     }
 

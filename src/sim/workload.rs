@@ -29,6 +29,7 @@ impl World {
             }
             let Some(data) = world.nodes[node].disk.as_mut().filter(|data| data.branch == branch) else { return };
             data.end = data.end.max(end);
+            world.judge_ack(node);
             world.oracle.acks.push(Ack { row: (branch, end), at: world.now, lost_in: None });
         });
     }

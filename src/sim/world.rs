@@ -172,6 +172,7 @@ impl World {
             last: None,
             mute_since: None,
             spins: 0,
+            rendered: false,
         });
         let who = self.nodes[node].who();
         self.trace.line(now, &who, "agent starts");
@@ -303,19 +304,22 @@ impl World {
                 return;
             }
             let (hurry, paused_until) = (agent.hurry, agent.paused_until);
+            let calm = world.policy.timers().renew_every.as_nanos();
             if paused_until > now {
                 world.schedule_probe(node, run, paused_until - now);
                 return;
             }
             world.probe(node, run);
-            world.schedule_probe(node, run, if hurry { 20_000_000 } else { 500_000_000 });
+            world.schedule_probe(node, run, if hurry { 25_000_000 } else { calm });
         });
     }
 
     fn probe(&mut self, node: usize, run: u64) {
         let Some(server) = self.nodes[node].server.as_ref() else { return };
         let server_run = server.run;
-        let takes = self.random.tailed(1, 5);
+        let frozen = server.frozen_until > self.now;
+        // A server that stands still is given up only after the look's limit.
+        let takes = if frozen { 3_000_000_000 } else { self.random.tailed(1, 5) };
         let event = match self.facts(node) {
             Some(facts) => Event::Server(facts),
             None => Event::ServerSilent { run: server_run, why: "no answer".to_owned() },

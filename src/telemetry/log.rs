@@ -34,6 +34,18 @@ pub fn init(format: Format) -> Result<(), Error> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::Twice)
 }
 
+/// As [`init`], to another place than stderr.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_to<W>(format: Format, writer: W) -> Result<(), Error>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let wanted = std::env::var(VARIABLE).unwrap_or_default();
+    tracing::subscriber::set_global_default(subscriber(format, filter(&wanted)?, false, writer)).map_err(|_| Error::Twice)
+}
+
 /// A level alone is meant for our own lines; more is taken as it is written.
 fn filter(wanted: &str) -> Result<EnvFilter, Error> {
     let wanted = wanted.trim();

@@ -42,7 +42,7 @@ async fn bench_deadline() {
                 let host = Host::with_postgres(mode).await;
                 let (guard, _changes) = host.primary(1).await;
                 let _clients: Vec<_> = (0..4).map(|_| host.busy(30)).collect();
-                eventually("the backends are busy", PATIENCE, async || (host.postgres().len() > 8).then_some(())).await;
+                eventually("the backends are busy", PATIENCE, async || (host.busy_backends() == 4).then_some(())).await;
                 let mut all: Vec<i32> = host.postgres().into_iter().collect();
                 let until = arm(&guard, 1, Span::from_millis(800)).await;
                 if stopped {
@@ -61,11 +61,12 @@ async fn bench_deadline() {
     }
 }
 
-/// From SIGKILL of the postmaster to `Empty` at the agent, with four busy backends.
+/// From SIGKILL of the postmaster to `Empty` at the agent, with four busy backends and with none.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn bench_crash() {
-    for mode in MODES {
+    let quiet = std::env::var_os("QUIET").is_some();
+    for (mode, busy) in MODES.into_iter().flat_map(|mode| [(mode, 0), (mode, 4)]).filter(|(_, busy)| !quiet || *busy == 0) {
         let mut spans = Vec::new();
         let host = Host::with_postgres(mode).await;
         let (guard, mut changes) = host.session().await;
@@ -74,8 +75,8 @@ async fn bench_crash() {
             guard.start(StartAs::Primary, host.command(), Term::new(1), PATIENCE).await.expect("start");
             host.serves().await;
             while changes.try_recv().is_ok() {}
-            let _clients: Vec<_> = (0..4).map(|_| host.busy(30)).collect();
-            eventually("the backends are busy", PATIENCE, async || (host.postgres().len() > 8).then_some(())).await;
+            let _clients: Vec<_> = (0..busy).map(|_| host.busy(30)).collect();
+            eventually("the backends are busy", PATIENCE, async || (host.busy_backends() == busy).then_some(())).await;
             let postmaster = nix::unistd::Pid::from_raw(host.postmaster());
             let began = clock::boot();
             nix::sys::signal::kill(postmaster, nix::sys::signal::Signal::SIGKILL).expect("kill");
@@ -83,7 +84,7 @@ async fn bench_crash() {
             assert!(host.postgres().is_empty(), "run {run}");
             spans.push(heard.since(began));
         }
-        report(&format!("{mode:?}: SIGKILL of the postmaster to empty"), spans);
+        report(&format!("{mode:?}, {busy} busy backends: SIGKILL of the postmaster to empty"), spans);
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", host.guard_pid())).expect("rollup");
         rollup
             .lines()

@@ -18,7 +18,7 @@ async fn at_the_deadline_everything_dies() {
         let mut host = Host::with_postgres(mode).await;
         let (guard, _changes) = host.primary(1).await;
         let client = host.busy(30);
-        eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
         let until = arm(&guard, 1, Span::from_millis(300)).await;
         host.dies(Span::from_secs(3)).await;
         let late = clock::boot().since(until);
@@ -79,7 +79,7 @@ async fn postgres_does_not_outlive_its_keeper_and_the_guard_says_when_it_is_gone
         let host = Host::with_postgres(mode).await;
         let (_guard, mut changes) = host.primary(1).await;
         let client = host.busy(30);
-        eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
         host.keepers().into_iter().for_each(|pid| signal(pid, "KILL"));
         let (status, _) = emptied(&mut changes).await;
         assert_eq!(host.postgres().len(), 0, "{mode:?}: empty means empty");
@@ -95,19 +95,32 @@ async fn a_killed_postmaster_is_reported_empty_only_when_its_backends_are_dead()
         let host = Host::with_postgres(mode).await;
         let (guard, mut changes) = host.primary(1).await;
         let client = host.busy(2);
-        eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
-        let postmaster = host.postmaster();
-        let began = clock::boot();
-        signal(postmaster, "KILL");
-        let (status, heard) = emptied(&mut changes).await;
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
+        signal(host.postmaster(), "KILL");
+        let (status, _) = emptied(&mut changes).await;
         assert_eq!(host.postgres().len(), 0, "{mode:?}: empty means empty");
-        eprintln!("{mode:?}: SIGKILL of the postmaster to empty: {}", heard.since(began));
         let Process::Empty { last: Some(last) } = status.process else { unreachable!() };
         assert!(last.how.starts_with("signal 9") && !last.wanted, "{last:?}");
         assert!(!client.end(), "the late statement was not acknowledged");
         guard.start(StartAs::Primary, host.command(), Term::new(1), PATIENCE).await.expect("start again");
         host.serves().await;
         assert_eq!(host.sql("select to_regclass('late') is null"), "t", "{mode:?}: nothing was committed");
+    }
+}
+
+/// The same where the keeper sleeps: then nobody kills the backends before the guard does.
+#[tokio::test]
+async fn empty_means_empty_though_the_keeper_is_stopped() {
+    for mode in MODES {
+        let host = Host::with_postgres(mode).await;
+        let (_guard, mut changes) = host.primary(1).await;
+        let client = host.busy(30);
+        eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
+        host.keepers().into_iter().for_each(|pid| signal(pid, "STOP"));
+        signal(host.postmaster(), "KILL");
+        emptied(&mut changes).await;
+        assert_eq!(host.postgres().len(), 0, "{mode:?}: empty means empty");
+        assert!(!client.end());
     }
 }
 
@@ -160,4 +173,34 @@ async fn without_the_margin_nothing_becomes_primary() {
     let signal = host.data_dir().join("standby.signal");
     eventually("standby.signal is back (I6)", PATIENCE, async || signal.exists().then_some(())).await;
     assert!(refused(guard.disarm(Term::new(3), pgbaton::guard::client::Disarm::NotPrimary, PATIENCE).await), "a primary lives");
+}
+
+/// Who waits for a disk cannot be killed: the guard must not be among them.
+#[tokio::test]
+async fn a_disk_that_hangs_holds_neither_the_guard_nor_its_deadline() {
+    for mode in MODES {
+        let mut host = Host::new(mode);
+        host.mount_data_dir();
+        host.initdb();
+        host.start_guard().await;
+        let (guard, mut changes) = host.primary(1).await;
+        eventually("standby.signal is back", PATIENCE, async || host.data_dir().join("standby.signal").exists().then_some(())).await;
+        host.freeze();
+        // What is left to do after this end needs the disk.
+        guard.kill(Term::new(1), PATIENCE).await.expect("kill");
+        emptied(&mut changes).await;
+        let waits = async || {
+            let stuck = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") D "));
+            host.keepers().iter().any(stuck).then_some(())
+        };
+        eventually("an errand waits for the disk", PATIENCE, waits).await;
+        guard.status(Span::from_secs(1)).await.expect("the guard answers");
+        let until = arm(&guard, 1, Span::from_millis(100)).await;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&host.guard_exit().await), Some(9));
+        assert!(
+            clock::boot().since(until) < Span::from_millis(400),
+            "{mode:?}: the guard died {} after the deadline",
+            clock::boot().since(until)
+        );
+    }
 }

@@ -39,6 +39,7 @@ pub(crate) struct Host {
     guard: Option<Child>,
     kill: KillChoice,
     as_root: bool,
+    mounted: bool,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
@@ -51,7 +52,7 @@ impl Host {
             let out = run(program("id").args([file, "postgres"]));
             String::from_utf8_lossy(&out.stdout).trim().parse().expect("the user postgres exists")
         };
-        let host = Self { guard: None, kill, as_root: true, uid: number("-u"), gid: number("-g"), dir };
+        let host = Self { guard: None, kill, as_root: true, mounted: false, uid: number("-u"), gid: number("-g"), dir };
         run(program("chown").arg("postgres:postgres").arg(host.dir.path()));
         host
     }
@@ -108,9 +109,31 @@ impl Host {
             run(program("cp").arg("-a").arg(&new).arg(template.with_extension(std::process::id().to_string())));
             let _ = fs::rename(template.with_extension(std::process::id().to_string()), &template);
         }
-        run(program("cp").arg("-a").arg(&template).arg(self.data_dir()));
+        let _ = fs::create_dir(self.data_dir());
+        run(program("cp").arg("-a").arg(template.join(".")).arg(self.data_dir()));
         fs::write(self.data_dir().join("standby.signal"), "").expect("standby.signal");
         run(program("chown").arg("postgres:postgres").arg(self.data_dir().join("standby.signal")));
+    }
+
+    /// Puts the data directory on a file system of its own, which can be frozen.
+    pub(crate) fn mount_data_dir(&mut self) {
+        let (image, data_dir) = (self.path("image"), self.data_dir());
+        fs::File::create(&image).and_then(|file| file.set_len(256 << 20)).expect("image");
+        fs::create_dir(&data_dir).expect("mount point");
+        run(program("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        run(program("mount").args(["-o", "loop"]).arg(&image).arg(&data_dir));
+        self.mounted = true;
+        run(program("chown").arg("postgres:postgres").arg(&data_dir));
+        run(program("chmod").arg("700").arg(&data_dir));
+    }
+
+    /// From now on whoever writes to the data directory waits, and cannot be killed.
+    pub(crate) fn freeze(&self) {
+        run(program("fsfreeze").arg("-f").arg(self.data_dir()));
+    }
+
+    pub(crate) fn thaw(&self) {
+        let _ = program("fsfreeze").arg("-u").arg(self.data_dir()).stderr(Stdio::null()).status();
     }
 
     pub(crate) fn as_postgres(&self, argv: &[&str]) -> Command {
@@ -236,6 +259,11 @@ impl Host {
         Client(self.psql(sql).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql"))
     }
 
+    /// How many backends run what [`Self::busy`] sends.
+    pub(crate) fn busy_backends(&self) -> usize {
+        self.sql("select count(*) from pg_stat_activity where query like 'do $$%' and state = 'active'").parse().expect("number")
+    }
+
     /// Living processes of PostgreSQL in the data directory.
     pub(crate) fn postgres(&self) -> BTreeSet<i32> {
         let data_dir = fs::canonicalize(self.data_dir()).expect("data directory");
@@ -284,6 +312,9 @@ impl Drop for Client {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        if self.mounted {
+            self.thaw();
+        }
         if let Some(mut guard) = self.guard.take() {
             let _ = guard.kill();
             let _ = guard.wait();
@@ -295,6 +326,12 @@ impl Drop for Host {
             }
             left.into_iter().for_each(|pid| signal(pid, "KILL"));
             std::thread::sleep(Duration::from_millis(10));
+        }
+        for _ in 0..100 {
+            if !self.mounted || program("umount").arg(self.data_dir()).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         if std::thread::panicking() {
             eprintln!("--- guard\n{}\n--- postgres\n{}", self.guard_log(), self.log());

@@ -181,7 +181,7 @@ async fn a_stop_ends_in_order_and_can_be_made_harder() {
     let host = Host::with_postgres(MODES[0]).await;
     let (guard, mut changes) = host.primary(1).await;
     let client = host.busy(30);
-    eventually("the backend is busy", PATIENCE, async || (host.postgres().len() > 5).then_some(())).await;
+    eventually("the backend is busy", PATIENCE, async || (host.busy_backends() == 1).then_some(())).await;
     let far = clock::boot().plus(Span::from_secs(60));
     let status = guard.stop(StopMode::Smart, far, TERM, PATIENCE).await.expect("stop");
     assert!(matches!(status.process, Process::Running { stopping: Some(StopMode::Smart), .. }), "{status:?}");

@@ -93,10 +93,16 @@ impl Etcds {
     /// Every text that the key has ever had, in order (nothing may have been compacted).
     pub fn values_of(&self, path: &str) -> Vec<String> {
         let alive: Vec<String> = (0..self.members.len()).filter(|i| self.members[*i].child.is_some()).map(|i| self.url(i)).collect();
-        let mut watch = self.etcdctl(&alive[..1], &["watch", path, "--rev", "1"]);
-        let mut child = watch.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("run etcdctl");
-        let last = self.ctl_at(&alive, &["get", path, "--print-value-only"]).stdout;
-        let last = String::from_utf8_lossy(&last).trim_end().to_owned();
+        // Ended by itself where the history does not end in the present value.
+        let watch = self.etcdctl(&alive[..1], &["watch", path, "--rev", "1"]);
+        let mut bounded = command("timeout");
+        bounded.arg("10").arg(watch.get_program()).args(watch.get_args()).env("ETCDCTL_API", "3");
+        let mut child = bounded.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("run etcdctl");
+        let last = (0..5).find_map(|_| {
+            let output = self.ctl_at(&alive, &["get", path, "--print-value-only"]);
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        });
+        let last = last.expect("the present value");
         let mut values = Vec::new();
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("stdout"))).map_while(Result::ok);
         // `PUT` or `DELETE`, the key, the value (an empty line after a deletion).
@@ -107,7 +113,9 @@ impl Etcds {
                 values.push(text);
             }
         }
-        child.kill().expect("kill");
+        // `timeout` passes it on; it has gone by itself where it was late.
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal");
         child.wait().expect("wait");
         values
     }
@@ -121,6 +129,13 @@ impl Etcds {
             settings.key_file = Some(self.path().join("client.key"));
         }
         settings
+    }
+
+    /// The settings of [`Etcds::enable_auth`]'s user `agent`, with this password in its file.
+    pub fn agent_settings(&self, password: &str) -> Settings {
+        let file = self.path().join("password");
+        std::fs::write(&file, format!("{password}\n")).expect("write");
+        Settings { username: Some("agent".to_owned()), password_file: Some(file), ..self.settings() }
     }
 
     /// Starts a member, with the data that it has.

@@ -337,11 +337,19 @@ impl Drop for Instance {
             }
             let _ = child.kill();
         }
-        for (pid, _) in self.processes() {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
         if let Some(child) = &mut self.postmaster {
             let _ = child.wait();
+        }
+        // Seen gone, not only signalled: a process that is still ending would write into the directory while it is removed.
+        for _ in 0..100 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for (pid, _) in left {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         // A killed postmaster leaves its small System V segment behind; line 7 of postmaster.pid names it.
         if let Some(id) = lines.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {

@@ -7,8 +7,9 @@
 use super::{
     super::{Error, Settings},
     address::Url,
-    fault::{Fault, is_auth_disabled},
-    security::{Certificates, password},
+    connection::{Connection, PATIENCE},
+    fault::Fault,
+    security::Certificates,
 };
 use crate::{
     clock,
@@ -28,16 +29,6 @@ use std::{
 /// (`--grpc-keepalive-min-time`), so pings cannot be the fast detector: attempts, progress requests and polls are.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection on which so many attempts in a row had no answer is made anew.
-const TIMEOUTS_BEFORE_RECONNECT: u32 = 2;
-
-/// A client for one endpoint, proven or not.
-pub(super) struct Connection {
-    client: Client,
-    proven: AtomicBool,
-    /// Authentication was off when it was last asked for, so requests carry no token.
-    tokenless: AtomicBool,
-}
 
 #[derive(Default)]
 struct Link {
@@ -46,7 +37,6 @@ struct Link {
     addresses: Vec<SocketAddr>,
     /// How many of them have failed: the next one is taken.
     refused: usize,
-    silent: u32,
     failing_since: Option<Moment>,
 }
 
@@ -92,13 +82,13 @@ impl Endpoint {
         let work = async {
             let connection = self.connection().await?;
             sent.store(true, Ordering::Relaxed);
-            match call(connection.client.clone()).await.map_err(|error| connection.fault(error)) {
+            match call(connection.client()).await.map_err(|error| connection.fault(error)) {
                 Err(Fault::Stale(why)) => {
                     // etcd refused before doing anything, so the request has not been sent in effect.
                     sent.store(false, Ordering::Relaxed);
-                    self.authenticate(&connection, &why).await?;
+                    connection.prove(&why).await?;
                     sent.store(true, Ordering::Relaxed);
-                    call(connection.client.clone()).await.map_err(Fault::from)
+                    call(connection.client()).await.map_err(Fault::from)
                 }
                 answer => answer,
             }
@@ -106,7 +96,7 @@ impl Endpoint {
         let answer = match tokio::time::timeout(deadline.to_std(), work).await {
             Ok(answer) => answer,
             Err(_) if sent.load(Ordering::Relaxed) => Err(Fault::Unclear(format!("no answer within {deadline}"))),
-            Err(_) => Err(Fault::NotReached(format!("not connected within {deadline}"))),
+            Err(_) => Err(Fault::NotYet(format!("not connected within {deadline}"))),
         };
         self.note(answer.as_ref().err());
         answer.map_err(|fault| fault.at(&self.url.text))
@@ -114,48 +104,49 @@ impl Endpoint {
 
     /// Notes how an attempt went.
     fn note(&self, fault: Option<&Fault>) {
-        let mut link = self.link();
         match fault {
-            None => (link.silent, link.failing_since) = (0, None),
-            Some(fault) if fault.is_final() => link.silent = 0,
-            Some(fault) => {
-                link.failing_since.get_or_insert_with(clock::boot);
-                link.silent += 1;
-                link.refused = link.refused.wrapping_add(usize::from(fault.breaks_connection()));
-                if fault.breaks_connection() || link.silent >= TIMEOUTS_BEFORE_RECONNECT {
-                    link.connection = None;
-                    link.silent = 0;
-                }
+            None => self.link().failing_since = None,
+            Some(fault) if fault.is_final() => self.link().failing_since = None,
+            Some(fault) if fault.breaks_connection() => {
+                self.forget();
+                let mut link = self.link();
+                link.refused += 1;
+            }
+            Some(fault) if fault.is_unclear() => self.doubt(),
+            Some(_) => {
+                self.link().failing_since.get_or_insert_with(clock::boot);
             }
         }
     }
 
-    /// Another endpoint answered first, by far: prefer others until this one answers again.
-    pub(super) fn outrun(&self) {
-        self.link().failing_since.get_or_insert_with(clock::boot);
-    }
-
-    /// Makes the next attempt here connect anew, and others prefer another endpoint.
+    /// It should have answered by now: others are preferred until it does, and the next attempt here asks for a sign of life.
     pub(super) fn doubt(&self) {
         let mut link = self.link();
-        link.connection = None;
         link.failing_since.get_or_insert_with(clock::boot);
+        if let Some(connection) = &link.connection {
+            connection.doubt();
+        }
+    }
+
+    /// The next attempt here connects and authenticates anew; others are preferred.
+    pub(super) fn forget(&self) {
+        let mut link = self.link();
+        link.failing_since.get_or_insert_with(clock::boot);
+        link.connection = None;
     }
 
     /// A proven connection.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Fault> {
         let present = self.link().connection.clone();
+        if present.as_ref().is_some_and(|connection| connection.is_given_up()) {
+            self.link().refused += 1;
+        }
         let connection = match present {
-            Some(connection) => connection,
-            None => self.build().await?,
+            Some(connection) if !connection.is_given_up() && connection.answers().await => connection,
+            _ => self.build().await?,
         };
-        if !connection.proven.load(Ordering::Relaxed) {
-            let proof = match &self.settings.username {
-                Some(_) => self.authenticate(&connection, "no token yet").await,
-                None => prove(&connection).await,
-            };
-            proof.map_err(|fault| self.explain(fault))?;
-            connection.proven.store(true, Ordering::Relaxed);
+        if !connection.is_proven() {
+            connection.prove("").await.map_err(|fault| self.explain(fault))?;
         }
         Ok(connection)
     }
@@ -186,68 +177,21 @@ impl Endpoint {
             let address = link.addresses.get(link.refused % link.addresses.len().max(1)).copied();
             self.url.of(address.ok_or_else(|| Fault::NotReached(format!("the name {} has no address", self.url.host)))?)
         };
-        let attempt = self.settings.attempt.to_std();
+        let patience = PATIENCE.to_std();
         let mut options = ConnectOptions::new()
-            .with_connect_timeout(attempt)
+            .with_connect_timeout(patience)
             .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
             .with_keep_alive_while_idle(false);
         if let Some(certificates) = &certificates {
-            options = options.with_tls(certificates.tls(&self.url.host).timeout(attempt));
+            options = options.with_tls(certificates.tls(&self.url.host).timeout(patience));
         }
         // Without a user this connects nothing yet: the connection is made by the first request.
         let client = Client::connect([url], Some(options)).await.map_err(|error| Fault::NotReached(error.to_string()))?;
-        let connection = Arc::new(Connection { client, proven: AtomicBool::new(false), tokenless: AtomicBool::new(false) });
+        let connection = Arc::new(Connection::new(client, Arc::clone(&self.settings)));
         let mut link = self.link();
         link.certificates = certificates;
         link.connection = Some(Arc::clone(&connection));
         Ok(connection)
-    }
-
-    /// Gets a token with the password that the file holds now.
-    async fn authenticate(&self, connection: &Connection, why: &str) -> Result<(), Fault> {
-        let (Some(user), Some(file)) = (&self.settings.username, &self.settings.password_file) else {
-            return Err(Fault::Denied(format!("{why} (no user is configured)")));
-        };
-        let password = password(file).await.map_err(|fault| Fault::Denied(fault.to_string()))?;
-        let mut client = connection.client.clone();
-        match client.update_user(Some((user.clone(), password))).await {
-            Ok(()) => {
-                connection.tokenless.store(false, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) if is_auth_disabled(&error) => {
-                connection.tokenless.store(true, Ordering::Relaxed);
-                client.update_user(None).await.map_err(|error| not_sent(Fault::from(error)))
-            }
-            Err(error) => Err(not_sent(Fault::from(error))),
-        }
-    }
-}
-
-impl Connection {
-    /// Without a token etcd takes the certificate's common name for the user, and says that *that* is not permitted: when
-    /// authentication has been switched on meanwhile, this is how it shows.
-    fn fault(&self, error: etcd_client::Error) -> Fault {
-        match Fault::from(error) {
-            Fault::Denied(why) if self.tokenless.load(Ordering::Relaxed) => Fault::Stale(why),
-            other => other,
-        }
-    }
-}
-
-/// Asks for the member's status: answered by the member alone, needs no leader, no token, and changes nothing.
-async fn prove(connection: &Connection) -> Result<(), Fault> {
-    match connection.client.clone().status().await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(not_sent(Fault::from(error))),
-    }
-}
-
-/// A fault met before the caller's request was sent.
-fn not_sent(fault: Fault) -> Fault {
-    match fault {
-        Fault::Unclear(why) => Fault::NotReached(why),
-        other => other,
     }
 }
 

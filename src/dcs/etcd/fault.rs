@@ -9,6 +9,8 @@ use tonic::{Code, ConnectError, Status};
 pub(super) enum Fault {
     /// Nothing was sent.
     NotReached(String),
+    /// Nothing was sent in time; connecting goes on.
+    NotYet(String),
     /// The token is missing, expired or of an older auth store: authenticate and try again. Nothing was done.
     Stale(String),
     /// Credentials or permission. Nothing was done.
@@ -44,6 +46,7 @@ impl Fault {
         let named = |why: String| format!("{endpoint}: {why}");
         match self {
             Self::NotReached(why) => Self::NotReached(named(why)),
+            Self::NotYet(why) => Self::NotYet(named(why)),
             Self::Stale(why) => Self::Stale(named(why)),
             Self::Denied(why) => Self::Denied(named(why)),
             Self::NoSpace(why) => Self::NoSpace(named(why)),
@@ -56,7 +59,7 @@ impl Fault {
     /// As the caller sees it, where no other attempt is in doubt.
     pub(super) fn into_error(self) -> Error {
         match self {
-            Self::NotReached(why) => Error::Unreachable(why),
+            Self::NotReached(why) | Self::NotYet(why) => Error::Unreachable(why),
             Self::Stale(why) | Self::Denied(why) => Error::Denied(why),
             Self::NoSpace(why) => Error::NoSpace(why),
             Self::NoLease(why) | Self::Rejected(why) => Error::Rejected(why),

@@ -28,7 +28,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// Every endpoint is asked this often, so that its token (300 s by default) and its connection stay fresh.
 const TOUCH: Span = Span::from_secs(60);
 /// One that has been failing is asked this often: only an answer makes it eligible again.
-const TOUCH_FAILING: Span = Span::from_secs(5);
+const TOUCH_FAILING: Span = Span::from_secs(2);
 
 /// What an etcd lease is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,9 +1,10 @@
 //! The real store: one client an endpoint, hedged requests, a watch that notices when it has gone silent.
 //!
-//! In reading order: `address`, `security`, `endpoint` (one connection), `fault` (what an error means), `race` (several
+//! In reading order: `address`, `security`, `connection` and `endpoint` (one member), `fault` (what an error means), `race` (several
 //! endpoints), then what is asked: `txn`, `list`, `watch`, `lease`, `journal`, `status`.
 
 mod address;
+mod connection;
 mod endpoint;
 mod fault;
 mod journal;
@@ -112,5 +113,37 @@ impl Shared {
 
     fn prefer(&self, index: usize) {
         self.preferred.store(index, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dcs::Hedge,
+        model::key::{Key, Txn},
+    };
+
+    fn is_send<T: Send>(_: T) {}
+
+    /// The agent runs them as tasks.
+    #[tokio::test]
+    async fn every_future_can_be_a_task() {
+        let settings = Settings::new(vec!["http://127.0.0.1:1".to_owned()], "/p", "c".parse().expect("name"));
+        let etcd = Etcd::connect(settings).await.expect("connect");
+        let txn = Txn { nonce: crate::clock::nonce(), when: Vec::new(), then: Vec::new() };
+        is_send(etcd.txn(&txn, Hedge::Never, Span::ZERO));
+        is_send(etcd.list(Span::ZERO));
+        is_send(etcd.clone().watch(tokio::sync::mpsc::channel(1).0));
+        is_send(etcd.clone().keep_up());
+        is_send(etcd.put_member(&"n".parse().expect("name"), String::new(), Span::ZERO));
+        is_send(etcd.append_history(crate::model::term::Term::ZERO, String::new(), Span::ZERO));
+        is_send(etcd.write_all(&[(Key::Leader, String::new())], &etcd_listing(), Span::ZERO));
+        is_send(etcd.status(Span::ZERO));
+    }
+
+    fn etcd_listing() -> crate::dcs::Listing {
+        let sent_at = Moment::ZERO;
+        crate::dcs::Listing { entries: Vec::new(), unknown: 0, revision: 0, sent_at, cluster_id: 0, raft_term: 0 }
     }
 }

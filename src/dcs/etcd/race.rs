@@ -12,6 +12,7 @@ use crate::{
 use etcd_client::Client;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -56,19 +57,23 @@ struct Course {
     /// Launch times of attempts that may have arrived.
     arrived: Vec<Moment>,
     newest: Option<Fault>,
-    denied: usize,
+    /// Endpoints whose newest answer was that we may not.
+    denied: BTreeSet<usize>,
     failed: usize,
 }
 
 impl Course {
     /// Takes over a failed attempt. `Some`: no further attempt makes sense.
-    fn fail(&mut self, launched: Moment, fault: Fault, endpoints: usize, hedge: Hedge) -> Option<Fault> {
+    fn fail(&mut self, launch: &Launch, fault: Fault, endpoints: usize, hedge: Hedge) -> Option<Fault> {
         self.failed += 1;
-        self.denied = if matches!(fault, Fault::Denied(_) | Fault::Stale(_)) { self.denied + 1 } else { 0 };
+        match fault {
+            Fault::Denied(_) | Fault::Stale(_) => self.denied.insert(launch.index),
+            _ => self.denied.remove(&launch.index),
+        };
         if fault.is_unclear() {
-            self.arrived.push(launched);
+            self.arrived.push(launch.at);
         }
-        let stop = fault.is_final() || (fault.is_unclear() && hedge == Hedge::Never) || self.denied >= endpoints;
+        let stop = fault.is_final() || (fault.is_unclear() && hedge == Hedge::Never) || self.denied.len() >= endpoints;
         self.newest = Some(fault.clone());
         stop.then_some(fault)
     }
@@ -105,10 +110,12 @@ impl Shared {
         let mut next_launch = clock::boot();
         loop {
             let now = clock::boot();
-            if now >= ends {
+            // Too little time for another attempt would only hide what the former ones said.
+            let worth = course.failed == 0 || ends.since(now).times(8) >= self.settings.attempt;
+            if now >= ends || (in_flight.is_empty() && !worth) {
                 return Err(course.error(None, deadline, launched.iter().any(Launch::is_sent)));
             }
-            if in_flight.len() < side_by_side && now >= next_launch {
+            if in_flight.len() < side_by_side && worth && now >= next_launch {
                 let Some(index) = turns.find(|index| launched.iter().all(|launch| launch.index != **index)).copied() else {
                     return Err(Error::Unreachable("no endpoint is configured".to_owned()));
                 };
@@ -122,7 +129,7 @@ impl Shared {
                     (launch, answer)
                 });
             }
-            let until = if in_flight.len() < side_by_side { next_launch.min(ends) } else { ends };
+            let until = if in_flight.len() < side_by_side && worth { next_launch.min(ends) } else { ends };
             let (launch, answer) = tokio::select! {
                 biased;
                 Some(ended) = in_flight.next(), if !in_flight.is_empty() => ended,
@@ -133,14 +140,14 @@ impl Shared {
                 Ok(answer) => {
                     self.prefer(launch.index);
                     let slow = launched.iter().filter(|other| clock::boot().since(other.at) >= third);
-                    slow.for_each(|other| self.endpoints[other.index].outrun());
+                    slow.for_each(|other| self.endpoints[other.index].doubt());
                     let others =
                         || course.arrived.iter().copied().chain(launched.iter().filter(|other| other.is_sent()).map(|other| other.at));
                     let sent_at = others().min().unwrap_or(launch.at).min(launch.at);
                     return Ok(Raced { answer, sent_at, unsettled: others().next().is_some() });
                 }
                 Err(fault) => {
-                    if let Some(fault) = course.fail(launch.at, fault, order.len(), hedge) {
+                    if let Some(fault) = course.fail(&launch, fault, order.len(), hedge) {
                         return Err(course.error(Some(fault), deadline, launched.iter().any(Launch::is_sent)));
                     }
                     next_launch = clock::boot().plus(pause_after(course.failed, order.len()).into());

@@ -236,7 +236,7 @@ impl Watcher {
         if response.canceled() {
             // Compacted, or refused. The list that follows starts anew from the present.
             if speaks_of_auth(response.cancel_reason()) {
-                self.shared.endpoints[stream.endpoint].doubt();
+                self.shared.endpoints[stream.endpoint].forget();
             }
             return Err(End::Again { blame: response.compact_revision() == 0 });
         }
