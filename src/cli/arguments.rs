@@ -301,6 +301,9 @@ pub struct SimulateOptions {
     /// So many seeds, one after the other
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub seeds: u64,
+    /// Print what happened, line by line
+    #[arg(long)]
+    pub trace: bool,
 }
 
 /// `wal-fetch`.
@@ -437,6 +440,8 @@ const DEMO: &str = "Examples:
   pgbaton demo
   pgbaton demo --script";
 
-const SIMULATE: &str = "Examples:
-  pgbaton simulate --seed 42
+const SIMULATE: &str = "One seed decides everything: the same seed gives the same run. Ends with 8 when an oracle found something.
+
+Examples:
+  pgbaton simulate --seed 42 --trace
   pgbaton simulate --seeds 1000";

@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::LabInit(options) => lab_init::run(&options),
         Verb::WalFetch(options) => block_on(wal_fetch::run(&options)),
         Verb::Demo(options) => demo::run(&options),
-        Verb::Simulate(options) => simulate::run(&options),
+        Verb::Simulate(options) => simulate::run(&target, &options),
         Verb::List(options) => block_on(list::run(&target, &options)),
         Verb::Status => block_on(status::run(&target)),
         Verb::Why(options) => block_on(why::run(&target, &options)),

@@ -4,7 +4,7 @@ use super::host::run;
 
 #[test]
 fn help_is_as_it_was_written() {
-    let verbs: [&[&str]; 16] = [
+    let verbs: [&[&str]; 17] = [
         &[],
         &["list"],
         &["status"],
@@ -21,6 +21,7 @@ fn help_is_as_it_was_written() {
         &["doctor"],
         &["agent"],
         &["demo"],
+        &["simulate"],
     ];
     for verb in verbs {
         let ran = run(&[verb, &["--help"]].concat());
