@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config},
     dcs::{self, Etcd},
     decide::snapshot::Me,
-    guard::{GuardSettings, KillChoice, socket_in},
+    guard::{GuardSettings, KillChoice, client::Guard, socket_in},
     model::{instance::KillMode, moment::Span, node_file::NodeFile},
     postgres::{self, Owner, Server},
     telemetry::Metrics,
@@ -207,6 +207,7 @@ async fn agent<A>(
     let agent = clock::incarnation();
     tracing::info!(cluster = %config.cluster, node = %config.node, %agent, data = %file.data, starts = file.starts, "the agent starts");
     let me = me(&config, agent.clone(), major);
+    let stopping = session.clone();
     let tools = Arc::new(Tools {
         node: config.node.clone(),
         etcd: etcd.clone(),
@@ -229,7 +230,7 @@ async fn agent<A>(
     tokio::select! {
         biased;
         why = looped.run() => Ok(why),
-        why = signals(events_in.clone()) => Ok(why),
+        why = signals(events_in.clone(), stopping) => Ok(why),
         () = observe::etcd(etcd.clone(), events_in.clone()) => Ok("the watch of etcd ended".to_owned()),
         () = serve::commands(etcd.clone(), commands) => Ok("the commands ended".to_owned()),
         () = etcd.keep_up() => Ok("the upkeep of etcd leases ended".to_owned()),
@@ -238,9 +239,9 @@ async fn agent<A>(
     }
 }
 
-/// Ctrl-C stops the node in order, a second one ends the agent at once. SIGTERM ends the agent alone: PostgreSQL goes on under its
+/// Ctrl-C stops the node in order, a second one kills PostgreSQL and ends the agent. SIGTERM ends the agent alone: PostgreSQL goes on under its
 /// guard until the lease runs out, and a new agent takes over before.
-async fn signals(events: mpsc::Sender<Event>) -> String {
+async fn signals(events: mpsc::Sender<Event>, session: watch::Receiver<Option<Guard>>) -> String {
     let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else { return std::future::pending().await };
     let mut asked = false;
@@ -250,13 +251,24 @@ async fn signals(events: mpsc::Sender<Event>) -> String {
             _ = terminate.recv() => return "SIGTERM: the agent ends, PostgreSQL goes on under its guard".to_owned(),
             _ = interrupt.recv() => {
                 if asked {
-                    return "interrupted twice".to_owned();
+                    kill(session.borrow().clone()).await;
+                    return "interrupted twice: PostgreSQL was killed".to_owned();
                 }
                 asked = true;
-                tracing::info!("interrupted: this node is stopped in order; once more ends the agent at once");
+                tracing::info!("interrupted: this node is stopped in order; once more kills PostgreSQL");
                 drop(events.send(Event::Stop).await);
             }
         }
+    }
+}
+
+/// Kills PostgreSQL without more ado.
+async fn kill(guard: Option<Guard>) {
+    const LIMIT: Span = Span::from_secs(2);
+    let Some(guard) = guard else { return };
+    // In the newest term that it has heard: it refuses older ones.
+    if let Ok(status) = guard.status(LIMIT).await {
+        drop(guard.kill(status.term, LIMIT).await);
     }
 }
 

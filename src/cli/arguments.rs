@@ -87,7 +87,7 @@ pub enum Verb {
     LabInit(RawOptions),
     /// What PostgreSQL's restore_command calls
     #[command(hide = true)]
-    WalFetch(RawOptions),
+    WalFetch(WalFetchOptions),
 }
 
 impl Verb {
@@ -319,6 +319,29 @@ pub struct SimulateOptions {
     /// So many seeds, one after the other
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub seeds: u64,
+    /// Print what happened, line by line
+    #[arg(long)]
+    pub trace: bool,
+}
+
+/// `wal-fetch`.
+#[derive(Debug, Args)]
+pub struct WalFetchOptions {
+    /// The local copy of the ledger's history files
+    #[arg(long, value_name = "DIRECTORY")]
+    pub ledger: PathBuf,
+    /// The operator's restore_command
+    #[arg(long, value_name = "COMMAND")]
+    pub command: Option<String>,
+    /// How long that command may take
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    pub limit: String,
+    /// %f
+    pub file: String,
+    /// %p
+    pub path: String,
+    /// %r
+    pub restart: Option<String>,
 }
 
 /// Arguments that are read elsewhere.
@@ -440,6 +463,8 @@ Examples:
   pgbaton demo --preset fast
   pgbaton demo --script --keep-logs /tmp/demo-logs";
 
-const SIMULATE: &str = "Examples:
-  pgbaton simulate --seed 42
+const SIMULATE: &str = "One seed decides everything: the same seed gives the same run. Ends with 8 when an oracle found something.
+
+Examples:
+  pgbaton simulate --seed 42 --trace
   pgbaton simulate --seeds 1000";

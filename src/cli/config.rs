@@ -41,7 +41,7 @@ pub(super) async fn apply(target: &Target, options: &ApplyOptions) -> anyhow::Re
     let body = json!({ "policy": policy, "version": version, "reason": options.reason });
     let record: PolicyRecord = client.put_json("/v1/policy", Some(version), &body).await?;
     match target.output() {
-        Output::Json => table::print(&table::json(&record)?)?,
+        Output::Json => table::print(&table::json(&record)?).map(drop)?,
         Output::Table => eprintln!("Version {} is in force.", record.version),
     }
     Ok(Exit::Done)
@@ -61,9 +61,9 @@ pub(super) fn check(target: &Target, options: &CheckOptions) -> anyhow::Result<E
     };
     let faults = outcome.err().unwrap_or_default();
     match target.output() {
-        Output::Json => table::print(&table::json(&json!({ "file": file, "faults": faults_json(&faults) }))?)?,
+        Output::Json => table::print(&table::json(&json!({ "file": file, "faults": faults_json(&faults) }))?).map(drop)?,
         Output::Table if faults.is_empty() => eprintln!("{} is well.", file.display()),
-        Output::Table => table::print(&format!("{faults}\n"))?,
+        Output::Table => table::print(&format!("{faults}\n")).map(drop)?,
     }
     Ok(if faults.is_empty() { Exit::Done } else { Exit::Config })
 }
@@ -111,19 +111,23 @@ fn toml(policy: &ClusterPolicy) -> anyhow::Result<String> {
     let (tables, plain): (Vec<_>, Vec<_>) = object(policy)?.into_iter().partition(|(_, value)| value.is_object());
     let mut text = String::new();
     for (key, value) in plain {
-        // JSON's texts, numbers, booleans and lists of texts are written in the same way.
-        writeln!(text, "{key} = {value}")?;
+        writeln!(text, "{key} = {}", literal(&value))?;
     }
     for (key, value) in tables {
         writeln!(text, "\n[{key}]")?;
         for (name, value) in value.as_object().into_iter().flatten() {
             let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             // A name with a point in it (an extension's parameter) is one key, not two.
-            let name = if plain { name.clone() } else { Value::String(name.clone()).to_string() };
-            writeln!(text, "{name} = {value}")?;
+            let name = if plain { name.clone() } else { literal(&Value::String(name.clone())) };
+            writeln!(text, "{name} = {}", literal(value))?;
         }
     }
     Ok(text)
+}
+
+/// Texts, numbers, booleans and lists of texts are written as in JSON, but for one letter that TOML wants escaped.
+fn literal(value: &Value) -> String {
+    value.to_string().replace('\u{7f}', "\\u007F")
 }
 
 #[cfg(test)]

@@ -17,10 +17,10 @@ pub(super) async fn run(target: &Target, options: &DsnOptions) -> anyhow::Result
         return Err(Failure::of(Exit::NotFound, "no node has said where its PostgreSQL listens"));
     }
     let text = if options.uri { uri(&hosts, options) } else { pairs(&hosts, options) };
-    match target.output() {
-        Output::Table => table::print(&format!("{text}\n"))?,
-        Output::Json => table::print(&table::json(&json!({ "dsn": text }))?)?,
-    }
+    table::print(&match target.output() {
+        Output::Table => format!("{text}\n"),
+        Output::Json => table::json(&json!({ "dsn": text }))?,
+    })?;
     Ok(Exit::Done)
 }
 

@@ -4,7 +4,7 @@ use super::{
     arguments::{ListOptions, Output},
     exit::Exit,
     store,
-    table::{self, Align, bytes, columns, millis},
+    table::{self, Align, Reader, bytes, columns, millis},
     target::{self, Target},
 };
 use crate::{
@@ -82,7 +82,8 @@ pub(super) async fn run(target: &Target, options: &ListOptions) -> anyhow::Resul
         }
         let clear = if target.output() == Output::Table { "\x1b[H\x1b[2J" } else { "" };
         match text {
-            Ok(text) => table::print(&format!("{clear}{text}"))?,
+            Ok(text) if table::print(&format!("{clear}{text}"))? == Reader::Gone => return Ok(Exit::Done),
+            Ok(_) => {}
             // It may be there again at the next look.
             Err(error) => eprintln!("{clear}pgbaton: {error:#}"),
         }

@@ -1,33 +1,36 @@
-//! `wal-fetch`: what the managed `restore_command` calls, as `wal-fetch STATE_DIR DATA_DIR %f %p %r`.
+//! `wal-fetch`: what the managed `restore_command` calls, for every file that PostgreSQL needs in recovery.
+//!
+//! Ends with 0 when the file is there, else with 1: a higher status, or a signal, would end the recovery.
 
-use super::{
-    arguments::RawOptions,
-    exit::{Exit, Failure},
+use super::{arguments::WalFetchOptions, exit::Exit};
+use crate::{
+    model::moment::Span,
+    postgres::fetch::{self, Fetched, Request},
 };
-use crate::postgres::fetch::{COMMAND_LIMIT, Fetched, Request, fetch, kept_command, ledger_dir};
-use std::path::Path;
+use anyhow::Context;
+use std::env;
 
-/// PostgreSQL takes 1 for "there is no such file"; a higher status would end recovery.
-pub(super) fn run(options: &RawOptions) -> anyhow::Result<Exit> {
-    let [state_dir, data_dir, file, path, restart] = options.arguments.as_slice() else {
-        return Err(Failure::of(Exit::Failed, "wal-fetch takes STATE_DIR DATA_DIR %f %p %r; PostgreSQL calls it"));
-    };
-    let state_dir = Path::new(state_dir);
-    let (ledger, command) = (ledger_dir(state_dir), kept_command(state_dir));
+pub(super) async fn run(options: &WalFetchOptions) -> anyhow::Result<Exit> {
+    let limit: Span = options.limit.parse().context("--limit")?;
+    let data_dir = env::current_dir().context("could not find the data directory")?;
+    // The agent keeps the operator's command beside the ledger: within our own, PostgreSQL would fill in its %f and %p.
+    let kept = options.ledger.parent().and_then(fetch::kept_command);
+    let command = options.command.clone().or(kept);
     let request = Request {
-        ledger: &ledger,
-        command: command.as_deref(),
-        limit: COMMAND_LIMIT,
-        data_dir: Path::new(data_dir),
-        file,
-        path,
-        restart: Some(restart),
+        ledger: &options.ledger,
+        command: command.as_deref().filter(|command| !command.trim().is_empty()),
+        limit,
+        data_dir: &data_dir,
+        file: &options.file,
+        path: &options.path,
+        restart: options.restart.as_deref(),
     };
-    super::block_on(async {
-        match fetch(&request).await {
-            Fetched::There => Ok(Exit::Done),
-            Fetched::NotThere => Ok(Exit::Failed),
-            Fetched::Failed(why) => Err(Failure::of(Exit::Failed, why)),
+    Ok(match fetch::fetch(&request).await {
+        Fetched::There => Exit::Done,
+        Fetched::NotThere => Exit::Failed,
+        Fetched::Failed(why) => {
+            eprintln!("pgbaton wal-fetch: {why}");
+            Exit::Failed
         }
     })
 }

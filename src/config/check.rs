@@ -205,6 +205,9 @@ fn guard_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<GuardCon
     let kill = optional(section.get("kill"), |entry| reader.word(entry, &kill));
     let fence = [("auto", NetworkFence::Auto), ("off", NetworkFence::Off)];
     let network_fence = optional(section.get("network_fence"), |entry| reader.word(entry, &fence));
+    if kill == Some(Some(Some(KillMode::Cgroup))) {
+        reader.fault("guard.kill", NOT_YET, "set kill = \"auto\": \"cgroup\" comes with the systemd units");
+    }
     if let Some(entry) = section.get("watchdog")
         && reader.word(&entry, &[("off", false), ("automatic", true), ("required", true)]) == Some(true)
     {

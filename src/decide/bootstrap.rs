@@ -1,7 +1,7 @@
 //! The first claim: a new cluster, or one whose data was there before us (protocol 1.2, *First claim*).
 
 use super::{
-    decision::{Action, Completed, Purpose, Task},
+    decision::{Action, ClaimStory, Completed, Purpose, Task},
     draft::Draft,
     registration::new_life,
     snapshot::Snapshot,
@@ -143,6 +143,18 @@ fn claim(s: &Snapshot, d: &mut Draft, disk: &DiskFacts) {
         "first-claim",
         format!("the first claim: this node's data (system identifier {}) becomes the cluster", disk.control.system_id),
     );
+    d.memory.claim = Some(ClaimStory {
+        term: FIRST_TERM,
+        why: if s.file.initialised { "the cluster was initialised" } else { "the cluster was taken over as it was" }.to_owned(),
+        from: None,
+        former_lsn: None,
+        wal_end: None,
+        triggered: s.memory.claim.as_ref().map_or(s.now.boot, |story| story.triggered),
+        claimed: None,
+        voted: None,
+        asked: None,
+        promoted: None,
+    });
     if let Some(txn) = first_claim(s, disk) {
         d.act(s, Action::Txn(Purpose::FirstClaim, txn));
     }

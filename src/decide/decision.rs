@@ -392,6 +392,8 @@ pub struct Memory {
     pub recorded: Option<Term>,
     /// What was last published of us, and when.
     pub published: Option<Published>,
+    /// Since when this agent has seen this node serve, without a break.
+    pub leading_since: Option<Moment>,
     /// When the server first failed to answer, while its process lives.
     pub mute_since: Option<Moment>,
     /// Rewinds that failed in this life of the data directory.

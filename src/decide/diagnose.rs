@@ -15,6 +15,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     }
     if let Observed::Known { value: DataDir::Unusable { why }, .. } = &s.disk {
         d.alarm("data-directory", format!("the data directory cannot be used: {why}"));
+        if s.authority().is_some() && !s.is_empty() {
+            // The server that runs on it goes on serving.
+            return unreadable_records(s, d);
+        }
         if s.is_empty() && s.holds() {
             d.refused("release", "the lease is not released: what is on the disk cannot be read; it runs out by itself");
         }

@@ -17,7 +17,8 @@ use crate::model::{
 pub fn check(s: &Snapshot, decision: &Decision) -> Vec<String> {
     let mut found: Vec<String> = decision.actions.iter().filter_map(|action| violation(s, action)).collect();
     if let Some(writes) = decision.routing.writes {
-        let valid = s.leader().is_some_and(|leader| leader.record.term == writes.term) && s.authority() == Some(writes.until);
+        let valid =
+            s.leader().is_some_and(|leader| leader.record.term == writes.term) && s.authority().is_some_and(|until| writes.until <= until);
         if !valid {
             found.push(format!("I5: writes are routed here in term {} without a valid lease", writes.term));
         }

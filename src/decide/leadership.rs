@@ -18,6 +18,9 @@ const ASK_AGAIN: Span = Span::from_millis(100);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     let Some(leader) = s.leader() else { return Flow::Goes };
+    if leader.record.state != LeaderState::Serving || !s.named_by(&leader.record) {
+        d.memory.leading_since = None;
+    }
     if !s.named_by(&leader.record) {
         return release::after_the_guard_died(s, d, leader);
     }

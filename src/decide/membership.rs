@@ -43,7 +43,8 @@ fn swap(s: &Snapshot, sync: &Stored<SyncRecord>, electable: Vec<Replica>) -> Opt
 /// Those who stream and are not barred join; those who confirmed nothing for two waits, or began another life, leave.
 fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord) -> Vec<Replica> {
     let limit = s.policy.timers().wait.times(2);
-    let began = d.memory.claim.as_ref().and_then(|story| story.promoted);
+    // A replica that this agent has never heard is silent since it began to listen.
+    let began = d.memory.leading_since;
     let mut wanted: Vec<Replica> = Vec::new();
     for replica in &sync.electable {
         let last = s.confirmed.get(replica).copied().or(began);

@@ -22,6 +22,9 @@ use crate::model::{
 /// A server whose process lives and that answers nobody for so long is taken for dead (scenario 124).
 const MUTE_LIMIT: Span = Span::from_secs(20);
 
+/// How long a release may wait for the verified death and the end of WAL.
+const RELEASE_LIMIT: Span = Span::from_secs(15);
+
 /// What a serving holder does about its PostgreSQL.
 pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     match s.process() {
@@ -32,7 +35,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         Some(Process::Dying { run }) => {
             note_crash(s, d, *run, "its processes are being killed");
             d.waits("dying", "waits until the guard has seen the last process of PostgreSQL gone");
-            Keeps::Renewing
+            within_limit(s, d)
         }
         Some(Process::Empty { last }) => {
             if let Some(last) = last {
@@ -53,6 +56,7 @@ fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     match s.role() {
         Some(ServerRole::Primary { .. }) => {
             d.memory.mute_since = None;
+            d.memory.leading_since.get_or_insert(s.now.boot);
             d.memory.crash = None;
             d.memory.failed_starts = 0;
             d.because("primary", format!("this node is the primary in term {}", leader.record.term));
@@ -85,7 +89,7 @@ fn note_crash(s: &Snapshot, d: &mut Draft, run: crate::model::instance::Run, how
 
 /// Not one process lives. What is on the disk is measured and noted; then the lease is given up, or taken again by its owner.
 fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why: &str) -> Keeps {
-    let Some(end) = evidence(s, d) else { return Keeps::Renewing };
+    let Some(end) = evidence(s, d) else { return within_limit(s, d) };
     let term = leader.record.term;
     let noted = s.file.demoted == Some(term) && (end.is_none() || s.file.boundary == end.map(boundary));
     if !noted {
@@ -105,6 +109,21 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
     }
     d.because("release", format!("{why}, and not one process of it lives: the lease of term {term} is released"));
     vacate(s, d, leader, end, why);
+    Keeps::Not
+}
+
+/// A release waits for what it needs to know, but not for ever: a kill that cannot be verified, or a disk that does not answer,
+/// must not hold the cluster. Then nothing is renewed, and the deadlines act.
+fn within_limit(s: &Snapshot, d: &mut Draft) -> Keeps {
+    let Some(ends) = d.memory.crash.as_ref().map(|crash| crash.at.plus(RELEASE_LIMIT)) else { return Keeps::Renewing };
+    d.wake(ends);
+    if s.now.boot < ends {
+        return Keeps::Renewing;
+    }
+    d.alarm(
+        "release-stuck",
+        format!("PostgreSQL ended {RELEASE_LIMIT} ago or longer, and its death or the end of its WAL is not verified: the lease runs out"),
+    );
     Keeps::Not
 }
 

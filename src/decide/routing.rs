@@ -13,6 +13,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
 
 fn writes(s: &Snapshot) -> Option<Writable> {
     let leader = s.leader().filter(|leader| leader.record.state == LeaderState::Serving)?;
-    let until = s.authority()?;
+    // Doors close before the stop begins (protocol 1.5, F1), and while this node is being stopped.
+    let until = s.authority()?.minus(s.policy.timers().soft_stop);
+    if s.stopping || s.now.boot >= until {
+        return None;
+    }
     matches!(s.role(), Some(ServerRole::Primary { .. })).then_some(Writable { term: leader.record.term, until })
 }

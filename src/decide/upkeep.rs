@@ -119,7 +119,7 @@ fn slots(s: &Snapshot, d: &mut Draft) {
     let nodes: Vec<&NodeName> = s.etcd.records.nodes.keys().filter(|node| **node != s.me.node).collect();
     let away = |node: &NodeName| {
         let last = s.confirmed.iter().filter(|(replica, _)| replica.node == *node).map(|(_, at)| *at).max();
-        let since = last.or(s.memory.claim.as_ref().and_then(|story| story.promoted));
+        let since = last.or(s.memory.leading_since);
         since.is_some_and(|since| s.now.boot.since(since) > s.policy.member_slot_retention.time)
     };
     let wanted: Vec<&NodeName> = nodes.into_iter().filter(|node| !away(node)).collect();
@@ -155,7 +155,11 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         (Some(_), None) => Some(0),
         (None, _) => None,
     };
-    let unseen = if story.wal_end.is_some() || !promoted_now { Span::ZERO } else { leader.record.hold.plus(s.policy.timers().renew_every) };
+    let unseen = if story.wal_end.is_some() || story.from.is_none() || !promoted_now {
+        Span::ZERO
+    } else {
+        leader.record.hold.plus(s.policy.timers().renew_every)
+    };
     let steps = [
         ("claim", story.claimed),
         ("vote", story.voted),

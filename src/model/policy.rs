@@ -133,6 +133,8 @@ pub struct Timers {
     pub kill_bound: Span,
     /// How long a taker must see the record stand still.
     pub wait: Span,
+    /// E: what an etcd election takes with the etcd timing that the preset is for (median).
+    pub election: Span,
 }
 
 /// The largest rate error of a monotonic clock that we allow for, in parts per million (ρ).
@@ -147,10 +149,10 @@ pub const LONGEST_HOLD: Span = Span::from_secs(15);
 impl Preset {
     /// The timers of this preset.
     pub const fn timers(self) -> Timers {
-        let (renew, hold, soft, kill, wait) = match self {
-            Self::Fast => (300, 1_500, 100, 300, 2_000),
-            Self::Default => (500, 2_800, 200, 400, 3_300),
-            Self::Wan => (1_000, 5_000, 300, 1_000, 6_500),
+        let (renew, hold, soft, kill, wait, election) = match self {
+            Self::Fast => (300, 1_500, 100, 300, 2_000, 700),
+            Self::Default => (500, 2_800, 200, 400, 3_300, 1_300),
+            Self::Wan => (1_000, 5_000, 300, 1_000, 6_500, 2_600),
         };
         Timers {
             renew_every: Span::from_millis(renew),
@@ -158,6 +160,7 @@ impl Preset {
             soft_stop: Span::from_millis(soft),
             kill_bound: Span::from_millis(kill),
             wait: Span::from_millis(wait),
+            election: Span::from_millis(election),
         }
     }
 }
@@ -180,6 +183,7 @@ impl ClusterPolicy {
             soft_stop: self.soft_stop.unwrap_or(preset.soft_stop),
             kill_bound: preset.kill_bound,
             wait: self.take_after.unwrap_or(preset.wait),
+            election: preset.election,
         }
     }
 
@@ -214,6 +218,13 @@ impl Timers {
             return Err(ImpossibleTimers {
                 inequality: "soft_stop + 2 × renew_every < hold_for",
                 numbers: format!("{} + 2 × {} ≥ {}", self.soft_stop, self.renew_every, self.hold),
+            });
+        }
+        let election = self.election;
+        if self.hold < self.renew_every.plus(self.soft_stop).plus(election) {
+            return Err(ImpossibleTimers {
+                inequality: "hold_for − renew_every − soft_stop ≥ E (an etcd election must not cost a primary)",
+                numbers: format!("{} − {} − {} < {election}", self.hold, self.renew_every, self.soft_stop),
             });
         }
         let least = self.least_wait();

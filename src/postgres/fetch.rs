@@ -45,13 +45,10 @@ pub enum Fetched {
     Failed(String),
 }
 
-/// How long the operator's command may take for one file: a promotion waits for it (EXP-11).
-pub const COMMAND_LIMIT: Span = Span::from_secs(60);
-
 /// The managed `restore_command`: our own program, which answers from the state directory.
 pub fn wrapper(settings: &Settings, program: &Path) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''").replace('%', "%%"));
-    format!("{} wal-fetch {} {} \"%f\" \"%p\" \"%r\"", quoted(program), quoted(&settings.state_dir), quoted(&settings.data_dir))
+    format!("{} wal-fetch --ledger {} \"%f\" \"%p\" \"%r\"", quoted(program), quoted(&ledger_dir(&settings.state_dir)))
 }
 
 fn command_file(state_dir: &Path) -> PathBuf {

@@ -35,10 +35,11 @@ pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
         watch.stop();
         told
     })?;
-    match output {
-        Output::Table => table::print(&report::table(&reports))?,
-        Output::Json => table::print(&table::json(&serde_json::json!({ "faults": reports, "conclusion": conclusion }))?)?,
-    }
+    let text = match output {
+        Output::Table => report::table(&reports),
+        Output::Json => table::json(&serde_json::json!({ "faults": reports, "conclusion": conclusion }))?,
+    };
+    table::print(&text)?;
     let mut complaints = conclusion.complaints();
     complaints.extend(toured.err().map(|error| format!("the tour ended early: {error:#}")));
     for complaint in &complaints {

@@ -62,16 +62,17 @@ fn show(target: &Target, plan: &Plan) -> anyhow::Result<()> {
     match target.output() {
         Output::Json => {
             let shown = json!({ "primary": plan.primary, "term": plan.term, "generation": plan.generation, "records": records, "notes": plan.notes });
-            table::print(&table::json(&shown)?)
+            table::print(&table::json(&shown)?)?;
         }
         Output::Table => {
             eprintln!("Generation {}, term {}; the only node that may become primary: {}.", plan.generation, plan.term, plan.primary.node);
             plan.notes.iter().for_each(|note| eprintln!("  {note}"));
             eprintln!("The records:");
             let lines: String = plan.records.iter().map(|(key, text)| format!("{key} = {text}\n")).collect();
-            table::print(&lines)
+            table::print(&lines)?;
         }
     }
+    Ok(())
 }
 
 async fn write(etcd: &Etcd, listing: &Listing, plan: &Plan, choice: &Choice, stamp: &Stamp) -> anyhow::Result<()> {

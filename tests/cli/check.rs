@@ -1,0 +1,68 @@
+//! `config check` and `config explain`.
+
+use super::host::{Host, run};
+
+#[test]
+fn every_fault_is_shown_at_once_with_its_line() {
+    let host = Host::new();
+    let file = host.write(
+        "bad.toml",
+        "cluster = \"Orders\"\nnode = \"n1\"\nnonsense = 1\n[etcd]\nendpoints = [\"ftp://x\"]\n[api]\nlisten = \"nowhere\"\n[postgres]\ndata_dir = \"relative\"\n",
+    );
+    let ran = run(&["config", "check", &file.display().to_string()]);
+    assert_eq!(ran.code, 7);
+    for expected in [
+        "bad.toml:1: cluster: ",
+        "bad.toml:3: nonsense: ",
+        "bad.toml:5: etcd.endpoints[0]: ",
+        "bad.toml:7: api.listen: ",
+        "bad.toml:9: postgres.data_dir: ",
+    ] {
+        assert!(ran.stdout.contains(expected), "{expected} in\n{}", ran.stdout);
+    }
+    let json = run(&["config", "check", "-o", "json", &file.display().to_string()]);
+    let faults: serde_json::Value = serde_json::from_str(&json.stdout).expect("json");
+    assert_eq!(faults["faults"].as_array().map(Vec::len), Some(ran.stdout.lines().count()));
+    assert_eq!(faults["faults"][0]["line"], 1);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_fault() {
+    let ran = run(&["config", "check", "/nonexistent/x.toml"]);
+    assert_eq!((ran.code, ran.stdout.lines().count()), (7, 1));
+    // The same for a verb that needs it.
+    let ran = run(&["list", "--config", "/nonexistent/x.toml"]);
+    assert_eq!(ran.code, 7, "{}", ran.stderr);
+}
+
+#[test]
+fn a_good_file_is_well_and_the_host_is_looked_at() {
+    let host = Host::new();
+    let ran = host.run(&["config", "check"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+    let text = std::fs::read_to_string(host.path("orders.toml")).expect("read").replace("/usr/lib/postgresql/15/bin", "/nonexistent");
+    let file = host.write("other.toml", &text).display().to_string();
+    let ran = host.run(&["config", "check", &file]);
+    assert_eq!(ran.code, 7);
+    assert!(ran.stdout.contains("postgres.bin_dir: /nonexistent"), "{}", ran.stdout);
+    assert_eq!(host.run(&["config", "check", "--shape-only", &file]).code, 0);
+}
+
+#[test]
+fn a_policy_is_checked_by_itself() {
+    let host = Host::new();
+    let file = host.write("policy.toml", "preset = \"slow\"\n[parameters]\nport = 1\n").display().to_string();
+    let ran = run(&["config", "check", "--policy", &file]);
+    assert_eq!((ran.code, ran.stdout.lines().count()), (7, 2), "{}", ran.stdout);
+}
+
+#[test]
+fn what_is_explained_is_a_valid_file() {
+    let host = Host::new();
+    for arguments in [&["config", "explain"][..], &["config", "explain", "--policy"]] {
+        let file = host.write("explained.toml", &run(arguments).stdout).display().to_string();
+        let kind = if arguments.len() == 3 { "--policy" } else { "--shape-only" };
+        let ran = run(&["config", "check", kind, &file]);
+        assert_eq!(ran.code, 0, "{}", ran.stdout);
+    }
+}

@@ -1,0 +1,137 @@
+//! What is printed of a cluster.
+
+use super::{
+    host::{Host, run},
+    published::{Builder, primary, reason, replica},
+};
+use pgbaton::{decide::decision::ReasonKind, model::moment::Span};
+
+const LONG: Span = Span::from_secs(600);
+
+#[test]
+fn the_list_shows_role_timeline_and_lag() {
+    let host = Host::new();
+    let agent = host.agent(primary(LONG).build());
+    let ran = host.run(&["list"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let expected = "\
+Cluster orders (7000000000000000001), term 5: n1 is primary on timeline 2
+NODE  ROLE     STATE      TL        LSN  LAG  REPLAY  TIME  FAILOVER  NOTES
+n1    primary  running     2  0/5000000    -       -     -  -
+n2    replica  streaming   2  0/5000000  0 B     0 B    0s  yes
+n3    replica  streaming   2  0/5000000  0 B    2 MB  2.0s  no        restart pending
+n4    -        silent      -          -    -       -     -  no
+";
+    assert_eq!(ran.stdout, expected);
+    // The same by URL, without a configuration.
+    assert_eq!(run(&["list", "--url", &format!("http://{}", agent.address())]).stdout, expected);
+}
+
+#[test]
+fn the_list_as_json_is_for_programs() {
+    let host = Host::new();
+    let _agent = host.agent(primary(LONG).build());
+    let ran = host.run(&["list", "--output", "json"]);
+    let mut list: serde_json::Value = serde_json::from_str(&ran.stdout).expect("json");
+    let leaders: Vec<&str> =
+        list["members"].as_array().expect("members").iter().filter(|m| m["leader"] == true).filter_map(|m| m["node"].as_str()).collect();
+    assert_eq!(leaders, ["n1"]);
+    // The only thing that goes on by itself.
+    list["leader"]["stood_still_seconds"] = 0.0.into();
+    insta::assert_snapshot!("list_json", serde_json::to_string_pretty(&list).expect("json"));
+}
+
+#[test]
+fn doubts_and_alarms_are_shown_with_the_list() {
+    let host = Host::new();
+    let reasons = vec![reason(ReasonKind::Alarm, "disk", "the disk is full")];
+    let mut published = Builder { reasons, ..primary(LONG) }.build();
+    published.snapshot.etcd.answered.lost(published.snapshot.now.boot, "connection refused");
+    let _agent = host.agent(published);
+    let ran = host.run(&["list"]);
+    assert!(ran.stdout.starts_with("Note: n1 has not heard from etcd for "), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("ALARM disk: the disk is full\n"), "{}", ran.stdout);
+}
+
+#[test]
+fn status_tells_of_the_node_and_ends_with_8_when_something_alarms() {
+    let host = Host::new();
+    let agent = host.agent(primary(LONG).build());
+    let ran = host.run(&["status"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let text: String = ran.stdout.lines().filter(|line| !line.contains(" ago")).map(|line| format!("{line}\n")).collect();
+    let text = text.replace("9.9min", "9min");
+    assert_eq!(
+        text,
+        "\
+Node n1 of cluster orders: primary, running
+  Cluster    term 5, n1 is primary on timeline 2
+  Lease      ours for another 9min (hold 2.8s, others take after 3.3s)
+  Routing    writes yes, reads no
+  Fencing    kernel deadline (namespace), in 9min
+  Failover   to n2
+"
+    );
+    let reasons = vec![reason(ReasonKind::Because, "b", "because of that"), reason(ReasonKind::Alarm, "disk", "the disk is full")];
+    agent.seat.publish(Builder { reasons, ..primary(LONG) }.build());
+    let ran = host.run(&["status"]);
+    assert_eq!(ran.code, 8);
+    assert!(ran.stdout.ends_with("  ALARM      disk: the disk is full\n  because    b: because of that\n"), "{}", ran.stdout);
+}
+
+#[test]
+fn why_prints_the_reasons_of_the_node_that_is_asked() {
+    let host = Host::new();
+    let reasons = vec![reason(ReasonKind::Waits, "wait", "waits for 2s")];
+    let agent = host.agent(Builder { reasons, ..replica() }.build());
+    let ran = host.run(&["why"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "n2 in term 5:\n  waits      wait: waits for 2s\n"));
+    assert_eq!(host.run(&["why", "--node", "n9"]).code, 5);
+    agent.seat.publish(replica().build());
+    assert!(host.run(&["why"]).stdout.contains("nothing to explain"));
+}
+
+#[test]
+fn a_connection_string_names_the_primary_first() {
+    let host = Host::new();
+    let _agent = host.agent(primary(LONG).build());
+    let ran = host.run(&["dsn"]);
+    let expected =
+        "host=10.0.0.1,10.0.0.2,10.0.0.3 port=5432,5432,5432 dbname=postgres connect_timeout=3 target_session_attrs=read-write\n";
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, expected));
+}
+
+#[test]
+fn an_agent_that_is_down_is_told_with_the_way_to_it() {
+    let host = Host::new();
+    for verb in ["status", "why"] {
+        let ran = host.run(&[verb]);
+        assert_eq!(ran.code, 3, "{verb}");
+        assert!(ran.stderr.starts_with("pgbaton: could not reach the agent at <host>/run/agent.sock: "), "{}", ran.stderr);
+    }
+    // Those that could do with etcd say that neither answers.
+    let ran = host.run(&["list"]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("agent.sock") && ran.stderr.contains("etcd"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let host = Host::new();
+    let _agent = host.agent(primary(LONG).build());
+    #[expect(clippy::disallowed_methods, reason = "the test runs the program under test")]
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pgbaton"));
+    command.args(["list", "--watch", "--interval", "0.1", "--config"]).arg(host.path("orders.toml"));
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("spawn");
+    drop(child.stdout.take());
+    let until = std::time::Duration::from_secs(5);
+    let ended = (0..until.as_millis() / 20).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        child.try_wait().expect("wait")
+    });
+    if ended.is_none() {
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+    assert_eq!(ended.and_then(|status| status.code()), Some(0), "it ends when nobody reads");
+}

@@ -1,0 +1,158 @@
+//! `etcd recover` (protocol 1.2, *suspect etcd*): on a real etcd that was wiped.
+
+use super::{
+    etcd::Etcds,
+    fallback::fill,
+    host::{Agent, Host},
+    published::{Builder, primary, replica},
+};
+use pgbaton::{
+    agent::handle::Published,
+    dcs::Etcd,
+    model::{
+        instance::Process,
+        moment::Span,
+        node_file::{Boundary, Promoted},
+        record::LeaderState,
+        records::Records,
+        term::Term,
+    },
+};
+
+/// Suspects its etcd, and has a file that knows the cluster. `stopped`: nothing of PostgreSQL lives.
+fn suspicious(builder: Builder, stopped: bool) -> Published {
+    let primary = builder.primary;
+    let mut published = builder.build();
+    let s = &mut published.snapshot;
+    s.etcd.suspect = Some("nothing is left under this cluster's prefix".to_owned());
+    s.file.floors.uuid = Some("u1".parse().expect("uuid"));
+    s.file.floors.generation = 1;
+    s.file.floors.seq = 9;
+    s.file.term = Term::new(7);
+    s.file.boundary =
+        Some(Boundary { tli: pgbaton::model::timeline::TimelineId::new(2).expect("tli"), lsn: "0/5000000".parse().expect("lsn") });
+    if primary {
+        s.file.claimed = Some(Term::new(5));
+        s.file.promoted = Some(Promoted { tli: pgbaton::model::timeline::TimelineId::new(2).expect("tli"), term: Term::new(5) });
+    }
+    if stopped && let pgbaton::model::observed::Observed::Known { value, .. } = &mut s.guard {
+        value.process = Process::Empty { last: None };
+    }
+    published.decision.routing.writes = None;
+    published
+}
+
+struct Cluster {
+    etcd: Etcds,
+    n1: Host,
+    n2: Host,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let etcd = Etcds::one();
+        let (n1, n2) = (Host::with_etcd(&etcd.url(0)), Host::with_etcd(&etcd.url(0)));
+        Self { etcd, n1, n2 }
+    }
+
+    fn records(&self) -> Records {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let mut settings = self.etcd.settings();
+        settings.cluster = "orders".parse().expect("name");
+        runtime.block_on(async {
+            let etcd = Etcd::connect(settings).await.expect("connect");
+            etcd.list(Span::from_secs(3)).await.expect("list").records()
+        })
+    }
+
+    fn first(&self, stopped: bool) -> Agent {
+        self.n1.agent(suspicious(primary(Span::from_secs(600)), stopped))
+    }
+
+    fn second(&self) -> Agent {
+        self.n2.agent(suspicious(replica(), false))
+    }
+}
+
+#[test]
+fn the_last_primary_may_go_on_once_the_others_are_accounted_for() {
+    let cluster = Cluster::new();
+    let (_n1, n2) = (cluster.first(true), cluster.second());
+    let peer = n2.address();
+    // n3 and n4 are known by the records that n1 believed, and do not answer.
+    let ran = cluster.n1.run(&["etcd", "recover", "--peer", &peer, "--confirm"]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--assert-dead n3") && ran.stderr.contains("--assert-dead n4"), "{}", ran.stderr);
+    // n2 answers for itself: its PostgreSQL is in recovery.
+    assert!(!ran.stderr.contains("--assert-dead n2"), "{}", ran.stderr);
+    let arguments = ["etcd", "recover", "--peer", &peer, "--assert-dead", "n3", "--assert-dead", "n4"];
+    let shown = cluster.n1.run(&arguments);
+    assert_eq!(shown.code, 4, "{}", shown.stderr);
+    assert!(shown.stderr.contains("--confirm") && shown.stdout.contains("\nleader = {"), "{}", shown.stdout);
+    assert!(cluster.records().is_blank(), "nothing is written without --confirm");
+    let ran = cluster.n1.run(&[&arguments[..], &["--confirm"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let records = cluster.records();
+    let leader = &records.leader.as_ref().expect("leader").record;
+    assert!(matches!(leader.state, LeaderState::Vacant { .. }));
+    // Above the highest term that any file knows.
+    assert_eq!((leader.term, leader.seq, leader.tli.get()), (Term::new(8), 10, 2));
+    let sync = &records.sync.as_ref().expect("sync").record;
+    assert_eq!((sync.primary.node.as_str(), sync.electable.as_slice()), ("n1", std::slice::from_ref(&sync.primary)));
+    // Its own claim makes it the owner, which starts in place.
+    assert_eq!(sync.term, Term::new(5));
+    assert_eq!(records.cluster.as_ref().map(|cluster| cluster.record.generation), Some(2));
+    assert_eq!(records.policy.as_ref().map(|policy| policy.record.version), Some(3));
+    assert!(cluster.etcd.must(&["get", "--prefix", "/pgbaton/orders/audit/"]).contains("etcd-recover"));
+}
+
+#[test]
+fn another_node_becomes_primary_only_when_the_last_one_is_dead() {
+    let cluster = Cluster::new();
+    let (n1, _n2) = (cluster.first(false), cluster.second());
+    let peer = n1.address();
+    let wish = ["etcd", "recover", "--peer", &peer, "--primary", "n2", "--assert-dead", "n3", "--assert-dead", "n4", "--confirm"];
+    let ran = cluster.n2.run(&wish);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.contains("n1 runs as primary"), "{}", ran.stderr);
+    n1.seat.publish(suspicious(primary(Span::from_secs(600)), true));
+    let ran = cluster.n2.run(&wish);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let records = cluster.records();
+    let sync = &records.sync.as_ref().expect("sync").record;
+    assert_eq!(sync.primary.node.as_str(), "n2");
+    // No claim of its own, and the timeline is another's: it is no owner, and promotes.
+    assert_eq!(sync.term, Term::new(8));
+    assert_ne!(records.base.as_ref().expect("base").record.owner, sync.primary);
+}
+
+#[test]
+fn a_former_primary_that_does_not_answer_must_be_asserted_dead() {
+    let cluster = Cluster::new();
+    let _n2 = cluster.second();
+    let others = ["etcd", "recover", "--primary", "n2", "--assert-dead", "n3", "--assert-dead", "n4", "--confirm"];
+    let ran = cluster.n2.run(&others);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.contains("n1 was primary or claimed to be") && ran.stderr.contains("--assert-dead n1"), "{}", ran.stderr);
+    let ran = cluster.n2.run(&[&others[..], &["--assert-dead", "n1"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn whole_and_believed_records_are_not_recovered() {
+    let cluster = Cluster::new();
+    fill(&cluster.etcd, &primary(Span::from_secs(1)).build().snapshot.etcd.records);
+    cluster.etcd.must(&["put", "/pgbaton/orders/term", r#"{"v":1,"term":5,"holder":{"node":"n1","data":"00000001"}}"#]);
+    let _n1 = cluster.n1.agent(primary(Span::from_secs(600)).build());
+    let ran = cluster.n1.run(&["etcd", "recover", "--confirm"]);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.contains("nothing to recover"), "{}", ran.stderr);
+}
+
+#[test]
+fn nobody_who_answers_is_nobody_to_recover_from() {
+    let cluster = Cluster::new();
+    let ran = cluster.n1.run(&["etcd", "recover", "--confirm"]);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.contains("no agent of this cluster answers"), "{}", ran.stderr);
+}
