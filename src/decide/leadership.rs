@@ -84,11 +84,13 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     let next_until = s.now.boot.plus(timers.hold);
     let shorter = s.lease.confirmed.as_ref().is_some_and(|attempt| timers.hold < attempt.hold);
     let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == leader.record.term);
-    // A shorter hold may commit unseen, so the shorter deadline is armed before it is sent.
-    if shorter && armed.is_none_or(|armed| armed.until > next_until) {
+    // A shorter hold may commit unseen, so the shorter deadline is armed before it is sent, and stays while it is on its way.
+    if shorter {
         d.actions.retain(|action| action.task() != Task::Arm);
-        d.act(s, Action::Arm { term: leader.record.term, until: next_until });
-        return;
+        if s.busy(Task::Arm) || armed.is_none_or(|armed| armed.until > next_until) {
+            d.act(s, Action::Arm { term: leader.record.term, until: next_until });
+            return;
+        }
     }
     let mut record = next(s, &leader.record);
     (record.hold, record.wait) = (timers.hold, timers.wait);
