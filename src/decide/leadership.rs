@@ -8,6 +8,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
+    instance::ServerRole,
     key::{Compare, Key, Txn, Write},
     moment::{Moment, Span},
     record::{LeaderRecord, LeaderState, Stored, SyncRecord, to_text},
@@ -45,6 +46,18 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         renew(s, d, leader);
     }
     Flow::Settled
+}
+
+/// A newer version's record stops us from acting, not from holding: a primary that serves goes on renewing, and nothing else.
+pub(super) fn hold_on(s: &Snapshot, d: &mut Draft) {
+    let Some(leader) = s.leader().filter(|leader| s.named_by(&leader.record) && leader.record.state == LeaderState::Serving) else {
+        return;
+    };
+    let confirmed = s.lease.confirmed.as_ref().is_some_and(|attempt| attempt.term == leader.record.term);
+    if confirmed && matches!(s.role(), Some(ServerRole::Primary { .. })) {
+        arm(s, d, leader);
+        renew(s, d, leader);
+    }
 }
 
 /// Whether the holder goes on renewing.

@@ -311,7 +311,7 @@ pub(crate) fn ended(run: Run, start: StartAs, how: &str) -> Ended {
     Ended { run, start, how: how.to_owned(), wanted: false }
 }
 
-fn holder(number: u32) -> Holder {
+pub(crate) fn holder(number: u32) -> Holder {
     let of = replica(number);
     Holder { node: of.node, data: of.data, guard: parsed(&format!("g{number}")), postgres: address(number) }
 }

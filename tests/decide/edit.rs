@@ -4,7 +4,7 @@
 //! `member.<name>`, `promise.<term>.<name>` are the records in etcd; `guard`, `server`, `standby`, `primary`, `disk` the facts that are known of them.
 //! Values: JSON, else a text; `now`, `now - 1s`, `mono + 1s` are moments.
 
-use super::base;
+use super::{base, situation};
 use pgbaton::{
     decide::snapshot::{Scanned, Snapshot, Standing},
     model::{
@@ -12,7 +12,7 @@ use pgbaton::{
         moment::{Moment, Span},
         node_file::Boundary,
         observed::Observed,
-        record::{Stored, to_text},
+        record::{LeaderState, Stored, to_text},
         records::Records,
     },
 };
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 /// Applies one line.
 pub(crate) fn apply(s: &mut Snapshot, line: &str) -> Result<(), String> {
-    if words(s, line)? {
+    if words(s, line)? || situation::apply(s, line)? {
         return Ok(());
     }
     if let Some(path) = line.strip_prefix("remove ") {
@@ -64,6 +64,16 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
     } else if let Some(tli) = line.strip_prefix("postgres answers as a primary on timeline ") {
         let role = ServerRole::Primary { tli: base::tli(base::parsed(tli)), insert: base::END, flush: base::END };
         answers(s, role)?;
+    } else if let Some(to) = line.strip_prefix("leader hands over to ") {
+        let leader = s.etcd.records.leader.as_mut().ok_or("no leader")?;
+        leader.record.state = LeaderState::Handoff { to: base::parsed(to) };
+        rewrite(&mut s.etcd.records);
+    } else if line == "the last processes do not die" {
+        let Observed::Known { value: guard, .. } = &mut s.guard else { return Err("no guard".to_owned()) };
+        let Process::Running { run, .. } = guard.process else { return Err("nothing runs".to_owned()) };
+        guard.process = Process::Dying { run };
+    } else if line == "the guard is gone" {
+        s.guard = Observed::Unknown { since: s.now.boot, why: "the session ended".to_owned() };
     } else if line == "etcd is silent" {
         s.etcd.answered = Observed::Unknown { since: s.now.boot, why: "no answer".to_owned() };
     } else {

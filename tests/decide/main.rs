@@ -10,6 +10,7 @@ mod effects;
 mod laws;
 mod script;
 mod show;
+mod situation;
 
 use std::{fs, path::Path};
 
