@@ -3,7 +3,7 @@
 //! One seed again, with its trace: `SEED=17 cargo test --test simulation one_seed -- --ignored --nocapture`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use pgbaton::sim::{Coverage, Mutation, Options, Outcome, run};
+use pgbaton::sim::{Coverage, Cut, Mutation, Options, Outcome, Plan, interrupt, run};
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -163,6 +163,53 @@ fn a_release_before_the_tree_is_empty_is_noticed() {
 #[test]
 fn a_taker_that_does_not_wait_is_noticed() {
     some_oracle_sees(Mutation::Impatient, &["O1:", "O4:"]);
+}
+
+/// Interrupts a plan at every step, in every way: it converges, and no oracle sees anything.
+fn interrupt_at_every_step(plan: Plan) {
+    for cut in [Cut::Before, Cut::After, Cut::Answer] {
+        let mut steps = 0;
+        for step in 0..400 {
+            let outcome = interrupt(1 + step % 3, plan, step, cut, false);
+            assert!(outcome.faults.is_empty(), "{plan:?} {cut:?} at step {step}: {}", outcome.faults.join("\n  "));
+            if !outcome.reached {
+                break;
+            }
+            steps = step + 1;
+        }
+        println!("{plan:?}, {cut:?}: {steps} steps");
+        assert!(steps >= 4, "{plan:?} {cut:?}: only {steps} steps");
+    }
+}
+
+#[test]
+fn an_interrupted_bootstrap_converges() {
+    interrupt_at_every_step(Plan::Bootstrap);
+}
+
+#[test]
+fn an_interrupted_crash_failover_converges() {
+    interrupt_at_every_step(Plan::Crash);
+}
+
+#[test]
+fn an_interrupted_host_loss_converges() {
+    interrupt_at_every_step(Plan::HostLoss);
+}
+
+#[test]
+fn an_interrupted_restart_in_place_converges() {
+    interrupt_at_every_step(Plan::RestartInPlace);
+}
+
+#[test]
+fn an_interrupted_rewind_converges() {
+    interrupt_at_every_step(Plan::Rewind);
+}
+
+#[test]
+fn an_interrupted_clone_converges() {
+    interrupt_at_every_step(Plan::Clone);
 }
 
 /// Prints the trace of the seed in `SEED`.

@@ -25,6 +25,13 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// So many writes of `leader` without an answer are kept, the newest: they outlast the longest hold, and an outage of etcd does
+/// not fill the memory.
+const UNSETTLED_KEPT: usize = 256;
+
+/// Deleted keys are remembered for so many revisions.
+const GONE_KEPT: u64 = 100_000;
+
 /// A transaction on its way.
 #[derive(Clone, Debug)]
 struct Pending {
@@ -41,6 +48,8 @@ pub struct State {
     guard: Observed<GuardStatus>,
     former_guard: Option<Incarnation>,
     records: Records,
+    /// The newest change of keys that are not in `records`: deleted, or not readable. An older change does not bring them back.
+    gone: BTreeMap<Key, u64>,
     answered: Observed<()>,
     suspect: Option<String>,
     /// When the highest values of `file.floors` were received: only answers asked for later can undercut them.
@@ -52,6 +61,8 @@ pub struct State {
     place: Option<ClonePlace>,
     completed: Option<Completed>,
     whole: Option<Scanned>,
+    /// When the stream last changed: what a scan that began before found may be less than what is there now.
+    stream_changed: Moment,
     boundary: Option<Boundary>,
     /// The last insert position of a primary: a boundary once the flush has passed it.
     inserted: Option<(Run, Boundary)>,
@@ -82,6 +93,7 @@ impl State {
             guard: Observed::never(),
             former_guard: None,
             records: Records::default(),
+            gone: BTreeMap::new(),
             answered: Observed::never(),
             suspect: None,
             floors_at: now.boot,
@@ -92,6 +104,7 @@ impl State {
             place: None,
             completed: None,
             whole: None,
+            stream_changed: now.boot,
             inserted: None,
             received: None,
             received_at: None,
@@ -193,14 +206,14 @@ impl State {
             Event::Scanned { whole, run, at } => self.scanned(Scanned { whole, run, at }),
             Event::FileWritten(file) => self.file_written(*file),
             Event::Configured(configuration) => {
-                // What a new upstream may send is not in an older scan.
-                if configuration.follow.is_some() {
-                    self.whole = None;
+                let same = self.configured.as_ref().is_some_and(|before| before.follow == configuration.follow);
+                if !same {
+                    self.stream_changed(now.boot);
                 }
                 self.configured = Some(*configuration);
             }
             Event::StreamCut => {
-                self.whole = None;
+                self.stream_changed(now.boot);
                 if let Some(configured) = &mut self.configured {
                     configured.follow = None;
                 }
@@ -219,7 +232,7 @@ impl State {
             Event::Server(facts) => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
             Event::Changed { changes, .. } => {
                 matches!(self.answered, Observed::Known { .. })
-                    && changes.iter().all(|(key, _, written)| self.records.revision_of(key).is_some_and(|known| *written <= known))
+                    && changes.iter().all(|(key, _, written)| self.known_revision(key).is_some_and(|known| *written <= known))
             }
             _ => false,
         }
@@ -235,6 +248,10 @@ impl State {
                 if matches!(task, Task::Start | Task::Scan | Task::Data | Task::WriteHistories) {
                     // The directory may not be what it was when it was looked at.
                     self.disk.lost(now, format!("{task:?} failed"));
+                }
+                if matches!(task, Task::Configure | Task::CutStream) {
+                    // The files may say either by now.
+                    self.configured = None;
                 }
                 let count = self.failures.get(&task).map_or(0, |failure| failure.count).saturating_add(1);
                 self.failures.insert(task, Failure { count, at: now, why });
@@ -257,6 +274,7 @@ impl State {
             return;
         }
         if self.generation_raised(&records) {
+            self.gone.clear();
             self.records = records;
         } else {
             self.merge(records);
@@ -274,16 +292,33 @@ impl State {
         for key in self.records.keys() {
             let older = self.records.revision_of(&key).is_some_and(|revision| revision <= list.revision);
             if older && list.revision_of(&key).is_none() {
-                self.records.apply(&key, None, list.revision);
+                self.take(&key, None, list.revision);
             }
         }
         for key in list.keys() {
-            if list.revision_of(&key) > self.records.revision_of(&key) {
-                self.records.apply(&key, list.text(&key), list.revision_of(&key).unwrap_or_default());
+            if list.revision_of(&key) > self.known_revision(&key) {
+                self.take(&key, list.text(&key), list.revision_of(&key).unwrap_or_default());
             }
         }
         self.records.unreadable = list.unreadable;
+        // Changes come again for a while only.
+        self.gone.retain(|_, at| at.saturating_add(GONE_KEPT) > list.revision);
         self.records.revision = self.records.revision.max(list.revision);
+    }
+
+    /// The revision of the newest change of a key that this state has taken in; `None` where it knows of none.
+    fn known_revision(&self, key: &Key) -> Option<u64> {
+        self.records.revision_of(key).max(self.gone.get(key).copied())
+    }
+
+    /// Takes over one newer value.
+    fn take(&mut self, key: &Key, text: Option<&str>, revision: u64) {
+        self.records.apply(key, text, revision);
+        if self.records.revision_of(key).is_some() {
+            self.gone.remove(key);
+        } else if !matches!(key, Key::History(_) | Key::Audit(_)) {
+            self.gone.insert(key.clone(), revision);
+        }
     }
 
     fn changed(&mut self, changes: Vec<(Key, Option<String>, u64)>, revision: u64, now: Clocks) {
@@ -292,8 +327,8 @@ impl State {
         }
         for (key, text, written) in changes {
             // Old and repeated events never take a key back.
-            if self.records.revision_of(&key).is_none_or(|known| written > known) {
-                self.records.apply(&key, text.as_deref(), written);
+            if self.known_revision(&key).is_none_or(|known| written > known) {
+                self.take(&key, text.as_deref(), written);
             }
         }
         self.records.revision = self.records.revision.max(revision);
@@ -365,7 +400,12 @@ impl State {
         self.observe_leader(now);
         if let Some(leader) = &self.records.leader {
             let nonce = leader.record.nonce.clone();
+            let (holder, term) = (leader.record.holder.replica(), leader.record.term);
             self.settle(&nonce);
+            if holder != Replica::new(self.me.node.clone(), self.file.data.clone()) {
+                // Another's value: what compared an older one can never be committed any more.
+                self.lease.unsettled.retain(|attempt| attempt.term > term);
+            }
         }
         let boundary = self.records.leader.as_ref().map(|leader| Boundary { tli: leader.record.tli, lsn: leader.record.lsn });
         self.learn_boundary_from_leader(boundary);
@@ -387,6 +427,9 @@ impl State {
     fn txn_sent(&mut self, nonce: &Nonce, at: Moment) {
         let Some(attempt) = self.pending.get(nonce).and_then(|pending| pending.attempt.clone()) else { return };
         self.lease.unsettled.push(Attempt { sent: at, ..attempt });
+        if self.lease.unsettled.len() > UNSETTLED_KEPT {
+            self.lease.unsettled.remove(0);
+        }
     }
 
     fn txn_done(&mut self, nonce: &Nonce, task: Task, outcome: TxnOutcome, now: Clocks) {
@@ -423,13 +466,14 @@ impl State {
             return;
         }
         for (key, text, written) in values {
-            let known = self.records.revision_of(&key);
+            let known = self.known_revision(&key);
             let newer = match text {
                 Some(_) => known.is_none_or(|known| written > known),
                 None => known.is_some_and(|known| known <= revision),
             };
             if newer {
-                self.records.apply(&key, text.as_deref(), written.max(1).min(revision));
+                let at = if text.is_some() { written } else { revision };
+                self.take(&key, text.as_deref(), at);
             }
         }
         self.answered = Observed::known((), now.boot);
@@ -466,6 +510,7 @@ impl State {
             self.whole = None;
             self.disk.lost(now, "PostgreSQL was started or ended");
             self.received = None;
+            self.inserted = None;
         }
         self.guard = Observed::known(status, now);
     }
@@ -484,6 +529,11 @@ impl State {
     }
 
     // ---- PostgreSQL ----
+
+    fn stream_changed(&mut self, now: Moment) {
+        self.whole = None;
+        self.stream_changed = now;
+    }
 
     fn server(&mut self, facts: ServerFacts, now: Moment) {
         match &facts.role {
@@ -545,7 +595,7 @@ impl State {
 
     fn scanned(&mut self, scanned: Scanned) {
         let run = self.guard.value().and_then(|guard| running(&guard.process));
-        if scanned.run == run {
+        if scanned.run == run && scanned.at >= self.stream_changed {
             self.learn_boundary(Boundary { tli: scanned.whole.tli, lsn: scanned.whole.lsn });
             self.whole = Some(scanned);
         }
@@ -614,3 +664,6 @@ fn leader_attempt(me: &Me, file: &NodeFile, txn: &Txn) -> Option<Attempt> {
         holds: ours && is_held(&record) && !handed,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -372,6 +372,8 @@ pub enum ReasonKind {
 pub struct Memory {
     /// Our `nodes` key was written by this run of the agent.
     pub registered: bool,
+    /// A first write of it was sent by this run of the agent: only then may it show our own start.
+    pub registering: bool,
     /// Our running claim.
     pub claim: Option<ClaimStory>,
     /// Not before this moment another claim of ours.
@@ -384,6 +386,8 @@ pub struct Memory {
     pub failed_starts: u32,
     /// The vacant `leader` that was last seen, and since when.
     pub vacant: Option<Vacancy>,
+    /// The term in which this agent watches its replicas, and since when: before that they may have confirmed to nobody.
+    pub watching: Option<(Term, Moment)>,
     /// The term whose new primary has made its checkpoint.
     pub checkpointed: Option<Term>,
     /// The term in which the migrations were applied.
@@ -392,8 +396,6 @@ pub struct Memory {
     pub recorded: Option<Term>,
     /// What was last published of us, and when.
     pub published: Option<Published>,
-    /// Since when this agent has seen this node serve, without a break.
-    pub leading_since: Option<Moment>,
     /// When the server first failed to answer, while its process lives.
     pub mute_since: Option<Moment>,
     /// Rewinds that failed in this life of the data directory.

@@ -1,6 +1,6 @@
 //! What keeps this node from acting at all.
 
-use super::{Flow, decision::Action, draft::Draft, snapshot::Snapshot};
+use super::{Flow, decision::Action, draft::Draft, leadership, snapshot::Snapshot};
 use crate::model::{instance::DataDir, key::Key, observed::Observed, record::LeaderState};
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
@@ -40,6 +40,7 @@ fn unreadable_records(s: &Snapshot, d: &mut Draft) -> Flow {
     for key in critical {
         if let Some(fault) = records.unreadable.get(&key) {
             d.alarm("record-unreadable", format!("the etcd key {key} cannot be read by this version: {fault}"));
+            leadership::hold_on(s, d);
             return Flow::Settled;
         }
     }

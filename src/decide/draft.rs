@@ -9,10 +9,14 @@ use crate::model::moment::{Moment, Span};
 /// With nothing else to wait for, decide again after this.
 const IDLE: Span = Span::from_secs(2);
 
+/// What should have been done already goes on, or rests: its end is an event, and nothing is won by asking without a pause.
+const OVERDUE: Span = Span::from_millis(10);
+
 /// A decision in the making: rules add to it, in the order of `mod.rs`.
 pub(super) struct Draft {
     pub(super) actions: Vec<Action>,
     pub(super) reasons: Vec<Reason>,
+    now: Moment,
     pub(super) wake_at: Moment,
     pub(super) hurry: bool,
     pub(super) routing: Routing,
@@ -24,6 +28,7 @@ impl Draft {
         Self {
             actions: Vec::new(),
             reasons: Vec::new(),
+            now: s.now.boot,
             wake_at: s.now.boot.plus(IDLE),
             hurry: false,
             routing: Routing::default(),
@@ -65,6 +70,7 @@ impl Draft {
 
     /// Decides again at `at` at the latest.
     pub(super) fn wake(&mut self, at: Moment) {
+        let at = if at <= self.now { self.now.plus(OVERDUE) } else { at };
         self.wake_at = self.wake_at.min(at);
     }
 

@@ -152,6 +152,10 @@ fn leader_write(s: &Snapshot, purpose: Purpose, record: &LeaderRecord, compares:
             ));
         }
     }
+    let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });
+    if given_up && super::step_down::may_be_primary(s) {
+        return Some("the lease would be given up while PostgreSQL may be a primary".to_owned());
+    }
     // `dead` is carried along; set anew it is our own word, and needs a verified death that our file has noted.
     let own_word = record.dead.is_some() && before.is_none_or(|before| before.dead != record.dead);
     if own_word && (!s.is_empty() || s.file.demoted.is_none()) {

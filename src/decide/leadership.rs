@@ -8,6 +8,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
+    instance::ServerRole,
     key::{Compare, Key, Txn, Write},
     moment::{Moment, Span},
     record::{LeaderRecord, LeaderState, Stored, SyncRecord, to_text},
@@ -18,9 +19,6 @@ const ASK_AGAIN: Span = Span::from_millis(100);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     let Some(leader) = s.leader() else { return Flow::Goes };
-    if leader.record.state != LeaderState::Serving || !s.named_by(&leader.record) {
-        d.memory.leading_since = None;
-    }
     if !s.named_by(&leader.record) {
         return release::after_the_guard_died(s, d, leader);
     }
@@ -48,6 +46,18 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         renew(s, d, leader);
     }
     Flow::Settled
+}
+
+/// A newer version's record stops us from acting, not from holding: a primary that serves goes on renewing, and nothing else.
+pub(super) fn hold_on(s: &Snapshot, d: &mut Draft) {
+    let Some(leader) = s.leader().filter(|leader| s.named_by(&leader.record) && leader.record.state == LeaderState::Serving) else {
+        return;
+    };
+    let confirmed = s.lease.confirmed.as_ref().is_some_and(|attempt| attempt.term == leader.record.term);
+    if confirmed && matches!(s.role(), Some(ServerRole::Primary { .. })) {
+        arm(s, d, leader);
+        renew(s, d, leader);
+    }
 }
 
 /// Whether the holder goes on renewing.
@@ -87,11 +97,13 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     let next_until = s.now.boot.plus(timers.hold);
     let shorter = s.lease.confirmed.as_ref().is_some_and(|attempt| timers.hold < attempt.hold);
     let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == leader.record.term);
-    // A shorter hold may commit unseen, so the shorter deadline is armed before it is sent.
-    if shorter && armed.is_none_or(|armed| armed.until > next_until) {
+    // A shorter hold may commit unseen, so the shorter deadline is armed before it is sent, and stays while it is on its way.
+    if shorter {
         d.actions.retain(|action| action.task() != Task::Arm);
-        d.act(s, Action::Arm { term: leader.record.term, until: next_until });
-        return;
+        if s.busy(Task::Arm) || armed.is_none_or(|armed| armed.until > next_until) {
+            d.act(s, Action::Arm { term: leader.record.term, until: next_until });
+            return;
+        }
     }
     let mut record = next(s, &leader.record);
     (record.hold, record.wait) = (timers.hold, timers.wait);

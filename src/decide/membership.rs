@@ -7,8 +7,10 @@ use super::{
 };
 use crate::model::{
     key::{Compare, Key, Txn, Write},
+    moment::{Moment, Span},
     node::Replica,
     record::{Stored, SyncRecord, to_text},
+    term::Term,
 };
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
@@ -18,7 +20,8 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     if !ours || s.authority().is_none() {
         return;
     }
-    let wanted = electable(s, d, &sync.record);
+    let since = watching(s, d, sync.record.term);
+    let wanted = electable(s, d, &sync.record, since);
     if wanted == sync.record.electable {
         return;
     }
@@ -40,26 +43,33 @@ fn swap(s: &Snapshot, sync: &Stored<SyncRecord>, electable: Vec<Replica>) -> Opt
     })
 }
 
+/// Since when this agent watches its replicas in this term. What they confirmed to an earlier primary, or to an agent before us,
+/// is not known here; and what they confirmed to us in an earlier term is no silence in this one.
+fn watching(s: &Snapshot, d: &mut Draft, term: Term) -> Moment {
+    match d.memory.watching {
+        Some((of, since)) if of == term => since,
+        _ => {
+            d.memory.watching = Some((term, s.now.boot));
+            s.now.boot
+        }
+    }
+}
+
 /// Those who stream and are not barred join; those who confirmed nothing for two waits, or began another life, leave.
-fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord) -> Vec<Replica> {
+fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, since: Moment) -> Vec<Replica> {
     let limit = s.policy.timers().wait.times(2);
-    // A replica that this agent has never heard is silent since it began to listen.
-    let began = d.memory.leading_since;
     let mut wanted: Vec<Replica> = Vec::new();
     for replica in &sync.electable {
-        let last = s.confirmed.get(replica).copied().or(began);
-        let silent = last.map(|last| s.now.boot.since(last));
         if barred(s, replica) {
             continue;
         }
-        match silent {
-            Some(silent) if silent > limit => {
-                d.because("silent", format!("{} has confirmed nothing for {silent}: it is no longer electable", replica.node));
-            }
-            _ => wanted.push(replica.clone()),
-        }
-        if let Some(last) = last {
-            d.wake(last.plus(limit).plus(crate::model::moment::Span::from_millis(1)));
+        let last = s.confirmed.get(replica).map_or(since, |at| since.max(*at));
+        let silent = s.now.boot.since(last);
+        if silent > limit {
+            d.because("silent", format!("{} has confirmed nothing for {}: it is no longer electable", replica.node, silent.rounded()));
+        } else {
+            wanted.push(replica.clone());
+            d.wake(last.plus(limit).plus(Span::from_millis(1)));
         }
     }
     let streaming = s.server().into_iter().flat_map(|facts| &facts.walsenders).filter(|row| row.streaming && row.flush.is_some());

@@ -25,6 +25,13 @@ pub(super) const VOTE_WINDOW: Span = Span::from_millis(300);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     note_claim(s, d, &leader.record);
+    if let Some(Process::Dying { run }) = s.process() {
+        return release::dying(s, d, *run);
+    }
+    if matches!(s.process(), Some(Process::Running { .. })) {
+        // What an earlier run came to is over: a new guard counts its runs anew.
+        d.memory.crash = None;
+    }
     if ended_in_this_term(s, &leader.record) {
         return release::failed_start(s, d, leader);
     }
@@ -357,6 +364,7 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
 /// Out of recovery: the timeline must be the one that was given to us, with the ledger's parent; then `leader` says so.
 fn serve(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, tli: TimelineId) -> Keeps {
     d.hurry = true;
+    d.memory.mute_since = None;
     let seen = s.now.boot;
     let promoted_at = d.memory.claim.as_mut().map_or(seen, |story| *story.promoted.get_or_insert(seen));
     let reserved = reserved_by_us(s, leader);

@@ -45,7 +45,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         }
         mine => {
             d.waits("registration", "this node's present life is being published");
-            put(s, d, mine);
+            d.memory.registering |= put(s, d, mine);
             Flow::Settled
         }
     }
@@ -96,19 +96,20 @@ pub(super) fn new_life(s: &Snapshot) -> NodeFile {
     }
 }
 
-/// At the first sight after our start our file must be ahead by the start that it counted.
+/// At the first sight after our start our file must be ahead by the start that it counted, and behind in nothing: the key says
+/// only what the file said before. Our own start is there only if we wrote it: else a copy of us did.
 fn gone_back(s: &Snapshot, theirs: &NodeRecord) -> bool {
-    let same_life_but_behind = theirs.data == s.file.data
-        && s.file.boundary.is_some_and(|boundary| Some(boundary.tli) == theirs.tli && boundary.lsn < theirs.whole)
-        && s.file.starts <= theirs.starts;
-    theirs.starts > s.file.starts || same_life_but_behind
+    let noted = s.file.boundary.map(|boundary| (boundary.tli, boundary.lsn));
+    let behind = theirs.data == s.file.data && theirs.tli.is_some_and(|tli| noted.is_none_or(|noted| noted < (tli, theirs.whole)));
+    let copied = theirs.starts == s.file.starts && !s.memory.registering;
+    theirs.starts > s.file.starts || copied || behind
 }
 
 fn says_the_same(s: &Snapshot, theirs: &NodeRecord) -> bool {
     theirs.data == s.file.data && theirs.starts == s.file.starts
 }
 
-fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) {
+fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) -> bool {
     let key = Key::Node(s.me.node.clone());
     let record = NodeRecord {
         v: VERSION,
@@ -121,7 +122,7 @@ fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) {
     };
     let condition = mine.map_or_else(|| Compare::Missing(key.clone()), |stored| Compare::Is(key.clone(), stored.text.clone()));
     let txn = Txn { nonce: s.nonce("register"), when: vec![condition], then: vec![Write::Put(key, to_text(&record))] };
-    d.act(s, Action::Txn(Purpose::Register, txn));
+    d.act(s, Action::Txn(Purpose::Register, txn))
 }
 
 /// A data directory of another cluster, or another uuid under the same name, is never joined.

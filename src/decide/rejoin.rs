@@ -116,4 +116,81 @@ mod tests {
         let (own, target) = (history("5\t0/80\tx\n"), history("1\t0/100\tx\n"));
         assert!(matches!(compare(&own, &target, whole(6, 0x90), tli(2)), Verdict::Unrelated(_)));
     }
+
+    use proptest::prelude::*;
+
+    /// A tree of timelines: of each but the first the parent and where it was left, not before where the parent begins.
+    fn trees() -> impl Strategy<Value = Vec<(usize, u64)>> {
+        proptest::collection::vec((any::<proptest::sample::Index>(), 0_u64..40), 1..7).prop_map(|drawn| {
+            let mut tree = vec![(0, 0)];
+            for (parent, more) in drawn {
+                let parent = parent.index(tree.len());
+                let begins = tree[parent].1;
+                tree.push((parent, begins + more));
+            }
+            tree
+        })
+    }
+
+    /// The path to a timeline: which ones, and where each is left.
+    fn path(tree: &[(usize, u64)], leaf: usize, end: u64) -> Vec<(usize, u64)> {
+        let mut path = vec![(leaf, end)];
+        let mut at = leaf;
+        while at != 0 {
+            path.insert(0, (tree[at].0, tree[at].1));
+            at = tree[at].0;
+        }
+        path
+    }
+
+    fn forks(tree: &[(usize, u64)], leaf: usize) -> TimelineHistory {
+        let path = path(tree, leaf, 0);
+        let forks = path[..path.len() - 1].iter();
+        TimelineHistory::new(forks.map(|(parent, at)| crate::model::timeline::Fork { parent: id(*parent), at: Lsn::new(*at) }).collect())
+    }
+
+    fn id(index: usize) -> TimelineId {
+        tli(u32::try_from(index).unwrap_or_default() + 1)
+    }
+
+    /// Up to where both paths are one, found by walking them.
+    fn shared(one: &[(usize, u64)], other: &[(usize, u64)]) -> u64 {
+        let mut up_to = 0;
+        for (ours, theirs) in one.iter().zip(other) {
+            if ours.0 != theirs.0 {
+                break;
+            }
+            up_to = ours.1.min(theirs.1);
+            if ours.1 != theirs.1 {
+                break;
+            }
+        }
+        up_to
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn histories_part_where_their_paths_part(tree in trees(), own in any::<proptest::sample::Index>(), to in any::<proptest::sample::Index>(), more in 0_u64..40) {
+            let (own, to) = (own.index(tree.len()), to.index(tree.len()));
+            let end = tree[own].1 + more;
+            let parted = shared(&path(&tree, own, end), &path(&tree, to, u64::MAX));
+            match compare(&forks(&tree, own), &forks(&tree, to), Whole { tli: id(own), lsn: Lsn::new(end) }, id(to)) {
+                Verdict::Streams => prop_assert_eq!(parted, end),
+                Verdict::Diverged { fork } => prop_assert_eq!(fork, Lsn::new(parted)),
+                Verdict::Unrelated(why) => prop_assert!(false, "{}", why),
+            }
+        }
+
+        #[test]
+        fn who_streams_with_more_streams_with_less(tree in trees(), own in any::<proptest::sample::Index>(), to in any::<proptest::sample::Index>(), more in 1_u64..40) {
+            let (own, to) = (own.index(tree.len()), to.index(tree.len()));
+            let verdict = |lsn: u64| compare(&forks(&tree, own), &forks(&tree, to), Whole { tli: id(own), lsn: Lsn::new(lsn) }, id(to));
+            let begins = tree[own].1;
+            if verdict(begins + more) == Verdict::Streams {
+                prop_assert_eq!(verdict(begins), Verdict::Streams);
+            }
+        }
+    }
 }

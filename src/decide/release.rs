@@ -9,7 +9,7 @@ use super::{
     leadership::{Keeps, next, swap},
     membership, scan,
     snapshot::Snapshot,
-    stop,
+    step_down, stop,
 };
 use crate::model::{
     instance::{DataDir, Process, ServerRole, Whole},
@@ -32,11 +32,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
             running(s, d, leader);
             Keeps::Renewing
         }
-        Some(Process::Dying { run }) => {
-            note_crash(s, d, *run, "its processes are being killed");
-            d.waits("dying", "waits until the guard has seen the last process of PostgreSQL gone");
-            within_limit(s, d)
-        }
+        Some(Process::Dying { run }) => dying(s, d, *run),
         Some(Process::Empty { last }) => {
             if let Some(last) = last {
                 note_crash(s, d, last.run, &last.how);
@@ -48,6 +44,21 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
     }
 }
 
+/// Until the guard has seen the last process gone nothing is released. A process that no kill ends (its disk hangs) must not hold
+/// the cluster: after one hold the lease runs out by itself, and the fence and the takers' wait do the rest.
+pub(super) fn dying(s: &Snapshot, d: &mut Draft, run: crate::model::instance::Run) -> Keeps {
+    note_crash(s, d, run, "its processes are being killed");
+    let began = d.memory.crash.as_ref().map_or(s.now.boot, |crash| crash.at);
+    let ends = began.plus(s.policy.timers().hold);
+    if s.now.boot >= ends {
+        d.alarm("kill-unverified", "PostgreSQL was killed, and processes of it still live: the lease is neither released nor renewed");
+        return Keeps::Not;
+    }
+    d.wake(ends);
+    d.waits("dying", "waits until the guard has seen the last process of PostgreSQL gone");
+    Keeps::Renewing
+}
+
 fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     if s.stopping {
         stop::stop_postgres(s, d);
@@ -56,7 +67,6 @@ fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     match s.role() {
         Some(ServerRole::Primary { .. }) => {
             d.memory.mute_since = None;
-            d.memory.leading_since.get_or_insert(s.now.boot);
             d.memory.crash = None;
             d.memory.failed_starts = 0;
             d.because("primary", format!("this node is the primary in term {}", leader.record.term));
@@ -83,6 +93,7 @@ fn mute(s: &Snapshot, d: &mut Draft) {
 
 fn note_crash(s: &Snapshot, d: &mut Draft, run: crate::model::instance::Run, how: &str) {
     if d.memory.crash.as_ref().is_none_or(|crash| crash.run != run) {
+        d.memory.mute_since = None;
         d.memory.crash = Some(Crash { run, at: s.now.boot, how: how.to_owned(), policy: s.policy.crash_policy });
     }
 }
@@ -91,7 +102,9 @@ fn note_crash(s: &Snapshot, d: &mut Draft, run: crate::model::instance::Run, how
 fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why: &str) -> Keeps {
     let Some(end) = evidence(s, d) else { return within_limit(s, d) };
     let term = leader.record.term;
-    let noted = s.file.demoted == Some(term) && (end.is_none() || s.file.boundary == end.map(boundary));
+    // The file may know more than the disk still has: a boundary never goes back, and what is released is what is there.
+    let in_file = |end: Whole| s.file.boundary.is_some_and(|noted| (noted.tli, noted.lsn) >= (end.tli, end.lsn));
+    let noted = s.file.demoted == Some(term) && end.is_none_or(in_file);
     if !noted {
         let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
         d.act(s, Action::WriteFile(Box::new(file)));
@@ -204,6 +217,14 @@ pub(super) fn failed_start(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRe
 
 /// A claim that comes to nothing before anything was promoted.
 pub(super) fn abandon(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why: &str) -> Keeps {
+    if step_down::may_be_primary(s) {
+        d.alarm(
+            "abandon",
+            format!("the claim of term {} cannot go on ({why}), and PostgreSQL may be a primary: it is killed first", leader.record.term),
+        );
+        d.act(s, Action::Kill);
+        return Keeps::Renewing;
+    }
     d.because("abandon", format!("the claim of term {} is given up: {why}", leader.record.term));
     d.memory.claim = None;
     if s.memory.claim.is_some() {

@@ -58,6 +58,7 @@ pub struct Snapshot {
     /// The history files known to be in `pg_wal`.
     pub histories: BTreeMap<TimelineId, String>,
     /// When each replica last confirmed anything to us as its primary.
+    #[serde(with = "by_application_name")]
     pub confirmed: BTreeMap<Replica, Moment>,
     /// What goes on, and since when.
     pub tasks: BTreeMap<Task, Moment>,
@@ -191,6 +192,22 @@ pub struct Fresh {
     pub uuid: Incarnation,
     /// The wall clock, for people.
     pub wall: String,
+}
+
+/// Replicas as keys: JSON has only texts for them.
+mod by_application_name {
+    use super::{BTreeMap, Moment, Replica};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Replica, Moment>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(map.iter().map(|(replica, at)| (replica.application_name(), at)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Replica, Moment>, D::Error> {
+        let named = BTreeMap::<String, Moment>::deserialize(deserializer)?;
+        let replica = |name: &str| Replica::from_application_name(name).ok_or_else(|| Error::custom(format!("{name:?} names no replica")));
+        named.into_iter().map(|(name, at)| Ok((replica(&name)?, at))).collect()
+    }
 }
 
 impl Snapshot {

@@ -117,9 +117,10 @@ fn primary(s: &Snapshot, d: &mut Draft) {
 fn slots(s: &Snapshot, d: &mut Draft) {
     let Some(facts) = s.server() else { return };
     let nodes: Vec<&NodeName> = s.etcd.records.nodes.keys().filter(|node| **node != s.me.node).collect();
+    let watched = d.memory.watching.map(|(_, since)| since);
     let away = |node: &NodeName| {
         let last = s.confirmed.iter().filter(|(replica, _)| replica.node == *node).map(|(_, at)| *at).max();
-        let since = last.or(s.memory.leading_since);
+        let since = last.max(watched);
         since.is_some_and(|since| s.now.boot.since(since) > s.policy.member_slot_retention.time)
     };
     let wanted: Vec<&NodeName> = nodes.into_iter().filter(|node| !away(node)).collect();

@@ -11,6 +11,7 @@ use crate::model::{
     key::{Compare, Key, Txn, Write},
     node_file::NodeFile,
     record::{LeaderRecord, LeaderState, PromiseRecord, Stored, VERSION, to_text},
+    timeline::TimelineId,
 };
 
 /// As a voter: somebody else has claimed.
@@ -65,6 +66,12 @@ fn publish(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Wh
     let key = Key::Promise(leader.record.term, s.me.node.clone());
     let (Some(term), Some(node)) = (&records.term, records.nodes.get(&s.me.node)) else { return };
     if records.text(&key).is_some() || term.record.term != leader.record.term {
+        return;
+    }
+    // After our start the history files are not known yet, and who reads the promise judges our timeline by its history.
+    if whole.tli != TimelineId::FIRST && !s.histories.contains_key(&whole.tli) && s.disk().is_none() {
+        d.waits("inspect", "the data directory has to be inspected before the promise is published");
+        d.act(s, Action::InspectDisk);
         return;
     }
     let replay = match s.role() {

@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    fn cut_streams(&mut self, node: usize, until: u64, out: bool, into: bool) {
+    pub(super) fn cut_streams(&mut self, node: usize, until: u64, out: bool, into: bool) {
         for other in 0..self.nodes.len() {
             if out {
                 self.network.between[node][other] = until;
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// Power off: everything in memory is gone at once.
-    fn lose_host(&mut self, node: usize, back: u64) {
+    pub(super) fn lose_host(&mut self, node: usize, back: u64) {
         if !self.nodes[node].up {
             return;
         }

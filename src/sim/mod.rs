@@ -8,6 +8,7 @@
 //! - `world`: virtual time and the loop of each agent; `node`: one host; `executor`: what actions do;
 //! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`;
 //! - `faults`, `workload`: what goes wrong, and who writes meanwhile;
+//! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `oracle`: what must never happen; `trace`: what happened; `random`: the one source of chance.
 
 mod executor;
@@ -16,6 +17,7 @@ mod guard;
 mod network;
 mod node;
 mod oracle;
+mod plans;
 mod random;
 mod server;
 mod store;
@@ -25,6 +27,7 @@ mod workload;
 mod world;
 
 pub use oracle::Coverage;
+pub use plans::{Cut, Interrupted, Plan, interrupt};
 
 use crate::model::{
     moment::Span,
@@ -95,7 +98,7 @@ pub struct Outcome {
 pub fn run(seed: u64, options: Options) -> Outcome {
     let mut draw = Random::new(seed ^ 0x5EED);
     let nodes = draw.pick(&[3, 3, 3, 3, 3, 2, 1, 5]);
-    let policy = policy(&mut draw);
+    let policy = policy_of(&mut draw);
     let mut world = World::new(seed, options, policy, nodes);
     for node in 0..nodes {
         let after = world.random.millis(0, 3_000);
@@ -122,7 +125,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     }
 }
 
-fn policy(draw: &mut Random) -> ClusterPolicy {
+fn policy_of(draw: &mut Random) -> ClusterPolicy {
     ClusterPolicy {
         preset: draw.pick(&[Preset::Default, Preset::Default, Preset::Fast]),
         crash_policy: draw.pick(&[CrashPolicy::Lossless, CrashPolicy::Lossless, CrashPolicy::Failover, CrashPolicy::Restart]),

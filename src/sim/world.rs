@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) policy: ClusterPolicy,
     /// Agents crash at so many of a thousand action boundaries, until.
     pub(super) brittle: (u64, u64),
+    /// One step at which the plan is interrupted.
+    pub(super) interruption: Option<super::plans::Interruption>,
 }
 
 impl World {
@@ -71,6 +73,7 @@ impl World {
             options,
             policy,
             brittle: (0, 0),
+            interruption: None,
         }
     }
 
@@ -271,7 +274,13 @@ impl World {
                 self.crash_agent(node, "killed before an action");
                 return;
             }
+            if self.cut_before(node, &action) {
+                return;
+            }
             self.act(node, run, action);
+            if self.cut_after(node) {
+                return;
+            }
             if self.brittle.1 > self.now && self.random.chance(self.brittle.0) {
                 self.coverage.boundary_crashes += 1;
                 self.crash_agent(node, "killed after an action was begun");

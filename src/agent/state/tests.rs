@@ -1,0 +1,343 @@
+//! What one agent knows after which events.
+
+use super::*;
+use crate::{
+    decide::decision::Purpose,
+    model::{
+        instance::{DiskFacts, KillMode, StartAs, Whole},
+        node::{Address, DataIncarnation},
+        record::Tags,
+    },
+};
+use proptest::prelude::*;
+
+fn parsed<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect("name")
+}
+
+fn at(millis: u64) -> Clocks {
+    let boot = Moment::from_nanos(100_000_000_000).plus(Span::from_millis(millis));
+    Clocks { boot, mono: boot }
+}
+
+fn state() -> State {
+    let me = Me {
+        node: parsed("n1"),
+        agent: parsed("a1"),
+        postgres: Address { host: "n1".to_owned(), port: 5432 },
+        api: None,
+        zone: String::new(),
+        tags: Tags::default(),
+        version: String::new(),
+        first_policy: ClusterPolicy::default(),
+        major: 15,
+    };
+    State::new(me, NodeFile::fresh(parsed("c"), parsed("n1"), parsed("000000a1")), at(0))
+}
+
+fn leader(node: &str, term: u64, nonce: &str, seq: u64) -> String {
+    format!(
+        r#"{{"v":1,"term":{term},"holder":{{"node":"{node}","data":"000000a1","guard":"g1","postgres":"n1:5432"}},"nonce":"{nonce}","seq":{seq},"hold_ms":2800,"wait_ms":3300,"tli":1,"lsn":"0/0","state":"serving"}}"#
+    )
+}
+
+const CLUSTER: &str = r#"{"v":1,"system_id":"7","uuid":"u1","generation":1,"initialised_by":"n1","initialised_at":""}"#;
+
+/// A list with these values of `leader` and its revision.
+fn listed(text: &str, revision: u64, sent: u64) -> Event {
+    let entries = vec![(Key::Cluster, CLUSTER.to_owned(), 1), (Key::Leader, text.to_owned(), revision)];
+    Event::Listed { entries, revision, sent: at(sent).boot }
+}
+
+fn changed(key: &Key, text: Option<&str>, revision: u64) -> Event {
+    Event::Changed { changes: vec![(key.clone(), text.map(str::to_owned), revision)], revision }
+}
+
+/// Sends a renewal with that nonce.
+fn renews(state: &mut State, nonce: &str, seq: u64, now: u64) {
+    let text = leader("n1", 3, nonce, seq);
+    let txn = Txn { nonce: parsed(nonce), when: Vec::new(), then: vec![Write::Put(Key::Leader, text)] };
+    let mut decision = crate::decide::decide(&state.snapshot(at(now), fresh()));
+    decision.actions = vec![Action::Txn(Purpose::Renew, txn)];
+    state.decided(&mut decision, at(now).boot);
+    state.apply(Event::TxnSent { nonce: parsed(nonce), at: at(now).boot }, at(now));
+}
+
+fn ends(state: &mut State, nonce: &str, outcome: TxnOutcome, now: u64) {
+    state.apply(Event::TxnDone { nonce: parsed(nonce), task: Task::LeaderTxn, outcome }, at(now));
+}
+
+fn unknown() -> TxnOutcome {
+    TxnOutcome::Unknown { why: "timed out".to_owned() }
+}
+
+fn fresh() -> Fresh {
+    let data: DataIncarnation = parsed("000000ff");
+    Fresh { nonce: parsed("f"), data, uuid: parsed("u"), wall: String::new() }
+}
+
+fn confirmed(state: &State) -> Option<(String, Moment)> {
+    state.lease.confirmed.as_ref().map(|attempt| (attempt.nonce.to_string(), attempt.sent))
+}
+
+#[test]
+fn an_applied_renewal_counts_from_its_send_and_settles_those_before_it() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    renews(&mut state, "L2", 2, 100);
+    ends(&mut state, "L2", unknown(), 500);
+    renews(&mut state, "L3", 2, 600);
+    ends(&mut state, "L3", TxnOutcome::Applied { revision: 11, sent: at(600).boot }, 900);
+    assert_eq!(confirmed(&state), Some(("L3".to_owned(), at(600).boot)));
+    assert!(state.lease.unsettled.is_empty());
+    assert_eq!(state.snapshot(at(900), fresh()).leader().map(|leader| leader.record.seq), Some(2), "the write shows at once");
+}
+
+#[test]
+fn a_refusal_that_shows_an_earlier_nonce_of_ours_settles_that_one() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    renews(&mut state, "L2", 2, 100);
+    ends(&mut state, "L2", unknown(), 500);
+    renews(&mut state, "L3", 2, 600);
+    let values = vec![(Key::Leader, Some(leader("n1", 3, "L2", 2)), 11)];
+    ends(&mut state, "L3", TxnOutcome::Refused { values, revision: 12, sent: at(600).boot }, 700);
+    assert_eq!(confirmed(&state), Some(("L2".to_owned(), at(100).boot)));
+    assert!(state.lease.unsettled.is_empty());
+}
+
+#[test]
+fn an_old_value_in_a_list_settles_nothing() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    renews(&mut state, "L2", 2, 100);
+    ends(&mut state, "L2", unknown(), 500);
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 600), at(610));
+    assert_eq!(confirmed(&state), None);
+    assert_eq!(state.lease.unsettled.len(), 1);
+}
+
+#[test]
+fn writes_that_compared_a_value_that_is_gone_are_forgotten() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    renews(&mut state, "L2", 2, 100);
+    ends(&mut state, "L2", unknown(), 500);
+    state.apply(changed(&Key::Leader, Some(&leader("n2", 4, "M1", 2)), 12), at(5_000));
+    assert!(state.lease.unsettled.is_empty());
+}
+
+#[test]
+fn an_outage_of_etcd_does_not_fill_the_memory() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    for round in 0..2_000_u64 {
+        let nonce = format!("R{round}");
+        renews(&mut state, &nonce, 2, 100 * round);
+        ends(&mut state, &nonce, unknown(), 100 * round + 90);
+    }
+    assert_eq!(state.lease.unsettled.len(), UNSETTLED_KEPT);
+}
+
+#[test]
+fn our_own_write_is_not_taken_back_by_a_list_that_was_asked_before_it() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    renews(&mut state, "L2", 2, 100);
+    ends(&mut state, "L2", TxnOutcome::Applied { revision: 11, sent: at(100).boot }, 120);
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 90), at(130));
+    assert_eq!(state.records.leader.as_ref().map(|leader| leader.revision), Some(11));
+    assert_eq!(state.suspect, None, "a list that was asked for before proves nothing");
+}
+
+/// Protocol 1.2, *suspect etcd*; EXP-26.
+#[test]
+fn an_answer_asked_for_after_the_higher_value_was_received_makes_etcd_suspect() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L9", 9), 30, 0), at(0));
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 50), at(60));
+    assert!(state.suspect.as_ref().is_some_and(|why| why.contains("revision is 10")), "{:?}", state.suspect);
+    assert_eq!(state.records.leader.as_ref().map(|leader| leader.record.seq), Some(9), "the believed view stays");
+    state.apply(changed(&Key::Leader, Some(&leader("n2", 9, "M", 99)), 99), at(70));
+    assert_eq!(state.records.leader.as_ref().map(|leader| leader.record.seq), Some(9), "its watch is not believed either");
+    state.apply(listed(&leader("n1", 3, "L9", 9), 31, 80), at(90));
+    assert_eq!(state.suspect, None);
+}
+
+#[test]
+fn an_empty_prefix_and_another_uuid_are_suspect() {
+    for entries in [Vec::new(), vec![(Key::Cluster, CLUSTER.replace("u1", "u2"), 99)]] {
+        let mut state = state();
+        state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+        state.apply(Event::Listed { entries, revision: 99, sent: at(50).boot }, at(60));
+        assert!(state.suspect.is_some());
+    }
+}
+
+fn guard(run: u64, process: fn(Run) -> Process) -> Event {
+    Event::Guard(GuardStatus {
+        incarnation: parsed("g1"),
+        term: Term::new(3),
+        armed: None,
+        primary_of: None,
+        process: process(Run(run)),
+        kill: KillMode::Namespace,
+        fenced: true,
+    })
+}
+
+const RUNS: fn(Run) -> Process = |run| Process::Running { run, start: StartAs::Standby, stopping: None };
+
+fn standby(run: u64) -> Event {
+    let role = ServerRole::Standby {
+        tli: TimelineId::FIRST,
+        receive: Some(Lsn::new(50)),
+        replay: Lsn::new(50),
+        receiver: None,
+        conninfo: String::new(),
+        pause: None,
+        replay_ms: 0,
+    };
+    Event::Server(ServerFacts {
+        run: Run(run),
+        version_num: 150_000,
+        system_id: crate::model::node::SystemId::new(7),
+        role,
+        walsenders: Vec::new(),
+        slots: Vec::new(),
+        pending_restart: Vec::new(),
+        sync_names: String::new(),
+    })
+}
+
+fn scan(run: u64, began: u64) -> Event {
+    Event::Scanned { whole: Whole { tli: TimelineId::FIRST, lsn: Lsn::new(60) }, run: Some(Run(run)), at: at(began).boot }
+}
+
+#[test]
+fn facts_of_one_run_say_nothing_of_another() {
+    let mut state = state();
+    state.apply(guard(1, RUNS), at(0));
+    state.apply(standby(1), at(10));
+    state.apply(scan(1, 10), at(20));
+    state.apply(Event::Disk { dir: DataDir::Empty, place: None, at: at(20).boot }, at(20));
+    assert!(state.whole.is_some() && state.server.value().is_some());
+    state.apply(guard(2, RUNS), at(30));
+    assert!(state.whole.is_none() && state.server.value().is_none() && state.disk.value().is_none());
+    state.apply(scan(1, 25), at(40));
+    assert!(state.whole.is_none(), "a scan of an earlier run");
+}
+
+/// Protocol 1.7 step 3: first cut, then whole.
+#[test]
+fn a_scan_that_began_before_the_cut_is_not_taken() {
+    let mut state = state();
+    state.apply(guard(1, RUNS), at(0));
+    state.apply(Event::StreamCut, at(20));
+    state.apply(scan(1, 10), at(30));
+    assert!(state.whole.is_none());
+    state.apply(scan(1, 21), at(40));
+    assert!(state.whole.is_some());
+}
+
+#[test]
+fn after_a_cut_or_a_configuration_that_failed_nobody_knows_what_the_files_say() {
+    for task in [Task::CutStream, Task::Configure] {
+        let mut state = state();
+        let configuration = Configuration {
+            follow: None,
+            recovery_only: false,
+            application_name: String::new(),
+            sync_names: String::new(),
+            parameters: BTreeMap::new(),
+            hba: Vec::new(),
+            members: Vec::new(),
+            slots: crate::model::policy::SlotRetention::default(),
+            wait: Span::ZERO,
+        };
+        state.apply(Event::Configured(Box::new(configuration)), at(0));
+        state.apply(Event::Done { task, outcome: Err("the walreceiver is still there".to_owned()) }, at(10));
+        assert!(state.configured.is_none(), "{task:?}");
+    }
+}
+
+#[test]
+fn a_new_guard_names_the_one_before_it() {
+    let mut state = state();
+    state.apply(guard(1, RUNS), at(0));
+    state.apply(Event::GuardGone { why: "killed".to_owned() }, at(10));
+    assert_eq!(state.former_guard, Some(parsed("g1")));
+    assert!(state.guard.value().is_none());
+}
+
+#[test]
+fn what_is_known_of_the_directory_ends_with_its_replacement() {
+    let mut state = state();
+    let facts = DiskFacts {
+        major: 15,
+        control: crate::model::instance::ControlData {
+            system_id: crate::model::node::SystemId::new(7),
+            state: crate::model::instance::ControlState::ShutDown,
+            checkpoint_tli: TimelineId::FIRST,
+            checkpoint: Lsn::ZERO,
+            redo: Lsn::ZERO,
+            min_recovery: Lsn::ZERO,
+            min_recovery_tli: None,
+            can_rewind: true,
+        },
+        standby_signal: true,
+        backup_label: false,
+        histories: [(TimelineId::FIRST, String::new())].into(),
+    };
+    state.apply(Event::Disk { dir: DataDir::Present(facts), place: None, at: at(0).boot }, at(0));
+    state.boundary = Some(Boundary { tli: TimelineId::FIRST, lsn: Lsn::new(9) });
+    state.apply(Event::Completed(Completed::Clone), at(10));
+    assert!(state.disk.value().is_none() && state.histories.is_empty() && state.boundary.is_none());
+}
+
+/// Of four keys each revision's value: of some they are deleted, of some not readable.
+fn history() -> Vec<(Key, Option<String>, u64)> {
+    let keys = [Key::Bootstrap, Key::Node(parsed("n2")), Key::Leader, Key::Intent];
+    (1..=24_u64)
+        .map(|revision| {
+            let key = keys[usize::try_from(revision % 4).unwrap_or_default()].clone();
+            let text = match (revision % 5, &key) {
+                (0, _) => None,
+                (3, _) => Some("{".to_owned()),
+                (_, Key::Bootstrap) => Some(format!(r#"{{"v":1,"node":"n1","agent":"a{revision}"}}"#)),
+                (_, Key::Leader) => Some(leader("n2", 3, &format!("L{revision}"), revision)),
+                (_, Key::Intent) => Some(format!(
+                    r#"{{"v":1,"id":"i{revision}","request":{{"kind":"remove","node":"n3"}},"term":3,"actor":"ann","at":""}}"#
+                )),
+                _ => Some(format!(r#"{{"v":1,"data":"000000a2","starts":{revision},"whole":"0/0","tli":null}}"#)),
+            };
+            (key, text, revision)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes twice, late, or in another order: of each key the newest value that came is shown.
+    #[test]
+    fn the_view_never_goes_back(order in proptest::collection::vec(0_usize..24, 1..60)) {
+        let history = history();
+        let mut state = state();
+        let mut newest: BTreeMap<Key, (u64, Option<String>)> = BTreeMap::new();
+        for index in order {
+            let (key, text, revision) = &history[index];
+            state.apply(changed(key, text.as_deref(), *revision), at(0));
+            if newest.get(key).is_none_or(|(known, _)| known < revision) {
+                newest.insert(key.clone(), (*revision, text.clone()));
+            }
+        }
+        for (key, (revision, text)) in newest {
+            let shown = text.filter(|text| text != "{");
+            prop_assert_eq!(state.records.text(&key), shown.as_deref(), "{} at {}", key, revision);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a decision's actions come to when all goes well: the facts that the next snapshot shows.
+
+use super::{base, edit};
+use pgbaton::{
+    decide::{
+        decision::{Action, Configuration, Decision},
+        snapshot::{Attempt, Snapshot, Standing},
+    },
+    model::{
+        instance::{Armed, GuardStatus, Process, Run, ServerRole, StartAs},
+        key::{Key, Txn, Write},
+        moment::Span,
+        observed::Observed,
+        timeline::{TimelineHistory, TimelineId},
+    },
+};
+use std::collections::BTreeMap;
+
+/// Ten milliseconds later everything is done. Scans and looks at the directory find what the script says next.
+pub(crate) fn carry_out(s: &mut Snapshot, decision: &Decision) {
+    let sent = s.now.boot;
+    let passed = Span::from_millis(10);
+    (s.now.boot, s.now.mono) = (s.now.boot.plus(passed), s.now.mono.plus(passed));
+    for action in &decision.actions {
+        one(s, action, sent);
+    }
+}
+
+fn one(s: &mut Snapshot, action: &Action, sent: pgbaton::model::moment::Moment) {
+    match action {
+        Action::Txn(_, txn) => commit(s, txn, sent),
+        Action::WriteFile(file) => {
+            if file.data != s.file.data {
+                (s.boundary, s.whole) = (file.boundary, None);
+            }
+            if file.operation.is_none() {
+                s.completed = None;
+            }
+            s.file = (**file).clone();
+        }
+        Action::Configure(configuration) => follows(s, configuration),
+        Action::CutStream => {
+            if let Some(configured) = &mut s.configured {
+                configured.follow = None;
+            }
+            s.whole = None;
+            unfollow(s);
+        }
+        Action::WriteHistories(texts) => histories(s, texts),
+        Action::Arm { term, until } => with_guard(s, |guard| guard.armed = Some(Armed { term: *term, until: *until })),
+        Action::Disarm { .. } => with_guard(s, |guard| guard.armed = None),
+        Action::Promote { term } => with_guard(s, |guard| guard.primary_of = Some(*term)),
+        Action::Start { start, term } => {
+            let run = Run(last_run(s) + 1);
+            with_guard(s, |guard| {
+                guard.process = Process::Running { run, start: *start, stopping: None };
+                guard.primary_of = (*start == StartAs::Primary).then_some(*term);
+            });
+            edit::forget_the_run(s);
+        }
+        Action::Stop { mode, .. } => with_guard(s, |guard| {
+            if let Process::Running { stopping, .. } = &mut guard.process {
+                *stopping = Some(*mode);
+            }
+        }),
+        Action::Kill => {
+            let run = Run(last_run(s));
+            with_guard(s, |guard| {
+                let last = pgbaton::model::instance::Ended { wanted: true, ..base::ended(run, StartAs::Standby, "signal 9") };
+                guard.process = Process::Empty { last: Some(last) };
+            });
+            edit::forget_the_run(s);
+        }
+        other => {
+            if let Some(completed) = other.completes() {
+                s.completed = Some(completed);
+                s.disk = Observed::never();
+                s.histories.clear();
+                (s.whole, s.boundary) = (None, None);
+            }
+        }
+    }
+}
+
+fn last_run(s: &Snapshot) -> u64 {
+    match s.process() {
+        Some(Process::Running { run, .. } | Process::Dying { run }) => run.0,
+        Some(Process::Empty { last: Some(last) }) => last.run.0,
+        _ => 0,
+    }
+}
+
+fn with_guard(s: &mut Snapshot, change: impl FnOnce(&mut GuardStatus)) {
+    if let Observed::Known { value, .. } = &mut s.guard {
+        change(value);
+    }
+}
+
+fn commit(s: &mut Snapshot, txn: &Txn, sent: pgbaton::model::moment::Moment) {
+    let revision = s.etcd.records.revision + 1;
+    for write in &txn.then {
+        match write {
+            Write::Put(key, text) => s.etcd.records.apply(key, Some(text), revision),
+            Write::Delete(key) => s.etcd.records.apply(key, None, revision),
+        }
+    }
+    s.etcd.records.revision = revision;
+    let Some(leader) = s.leader().filter(|leader| leader.record.nonce == txn.nonce).cloned() else { return };
+    let holds = pgbaton::decide::snapshot::is_held(&leader.record);
+    let attempt = Attempt { nonce: txn.nonce.clone(), term: leader.record.term, sent, hold: leader.record.hold, holds };
+    (s.lease.confirmed, s.lease.unsettled) = (Some(attempt), Vec::new());
+    s.standing = Some(Standing { nonce: txn.nonce.clone(), since: s.now.mono, suspended: s.now.suspended() });
+    debug_assert!(txn.then.iter().any(|write| matches!(write, Write::Put(Key::Leader, _))));
+}
+
+fn follows(s: &mut Snapshot, configuration: &Configuration) {
+    s.configured = Some(configuration.clone());
+    match &configuration.follow {
+        None => unfollow(s),
+        Some(follow) => {
+            s.whole = None;
+            let address = follow.address.clone();
+            if let Observed::Known { value, .. } = &mut s.server
+                && let ServerRole::Standby { conninfo, .. } = &mut value.role
+            {
+                *conninfo = format!("host={} port={}", address.host, address.port);
+            }
+        }
+    }
+}
+
+fn unfollow(s: &mut Snapshot) {
+    if let Observed::Known { value, .. } = &mut s.server
+        && let ServerRole::Standby { conninfo, receiver, .. } = &mut value.role
+    {
+        conninfo.clear();
+        *receiver = None;
+    }
+}
+
+/// Before a start, comments that no real history follows are taken away.
+fn histories(s: &mut Snapshot, texts: &BTreeMap<TimelineId, String>) {
+    s.histories.extend(texts.clone());
+    if s.is_empty() {
+        let real = |text: &String| text.parse::<TimelineHistory>().is_ok_and(|history| history.last().is_some());
+        let newest = s.histories.iter().filter(|(_, text)| real(text)).map(|(tli, _)| *tli).max();
+        s.histories.retain(|tli, _| newest.is_some_and(|newest| *tli <= newest));
+    }
+}

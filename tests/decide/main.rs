@@ -1,0 +1,55 @@
+//! The decision core by itself: scripted goldens, and laws that hold of every decision.
+//!
+//! A script (`*.txt` beside this file) tells a situation and what is decided in it. `UPDATE=1 cargo test --test decide` writes
+//! what is decided now; read the difference before you keep it. How to write one: [`script`].
+#![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
+
+mod base;
+mod edit;
+mod effects;
+mod laws;
+mod script;
+mod show;
+mod situation;
+
+use std::{fs, path::Path};
+
+/// Scripts lie beside this file.
+fn scripts() -> Vec<std::path::PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decide");
+    let mut found: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    found.sort();
+    found
+}
+
+#[test]
+fn every_script_says_what_is_decided() {
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut wrong = Vec::new();
+    let mut cases = 0;
+    for path in scripts() {
+        let text = fs::read_to_string(&path).unwrap();
+        cases += text.lines().filter(|line| line.starts_with("== ")).count();
+        let now = script::play(&text).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
+        if now == text {
+            continue;
+        }
+        if update {
+            fs::write(&path, now).unwrap();
+        } else {
+            wrong.push(format!("{}:\n{}", path.display(), first_difference(&text, &now)));
+        }
+    }
+    assert!(wrong.is_empty(), "other decisions than the scripts say (UPDATE=1 rewrites them):\n{}", wrong.join("\n"));
+    assert!(cases >= 40, "{cases} cases");
+}
+
+/// A few lines around the first difference.
+fn first_difference(before: &str, now: &str) -> String {
+    let (before, now): (Vec<&str>, Vec<&str>) = (before.lines().collect(), now.lines().collect());
+    let at = before.iter().zip(&now).take_while(|(one, other)| one == other).count();
+    let title = before[..at.min(before.len())].iter().rev().find(|line| line.starts_with("== ")).unwrap_or(&"");
+    let part = |lines: &[&str]| lines.iter().skip(at).take(8).map(|line| format!("    {line}\n")).collect::<String>();
+    format!("  {title}\n  line {}, the script says\n{}  decided is\n{}", at + 1, part(&before), part(&now))
+}
