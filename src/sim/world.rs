@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) policy: ClusterPolicy,
     /// Agents crash at so many of a thousand action boundaries, until.
     pub(super) brittle: (u64, u64),
+    /// Faults follow each other closely.
+    pub(super) stormy: bool,
 }
 
 impl World {
@@ -71,6 +73,7 @@ impl World {
             options,
             policy,
             brittle: (0, 0),
+            stormy: seed.is_multiple_of(5),
         }
     }
 
@@ -127,6 +130,18 @@ impl World {
             return;
         }
         job(self);
+    }
+
+    /// The same in the agent's own process: it stands still while that does. Runs also when that run of the agent is gone.
+    pub(super) fn in_agent(&mut self, node: usize, run: u64, after: u64, job: impl FnOnce(&mut Self) + 'static) {
+        let job: Job = Box::new(job);
+        self.later_at(node, after, move |world| {
+            let now = world.now;
+            match world.nodes[node].agent_of(run).map(|agent| agent.paused_until).filter(|until| *until > now) {
+                Some(until) => world.in_agent(node, run, until - now, job),
+                None => job(world),
+            }
+        });
     }
 
     // ---- the agent's loop ----
