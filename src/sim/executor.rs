@@ -17,7 +17,7 @@ use crate::{
         node::{Nonce, SystemId},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
-        timeline::{TimelineHistory, TimelineId},
+        timeline::TimelineId,
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -334,12 +334,7 @@ impl World {
         let takes = self.random.tailed(5, 120);
         self.in_agent(node, run, takes, move |world| {
             let found = world.nodes[node].disk.as_ref().and_then(|data| {
-                let Some(branch) = world.wal.ancestor_of(data.branch, tli) else {
-                    // A promotion copies the last segment to the new id before it writes the history file.
-                    let whole = world.wal.whole(data.branch, data.end);
-                    let fork: TimelineHistory = data.histories.get(&tli)?.parse().ok()?;
-                    return fork.last().filter(|fork| fork.at.get() == whole).map(|_| whole);
-                };
+                let branch = world.wal.ancestor_of(data.branch, tli)?;
                 let shared = world.wal.shared(data.branch, branch)?;
                 Some(world.wal.whole(data.branch, data.end.min(shared)))
             });
