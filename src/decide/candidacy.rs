@@ -115,7 +115,7 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
         return Flow::Goes;
     }
     let Some(DataDir::Present(disk)) = s.disk() else { return Flow::Goes };
-    if !promotion::may_start_in_place(s, scan::disk_timeline(s, disk)) {
+    if !promotion::may_start_in_place(s, disk) {
         d.refused("owner", "this node was the last primary, but its data is not on the newest timeline: it starts as a standby");
         return Flow::Goes;
     }

@@ -10,7 +10,7 @@ use super::{
     vote,
 };
 use crate::model::{
-    instance::{DataDir, Process, ServerRole, StartAs, Whole},
+    instance::{DataDir, DiskFacts, Process, ServerRole, StartAs, Whole},
     key::{Compare, Key, Txn, Write},
     moment::{Moment, Span},
     node::Replica,
@@ -77,7 +77,7 @@ fn path(s: &Snapshot) -> Path {
         },
         Some(Process::Dying { .. }) => Path::Unknown,
         Some(Process::Empty { .. }) => match s.disk() {
-            Some(DataDir::Present(disk)) if may_start_in_place(s, scan::disk_timeline(s, disk)) => Path::Restart,
+            Some(DataDir::Present(disk)) if may_start_in_place(s, disk) => Path::Restart,
             Some(DataDir::Present(_)) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
             Some(_) => Path::None("the data directory is gone".to_owned()),
             None => Path::Unknown,
@@ -88,8 +88,14 @@ fn path(s: &Snapshot) -> Path {
 
 /// Only on the newest used id of the ledger, being its owner and on it; or on a reserved id of ours that is newer, which is
 /// completed first (protocol 1.2, *owner*; 1.7 step 4b).
-pub(super) fn may_start_in_place(s: &Snapshot, tli: TimelineId) -> bool {
-    let me = s.myself();
+///
+/// `pg_control` has to say so too: a promotion that was killed after its history file leaves it on the parent, and a start as
+/// primary would go on with the parent's id beside its owner (EXP-7). As a standby it finds its way, and is promoted to a new id.
+pub(super) fn may_start_in_place(s: &Snapshot, disk: &DiskFacts) -> bool {
+    let (me, tli) = (s.myself(), scan::disk_timeline(s, disk));
+    if disk.control.tli() != tli {
+        return false;
+    }
     if own_unfinished(s).is_some_and(|(reserved, _)| reserved == tli) {
         return true;
     }

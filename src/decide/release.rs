@@ -154,7 +154,8 @@ fn evidence(s: &Snapshot, d: &mut Draft) -> Option<Option<Whole>> {
             d.act(s, Action::InspectDisk);
             None
         }
-        Some(DataDir::Present(disk)) if !disk.standby_signal => {
+        // The guard that saw it end puts it back. One that never ran it does so at the next start: nobody else would.
+        Some(DataDir::Present(disk)) if !disk.standby_signal && matches!(s.process(), Some(Process::Empty { last: Some(_) })) => {
             d.waits("signal", "standby.signal is being put back before the lease is released");
             d.act(s, Action::InspectDisk);
             None

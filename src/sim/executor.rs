@@ -17,7 +17,7 @@ use crate::{
         node::{Nonce, SystemId},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
-        timeline::{TimelineHistory, TimelineId},
+        timeline::TimelineId,
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,7 +116,7 @@ impl World {
         }
         let nonce = txn.nonce.clone();
         let before_send = self.random.between(50_000, 2_000_000);
-        self.later_at(node, before_send, move |world| {
+        self.in_agent(node, run, before_send, move |world| {
             if world.nodes[node].agent_run() == Some(run) {
                 world.send_txn(node, run, Some(purpose), txn, Reply::Txn(nonce, task));
             }
@@ -152,7 +152,7 @@ impl World {
     /// A verb goes to the guard, its answer comes back, after what it changed.
     fn verb(&mut self, node: usize, run: u64, task: Task, verb: impl FnOnce(&mut Self) -> Outcome + 'static) {
         let there = self.random.tailed(1, 2);
-        self.later_at(node, there, move |world| {
+        self.in_agent(node, run, there, move |world| {
             // A guard that is gone answers nothing: the agent hears that it is gone.
             let session = world.nodes[node].guard.as_ref().and_then(|guard| guard.session);
             if session != Some(run) {
@@ -184,7 +184,7 @@ impl World {
     fn write_file(&mut self, node: usize, run: u64, file: NodeFile) {
         let slow = self.nodes[node].slow_disk > self.now;
         let takes = if slow { self.random.millis(100, 3_000) } else { self.random.tailed(1, 12) };
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 // Its writer died on the way: it is there, or it is not.
                 if world.random.chance(500) {
@@ -215,7 +215,7 @@ impl World {
 
     fn configure(&mut self, node: usize, run: u64, configuration: Configuration) {
         let takes = self.random.tailed(5, 60);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
@@ -245,7 +245,7 @@ impl World {
 
     fn cut_stream(&mut self, node: usize, run: u64) {
         let takes = self.random.tailed(10, 120);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
@@ -276,7 +276,7 @@ impl World {
 
     fn write_histories(&mut self, node: usize, run: u64, texts: BTreeMap<TimelineId, String>) {
         let takes = self.random.tailed(1, 20);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
@@ -299,7 +299,7 @@ impl World {
     fn inspect(&mut self, node: usize, run: u64) {
         let at = self.nodes[node].clock.boot(self.now);
         let takes = self.random.tailed(3, 40);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             let dir = world.data_dir(node);
             world.deliver(node, run, Event::Disk { dir, place: Some(ClonePlace::Beside), at });
             world.end(node, run, 0, Task::InspectDisk, Ok(()));
@@ -332,14 +332,9 @@ impl World {
         let at = self.nodes[node].clock.boot(self.now);
         let began_in = self.nodes[node].server.as_ref().map(|server| server.run);
         let takes = self.random.tailed(5, 120);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             let found = world.nodes[node].disk.as_ref().and_then(|data| {
-                let Some(branch) = world.wal.ancestor_of(data.branch, tli) else {
-                    // A promotion copies the last segment to the new id before it writes the history file.
-                    let whole = world.wal.whole(data.branch, data.end);
-                    let fork: TimelineHistory = data.histories.get(&tli)?.parse().ok()?;
-                    return fork.last().filter(|fork| fork.at.get() == whole).map(|_| whole);
-                };
+                let branch = world.wal.ancestor_of(data.branch, tli)?;
                 let shared = world.wal.shared(data.branch, branch)?;
                 Some(world.wal.whole(data.branch, data.end.min(shared)))
             });
@@ -358,7 +353,7 @@ impl World {
     /// A statement on the primary.
     fn sql(&mut self, node: usize, run: u64, task: Task, effect: impl FnOnce(&mut Data, TimelineId, u64) + 'static) {
         let takes = self.random.tailed(5, 80);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             let answers = world.nodes[node]
                 .server
                 .as_ref()
@@ -385,7 +380,7 @@ impl World {
 
     fn init_db(&mut self, node: usize, run: u64) {
         let takes = self.random.millis(300, 1_500);
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
@@ -444,7 +439,7 @@ impl World {
             self.violation("O12", text);
         }
         let source = source.clone();
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }
@@ -492,7 +487,7 @@ impl World {
             data.broken = Some("a rewind");
         }
         let source = source.clone();
-        self.later_at(node, takes, move |world| {
+        self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
                 return;
             }

@@ -81,7 +81,9 @@ impl World {
             let node = self.target();
             self.inject(fault, node);
         }
-        let pause = if self.random.chance(250) { self.random.millis(50, 2_000) } else { self.random.millis(3_000, 25_000) };
+        // Now and then the next one comes before the last one is dealt with; in some seeds nearly always.
+        let soon = if self.stormy { 800 } else { 250 };
+        let pause = if self.random.chance(soon) { self.random.millis(50, 2_000) } else { self.random.millis(3_000, 25_000) };
         self.later(pause, move |world| world.torment(end));
     }
 

@@ -110,6 +110,8 @@ impl World {
             senders: BTreeMap::new(),
         });
         let who = of.who();
+        self.leave_empty_branch(node);
+        let of = &mut self.nodes[node];
         let bad = of.bad_starts > now;
         let fault = of.disk.as_ref().map_or(Some("no data directory"), |data| data.broken);
         if let Some(data) = &mut of.disk {
@@ -261,36 +263,27 @@ impl World {
         self.in_server(node, id, takes, move |world| world.promoted(node, id));
     }
 
-    fn next_timeline(&self, node: usize) -> Option<(TimelineId, TimelineId, u64)> {
-        let data = self.nodes[node].disk.as_ref()?;
-        let whole = self.wal.whole(data.branch, data.end);
-        let own = self.wal.branches[self.wal.branch_at(data.branch, whole)].tli;
-        Some((newest_consecutive(data, own).next(), own, whole))
-    }
-
+    /// The history file, and the last segment under its new name: data that dies now lies on a timeline without a record.
     fn write_own_history(&mut self, node: usize) {
-        let Some((tli, own, at)) = self.next_timeline(node) else { return };
-        let Some(data) = &mut self.nodes[node].disk else { return };
+        let Some(data) = self.nodes[node].disk.as_ref() else { return };
+        let (parent, at) = (data.branch, self.wal.whole(data.branch, data.end));
+        let own = self.wal.branches[parent].tli;
+        let tli = newest_consecutive(data, own).next();
         let before = data.histories.get(&own).cloned().unwrap_or_default();
-        data.histories.insert(tli, format!("{before}{own}\t{}\tno recovery target specified\n", lsn(at)));
+        let branch = self.wal.fork(parent, at, tli);
+        if let Some(data) = &mut self.nodes[node].disk {
+            data.histories.insert(tli, format!("{before}{own}\t{}\tno recovery target specified\n", lsn(at)));
+            (data.branch, data.end, data.standby_signal) = (branch, at, false);
+        }
     }
 
     fn promoted(&mut self, node: usize, id: u64) {
-        let Some(data) = self.nodes[node].disk.clone() else { return };
-        let whole = self.wal.whole(data.branch, data.end);
-        let parent = self.wal.branch_at(data.branch, whole);
-        let own = self.wal.branches[parent].tli;
-        // Our own history file was written a moment ago.
-        let tli = newest_consecutive(&data, own);
-        if tli == own {
-            return;
-        }
-        let branch = self.wal.fork(parent, whole, tli);
+        let Some(branch) = self.nodes[node].disk.as_ref().map(|data| data.branch) else { return };
+        let tli = self.wal.branches[branch].tli;
         let end = self.wal.append(branch, 42);
         if let Some(data) = &mut self.nodes[node].disk {
-            (data.branch, data.end, data.control) = (branch, end, ControlState::InProduction);
+            (data.end, data.control) = (end, ControlState::InProduction);
             data.min_recovery = (end, Some(tli));
-            data.standby_signal = false;
         }
         self.coverage.promotions += 1;
         self.judge_branch(node, branch);
@@ -378,6 +371,18 @@ impl World {
         there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now });
         if let Some(server) = self.server_of(node, id) {
             server.upstream = Some(Upstream { node: to, id: there_id, heard: now });
+        }
+    }
+
+    /// A timeline that was made and never written to is left again without a trace, once its history file is replaced.
+    fn leave_empty_branch(&mut self, node: usize) {
+        let Some(data) = self.nodes[node].disk.as_ref() else { return };
+        let of = &self.wal.branches[data.branch];
+        let replaced = data.histories.get(&of.tli).is_none_or(|text| text.starts_with('#'));
+        if let (true, true, Some((parent, at))) = (of.ends.is_empty(), replaced, of.parent)
+            && let Some(data) = &mut self.nodes[node].disk
+        {
+            (data.branch, data.end) = (parent, at);
         }
     }
 

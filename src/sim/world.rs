@@ -51,6 +51,9 @@ pub(super) struct World {
     pub(super) brittle: (u64, u64),
     /// One step at which the plan is interrupted.
     pub(super) interruption: Option<super::plans::Interruption>,
+
+    /// Faults follow each other closely.
+    pub(super) stormy: bool,
 }
 
 impl World {
@@ -74,6 +77,8 @@ impl World {
             policy,
             brittle: (0, 0),
             interruption: None,
+
+            stormy: seed.is_multiple_of(5),
         }
     }
 
@@ -130,6 +135,18 @@ impl World {
             return;
         }
         job(self);
+    }
+
+    /// The same in the agent's own process: it stands still while that does. Runs also when that run of the agent is gone.
+    pub(super) fn in_agent(&mut self, node: usize, run: u64, after: u64, job: impl FnOnce(&mut Self) + 'static) {
+        let job: Job = Box::new(job);
+        self.later_at(node, after, move |world| {
+            let now = world.now;
+            match world.nodes[node].agent_of(run).map(|agent| agent.paused_until).filter(|until| *until > now) {
+                Some(until) => world.in_agent(node, run, until - now, job),
+                None => job(world),
+            }
+        });
     }
 
     // ---- the agent's loop ----
