@@ -27,7 +27,7 @@ use crate::{
         record::to_text,
         timeline::TimelineId,
     },
-    postgres::{self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, place, rewind, scan},
+    postgres::{self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, rewind, scan},
 };
 use std::{
     collections::BTreeMap,
@@ -256,6 +256,7 @@ async fn configure(
     }
     publish_ledger(tools, ledger).await?;
     let changed = ConfigFiles::new(Arc::clone(&tools.settings)).configure(&rendered).await.map_err(|fault| chain(&fault))?;
+    take_back(tools, &rendered, run).await.map_err(|fault| chain(&fault))?;
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
     if let Some(run) = run {
         // Also where the files did not change: an earlier reload may have been lost with its agent.
@@ -263,6 +264,25 @@ async fn configure(
         said(tools.server.reload_sql(run, SQL_LIMIT).await)?;
     }
     publish(tools, Event::Configured(Box::new(configuration))).await;
+    Ok(())
+}
+
+/// What stands in `postgresql.auto.conf` wins over the managed file: a standby that another tool made would go on
+/// following where that tool said.
+async fn take_back(tools: &Tools, rendered: &postgres::Configuration, run: Option<Run>) -> Result<(), postgres::Error> {
+    let found = match run {
+        None => overrides::strip(&tools.settings, rendered).await?,
+        Some(run) => {
+            let found = overrides::overridden(&tools.settings, rendered)?;
+            for found in &found {
+                tools.server.reset_override(run, &found.name, SQL_LIMIT).await?;
+            }
+            found
+        }
+    };
+    for found in found {
+        tracing::warn!(parameter = found.name, value = found.value, "postgresql.auto.conf set a managed parameter: taken back");
+    }
     Ok(())
 }
 

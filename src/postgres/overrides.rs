@@ -3,9 +3,12 @@
 //! PostgreSQL reads `postgresql.auto.conf` after `config_file`, so a value there wins over ours for everything that does not stand
 //! on the command line. It also travels with clones, and tools write `primary_conninfo` there.
 
-use super::{Configuration, Error, Server, Settings, parameters::is_reloaded, session::column};
+use super::{Configuration, Error, Server, Settings, durable, parameters::is_reloaded, session::column};
 use crate::model::{instance::Run, moment::Span};
 use std::{fs, io::ErrorKind};
+
+/// How long rewriting one small file may take.
+const DISK_LIMIT: Span = Span::from_secs(10);
 
 /// A managed parameter that `postgresql.auto.conf` sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,27 @@ pub fn overridden(settings: &Settings, configuration: &Configuration) -> Result<
 }
 
 /// `name = 'value'`, as `ALTER SYSTEM` writes it, one a line.
+/// Takes the managed parameters out of `postgresql.auto.conf` while PostgreSQL is stopped; returns those that it held.
+/// Standbys that other tools made bear their `primary_conninfo` there. Lines of the operator's own stay.
+///
+/// # Errors
+/// [`Error::File`]: the file is as it was.
+pub async fn strip(settings: &Settings, configuration: &Configuration) -> Result<Vec<Overridden>, Error> {
+    let found = overridden(settings, configuration)?;
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let (path, names) = (settings.data_dir.join("postgresql.auto.conf"), found.clone());
+    let ours = move |line: &str| assignment(line).is_some_and(|here| names.iter().any(|other| other.name == here.name));
+    durable::within(DISK_LIMIT, path.clone(), move || {
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let kept: String = text.lines().filter(|line| !ours(line)).flat_map(|line| [line, "\n"]).collect();
+        durable::write(&path, kept.as_bytes(), 0o600).map_err(Error::file("write", &path))
+    })
+    .await?;
+    Ok(found)
+}
+
 fn assignment(line: &str) -> Option<Overridden> {
     let line = line.trim();
     let end = line.find(|letter: char| letter == '=' || letter.is_whitespace())?;

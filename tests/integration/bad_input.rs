@@ -1,0 +1,201 @@
+//! Nodes that were set up wrongly: each says once what is wrong, and touches nothing.
+//!
+//! One cluster, and beside its healthy first node one node a mistake.
+
+use super::support::{SOON, bin_dir, insert_below, spec};
+use anyhow::{Context, Result};
+use pgbaton::{
+    lab::{EtcdTiming, Fault, Lab, Node},
+    model::moment::Span,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// A mistake: the node that makes it, how, and what its log says: words of one line.
+struct Mistake {
+    name: &'static str,
+    node: &'static str,
+    make: fn(&Lab, &Node) -> Result<()>,
+    said: &'static [&'static str],
+}
+
+/// Made before the cluster exists: nodes that would have become its first.
+const AT_BOOTSTRAP: &[Mistake] = &[
+    Mistake { name: "a non-empty directory", node: "n2", make: stray_file, said: &["n2/pg/data", "holds other files", "PG_VERSION"] },
+    Mistake { name: "another major version", node: "n3", make: other_version, said: &["n3/pg/data", "PostgreSQL 9", "bin_dir"] },
+    Mistake { name: "etcd cannot be reached", node: "n4", make: no_etcd, said: &["etcd", "http://"] },
+    Mistake {
+        name: "an unreadable data directory",
+        node: "n5",
+        make: foreign_owner,
+        said: &["n5/pg/data", "belongs to user id 0", "chown"],
+    },
+    Mistake {
+        name: "no right to the state directory",
+        node: "n6",
+        make: state_is_file,
+        said: &["n6/state", "not a directory", "state_dir"],
+    },
+];
+
+/// Made once the cluster is there: nodes that would join it.
+const AT_JOINING: &[Mistake] = &[
+    Mistake {
+        name: "data of another cluster",
+        node: "n7",
+        make: foreign_cluster,
+        said: &["system identifier", "another cluster", "Move it away"],
+    },
+    Mistake { name: "a wrong password", node: "n8", make: wrong_password, said: &["password authentication failed", "10.77.0.11:5432"] },
+    Mistake { name: "a port in use", node: "n9", make: port_in_use, said: &["5432", "in use"] },
+];
+
+fn data(node: &Node) -> PathBuf {
+    node.seen_directory.join("pg/data")
+}
+
+fn as_owner(node: &Node, argv: &[&str]) -> Result<String> {
+    node.host.run_as(Some("postgres"), argv, "", SOON)
+}
+
+fn stray_file(_: &Lab, node: &Node) -> Result<()> {
+    as_owner(node, &["mkdir", "-m", "0700", &data(node).display().to_string()])?;
+    as_owner(node, &["touch", &data(node).join("orders.csv").display().to_string()]).map(|_| ())
+}
+
+fn other_version(_: &Lab, node: &Node) -> Result<()> {
+    foreign_cluster_files(node)?;
+    fs::write(data(node).join("PG_VERSION"), "9\n").context("write PG_VERSION")
+}
+
+fn no_etcd(lab: &Lab, node: &Node) -> Result<()> {
+    lab.inject(&Fault::CutFromEtcd(node.name.clone()))?;
+    Ok(())
+}
+
+fn foreign_owner(_: &Lab, node: &Node) -> Result<()> {
+    fs::create_dir(data(node)).context("make the data directory")?;
+    fs::write(data(node).join("PG_VERSION"), "15\n").context("write PG_VERSION")
+}
+
+fn state_is_file(_: &Lab, node: &Node) -> Result<()> {
+    let state = node.seen_directory.join("state");
+    fs::remove_dir(&state).context("remove the state directory")?;
+    fs::write(&state, "").context("make a file of its name")
+}
+
+fn foreign_cluster_files(node: &Node) -> Result<()> {
+    let initdb = bin_dir().join("initdb").display().to_string();
+    as_owner(node, &[&initdb, "-D", &data(node).display().to_string(), "--no-sync", "-A", "trust"]).map(|_| ())
+}
+
+fn foreign_cluster(_: &Lab, node: &Node) -> Result<()> {
+    foreign_cluster_files(node)
+}
+
+fn wrong_password(_: &Lab, node: &Node) -> Result<()> {
+    for role in ["replication", "rewind"] {
+        let file = node.seen_directory.join(format!("secrets/{role}.password"));
+        fs::write(&file, "not it").with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Somebody else's PostgreSQL, or whatever it is.
+fn port_in_use(lab: &Lab, node: &Node) -> Result<()> {
+    let network = node.host.network().clone();
+    let address = node.postgres;
+    let taken = std::thread::spawn(move || -> Result<_> {
+        network.enter()?;
+        std::net::TcpListener::bind(("0.0.0.0", address.port())).context("take the port")
+    });
+    let listener = taken.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+    // Held for as long as the test's process lives.
+    std::mem::forget(listener);
+    let _ = lab;
+    Ok(())
+}
+
+/// Everything in a directory: path, size and time of change.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+    let mut all = BTreeMap::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(path) = left.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        all.insert(path.clone(), (metadata.size(), metadata.mtime(), metadata.mtime_nsec()));
+        if metadata.is_dir() {
+            left.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    all
+}
+
+/// Starts the nodes and waits for their words; returns what is wrong.
+fn made(lab: &Lab, mistakes: &[Mistake]) -> Vec<String> {
+    let mut before = Vec::new();
+    for mistake in mistakes {
+        let node = lab.node(mistake.node).expect("node");
+        (mistake.make)(lab, node).expect(mistake.name);
+        before.push(contents(&data(node)));
+        lab.start_agent(mistake.node).expect("agent");
+    }
+    let mut complaints = Vec::new();
+    for (mistake, before) in mistakes.iter().zip(before) {
+        let node = lab.node(mistake.node).expect("node");
+        let text = || fs::read_to_string(node.log()).unwrap_or_default();
+        let said = || text().lines().any(|line| mistake.said.iter().all(|word| line.contains(word))).then_some(());
+        if lab.wait(mistake.name, Span::from_secs(20), said).is_err() {
+            let all = text();
+            let lines: Vec<&str> = all.lines().collect();
+            let end = lines[lines.len().saturating_sub(12)..].join("\n      ");
+            complaints.push(format!("{}: no line says {:?}:\n      {end}", mistake.name, mistake.said));
+        }
+        if contents(&data(node)) != before {
+            complaints.push(format!("{}: the data directory was touched", mistake.name));
+        }
+        if text().contains("panicked") {
+            complaints.push(format!("{}: panicked", mistake.name));
+        }
+    }
+    complaints
+}
+
+#[test]
+fn a_node_that_was_set_up_wrongly_says_so_once_and_touches_nothing() {
+    let lab = Lab::build(
+        &spec(|spec| {
+            (spec.nodes, spec.members, spec.timing) = (9, 1, EtcdTiming::FAST);
+            // An agent that ends at once is not to fill its log.
+            spec.restart_after = Span::from_secs(30);
+        }),
+        &|_| (),
+    )
+    .expect("lab");
+    let mut complaints = made(&lab, AT_BOOTSTRAP);
+    lab.start_agent("n1").expect("agent");
+    lab.wait_primary(SOON).expect("the healthy node does not care");
+    complaints.extend(made(&lab, AT_JOINING));
+    assert_eq!(lab.primaries(), ["n1"]);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n  "));
+}
+
+/// The configuration's own faults end the agent before anything is begun: all of them at once, with an exit status.
+#[test]
+fn faults_of_the_configuration_are_told_all_at_once() {
+    let lab = Lab::build(&spec(|spec| (spec.nodes, spec.members, spec.timing) = (1, 1, EtcdTiming::FAST)), &|_| ()).expect("lab");
+    let node = lab.node("n1").expect("node");
+    insert_below(node, "postgres", "colour = \"green\"\nwal_dir = \"relative\"\n").expect("edit");
+    let secret = node.seen_directory.join("secrets/rewind.password");
+    fs::remove_file(&secret).expect("remove");
+    let config = node.config().display().to_string();
+    let error = node.host.run(&[super::support::PROGRAM, "agent", "--config", &config], SOON).expect_err("refused");
+    let text = format!("{error:#}");
+    for word in ["colour", "wal_dir", "rewind.password"] {
+        assert!(text.contains(word), "{word} is not named: {text}");
+    }
+    assert!(!data(node).exists() && !node.seen_directory.join("state/node").exists());
+}

@@ -1,0 +1,283 @@
+//! The faults, a row each: what is done, and which alarms it explains.
+//!
+//! A row's function leaves its faults to be undone by the run, unless the order of undoing matters.
+
+use super::support::{Run, SOON};
+use anyhow::{Context, Result, bail, ensure};
+use pgbaton::{
+    clock,
+    lab::{Direction, Fault, Return, sql},
+    model::moment::Span,
+};
+use std::{fs, path::PathBuf, thread};
+
+/// A fault with all that belongs to it.
+pub(crate) struct Row {
+    /// A sentence.
+    pub(crate) name: &'static str,
+    /// The ids of alarms that it explains.
+    pub(crate) alarms: &'static [&'static str],
+    /// What is done.
+    pub(crate) what: fn(&mut Run<'_>) -> Result<()>,
+}
+
+const fn row(name: &'static str, what: fn(&mut Run<'_>) -> Result<()>) -> Row {
+    Row { name, alarms: &[], what }
+}
+
+/// Deaths of processes.
+pub(crate) const PROCESSES: &[Row] = &[
+    row("the_postmaster_is_killed_while_a_backend_is_busy", postmaster_kill),
+    row("the_agent_is_killed_and_comes_back", |run| {
+        agent_goes(run, |run| run.inject(Fault::AgentKill(run.primary.clone(), Return::AtOnce)).map(|_| ()))
+    }),
+    row("the_agent_ends_at_sigterm_and_comes_back", |run| agent_goes(run, terminate_agent)),
+    row("the_agent_is_upgraded_in_place", |run| agent_goes(run, upgrade)),
+    row("the_agent_is_killed_for_good", |run| taken_over(run, Fault::AgentKill(run.primary.clone(), Return::WhenUndone))),
+    row("the_guard_is_killed", guard_kill),
+    row("the_guard_of_a_replica_is_killed", |run| replica_suffers(run, Fault::GuardKill(run.replicas[0].clone()))),
+    row("the_postmaster_of_a_replica_is_killed", |run| replica_suffers(run, Fault::PostmasterKill(run.replicas[0].clone()))),
+    row("the_etcd_leader_is_killed", etcd_leader_kill),
+    row("etcd_loses_its_quorum", etcd_quorum_loss),
+];
+
+/// Hosts and their network.
+pub(crate) const HOSTS: &[Row] = &[
+    row("the_host_of_the_primary_loses_power", |run| taken_over(run, Fault::PowerOff(run.primary.clone()))),
+    row("the_host_of_the_primary_is_cut_off_and_its_tail_rewound", |run| diverges(run, Fault::Partition(run.primary.clone()))),
+    row("what_the_primary_sends_is_lost", |run| isolated(run, Fault::OneWay(run.primary.clone(), Direction::Outbound))),
+    row("what_is_sent_to_the_primary_is_lost", |run| isolated(run, Fault::OneWay(run.primary.clone(), Direction::Inbound))),
+    row("the_primary_is_cut_from_etcd_alone", |run| isolated(run, Fault::CutFromEtcd(run.primary.clone()))),
+    row("everything_on_the_primary_is_frozen_and_thawed", |run| isolated(run, Fault::Freeze(run.primary.clone()))),
+    row("the_primary_and_the_etcd_leader_are_lost_together", |run| taken_over(run, Fault::PrimaryAndEtcdLeader(run.primary.clone()))),
+    row("a_replica_is_lost", |run| replica_suffers(run, Fault::PowerOff(run.replicas[0].clone()))),
+    row("a_replica_is_cut_off", |run| replica_suffers(run, Fault::Partition(run.replicas[0].clone()))),
+];
+
+/// Several things at once, or one after the other.
+pub(crate) const SERIES: &[Row] = &[
+    row("two_primaries_are_lost_in_a_row", two_in_a_row),
+    row("all_nodes_go_off_and_the_primary_comes_back_first", |run| all_off(run, |primary, replicas| [&[primary], replicas].concat())),
+    row("all_nodes_go_off_and_the_primary_comes_back_last", |run| all_off(run, |primary, replicas| [replicas, &[primary]].concat())),
+    row("all_nodes_go_off_and_come_back_at_once", |run| run.inject(Fault::AllNodesOff).map(|_| ())),
+    row("a_lone_primary_is_rebooted", lone_primary),
+    row("a_primary_is_promoted_and_dies_before_anyone_saw_it", unseen_promotion),
+];
+
+/// Data that are lost, full or there twice. Needs disks of its own for `FULL`, and none for the copied host.
+pub(crate) const DATA: &[Row] = &[
+    row("the_primary_loses_its_data_directory", |run| taken_over(run, Fault::WipeData(run.primary.clone()))),
+    row("a_replica_loses_its_data_directory", |run| replica_suffers(run, Fault::WipeData(run.replicas[0].clone()))),
+    Row {
+        alarms: COPIED,
+        ..row("a_copy_of_a_replica_joins_under_the_same_name", |run| replica_suffers(run, Fault::CopiedHost(run.replicas[0].clone())))
+    },
+    Row { alarms: COPIED, ..row("a_copy_of_the_primary_joins_under_the_same_name", copied_primary) },
+];
+
+/// Two agents of one name: the older one stops, and knows that its disk is behind when it is started again.
+const COPIED: &[&str] = &["name-taken", "data-went-back"];
+
+/// Disks that are full.
+pub(crate) const FULL: &[Row] = &[
+    Row { alarms: &["start-failed"], ..row("the_disk_of_the_primary_is_full", disk_full) },
+    row("the_disk_of_a_replica_is_full", replica_disk_full),
+];
+
+/// All rows that a cluster without disks of its own goes through.
+pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
+    [PROCESSES, HOSTS, SERIES, DATA].into_iter().flatten()
+}
+
+/// The primary suffers something that somebody else has to take over after.
+fn taken_over(run: &mut Run<'_>, fault: Fault) -> Result<()> {
+    let former = run.primary.clone();
+    run.inject(fault)?;
+    run.moved_from(&[&former]).map(|_| ())
+}
+
+/// EXP-1: the busy backend of a killed postmaster would go on, run the INSERT and acknowledge it.
+fn postmaster_kill(run: &mut Run<'_>) -> Result<()> {
+    let (former, lab) = (run.primary.clone(), run.lab);
+    let node = lab.node(&former)?;
+    let text = format!(
+        "SELECT sum(i) FROM generate_series(1, 60000000) busy(i); INSERT INTO lab_writes VALUES ('busy', {}, '{former}')",
+        run.began.as_nanos()
+    );
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| sql::query(lab.client().network(), &node.server(), lab.login(), &text, SOON));
+        let works = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%busy(i)%' AND state = 'active' AND pid <> pg_backend_pid()";
+        lab.wait("the backend to be busy", SOON, || lab.query(&former, works).ok().filter(|rows| !rows.is_empty()))?;
+        run.inject(Fault::PostmasterKill(former.clone()))?;
+        run.outage()?;
+        let Err(error) = busy.join().map_err(|_| anyhow::anyhow!("the busy client panicked"))? else {
+            bail!("a backend outlived its postmaster and acknowledged");
+        };
+        ensure!(!format!("{error:#}").contains("no answer within"), "the busy client heard nothing at all: {error:#}");
+        Ok(())
+    })
+}
+
+/// An agent that ends and comes back before the deadline has not happened: PostgreSQL goes on.
+fn agent_goes(run: &mut Run<'_>, goes: impl FnOnce(&Run<'_>) -> Result<()>) -> Result<()> {
+    let primary = run.primary.clone();
+    let before = run.lab.postmaster(&primary)?;
+    goes(run)?;
+    run.goes_on_for(TAKEN_OVER_BY)?;
+    ensure!(run.lab.postmaster(&primary).is_ok_and(|pid| pid == before), "PostgreSQL was restarted");
+    run.stayed(&primary)
+}
+
+/// A taker would have taken over by then.
+const TAKEN_OVER_BY: Span = Span::from_secs(5);
+
+fn terminate_agent(run: &Run<'_>) -> Result<()> {
+    let host = &run.lab.node(&run.primary)?.host;
+    let before = host.service("agent")?.starts;
+    host.signal("agent", nix::sys::signal::Signal::SIGTERM)?;
+    let back = || host.service("agent").ok().filter(|state| state.starts > before && state.pid.is_some());
+    run.lab.wait("the agent to be back", SOON, back).map(|_| ())
+}
+
+fn upgrade(run: &Run<'_>) -> Result<()> {
+    let newer = run.lab.directory().join(format!("pgbaton-{}", clock::data_incarnation()));
+    if fs::hard_link(super::support::PROGRAM, &newer).is_err() {
+        fs::copy(super::support::PROGRAM, &newer).context("copy the program")?;
+    }
+    let primary = run.primary.clone();
+    run.inject(Fault::AgentUpgrade(primary.clone(), newer.clone()))?;
+    let runs = |pid: i32| pgbaton::lab::procfs::program(pid) == Some(PathBuf::from(&newer));
+    let new = || run.lab.node(&primary).ok()?.host.processes().iter().any(|process| runs(process.pid)).then_some(());
+    run.lab.wait("the new binary to run", SOON, new)
+}
+
+fn guard_kill(run: &mut Run<'_>) -> Result<()> {
+    run.inject(Fault::GuardKill(run.primary.clone()))?;
+    run.outage()
+}
+
+/// Whatever happens to a replica: the primary goes on.
+fn replica_suffers(run: &mut Run<'_>, fault: Fault) -> Result<()> {
+    let primary = run.primary.clone();
+    run.inject(fault)?;
+    // Long enough for a silent replica to be dropped from those that may be elected.
+    run.goes_on_for(Span::from_secs(8))?;
+    run.stayed(&primary)
+}
+
+fn etcd_leader_kill(run: &mut Run<'_>) -> Result<()> {
+    run.inject(Fault::EtcdLeaderKill)?;
+    run.goes_on_for(TAKEN_OVER_BY).map(|_| ())
+}
+
+fn etcd_quorum_loss(run: &mut Run<'_>) -> Result<()> {
+    let primary = run.primary.clone();
+    run.island(&primary)?;
+    run.inject(Fault::EtcdQuorumLoss)?;
+    run.lab.wait("the primary to be fenced", SOON, || run.lab.primaries().is_empty().then_some(()))
+}
+
+/// A primary that only its island can reach: it writes until the deadline, and its tail is thrown away afterwards.
+fn isolated(run: &mut Run<'_>, fault: Fault) -> Result<()> {
+    let former = run.primary.clone();
+    run.island(&former)?;
+    let before = run.lab.postmaster(&former)?;
+    let injected = run.inject(fault)?;
+    run.moved_from(&[&former])?;
+    run.heal(&injected)?;
+    let gone = || run.lab.postmaster(&former).map_or(true, |pid| pid != before).then_some(());
+    run.lab.wait("the old primary to be dead", SOON, gone)
+}
+
+/// What an isolated primary wrote alone is rewound.
+fn diverges(run: &mut Run<'_>, fault: Fault) -> Result<()> {
+    let former = run.primary.clone();
+    let before = run.log_lines(&former, "reason=\"rewind\"")?;
+    isolated(run, fault)?;
+    let rewound = || (run.log_lines(&former, "reason=\"rewind\"").ok()? > before).then_some(());
+    run.lab.wait("the old primary to be rewound", SOON, rewound)
+}
+
+/// The second one is lost as soon as the third could follow it.
+fn two_in_a_row(run: &mut Run<'_>) -> Result<()> {
+    let first = run.primary.clone();
+    run.inject(Fault::PowerOff(first.clone()))?;
+    let second = run.moved_from(&[&first])?;
+    let third = run.replicas.iter().find(|node| **node != second).context("a third node")?.clone();
+    run.lab.wait("the third to be electable", SOON, || run.electable().contains(&third).then_some(()))?;
+    run.inject(Fault::PowerOff(second.clone()))?;
+    run.moved_from(&[&first, &second]).map(|_| ())
+}
+
+fn all_off(run: &mut Run<'_>, order: for<'a> fn(&'a str, &[&'a str]) -> Vec<&'a str>) -> Result<()> {
+    run.inject(Fault::AllNodesOff)?;
+    let replicas: Vec<&str> = run.replicas.iter().map(String::as_str).collect();
+    for node in order(&run.primary, &replicas) {
+        run.lab.power_on(node)?;
+        run.lab.wait("its agent to answer", SOON, || run.lab.ask(node, "/v1/status").ok())?;
+    }
+    Ok(())
+}
+
+/// Nobody else may be elected, so the owner waits for nobody.
+fn lone_primary(run: &mut Run<'_>) -> Result<()> {
+    let primary = run.primary.clone();
+    for replica in &run.replicas {
+        run.inject(Fault::PowerOff(replica.clone()))?;
+    }
+    run.lab.wait("the silent replicas to be dropped", SOON, || run.electable().is_empty().then_some(()))?;
+    let off = run.inject(Fault::PowerOff(primary.clone()))?;
+    run.heal(&off)?;
+    ensure!(run.written()? == primary);
+    Ok(())
+}
+
+/// Scenario 68: its timeline is never given out again, and it is known as divergent when it comes back.
+fn unseen_promotion(run: &mut Run<'_>) -> Result<()> {
+    let former = run.primary.clone();
+    run.inject(Fault::PowerOff(former.clone()))?;
+    let newest = run.newest_timeline()?;
+    let reserved = || {
+        let (id, state, node) = run.newest_timeline().ok()?;
+        (id > newest.0 && state == "reserved").then_some((id, node))
+    };
+    let (id, winner) = run.lab.wait("a timeline to be reserved", SOON, reserved)?;
+    run.inject(Fault::Partition(winner.clone()))?;
+    let socket = || run.promoted_alone(&winner);
+    let promoted = run.lab.wait("its promotion, or its end", SOON, || match socket() {
+        Some(true) => Some(true),
+        _ => run.lab.postmaster(&winner).is_err().then_some(false),
+    })?;
+    run.inject(Fault::PowerOff(winner.clone()))?;
+    run.moved_from(&[&former, &winner])?;
+    let (newer, _, node) = run.newest_timeline()?;
+    ensure!(newer > id && node != winner, "timeline {id} of {winner} was followed by {newer} of {node}");
+    println!("    timeline {id} was promoted to unseen: {promoted}");
+    Ok(())
+}
+
+/// A copied machine holds nobody's authority; whoever is left of the two is one member.
+fn copied_primary(run: &mut Run<'_>) -> Result<()> {
+    run.inject(Fault::CopiedHost(run.primary.clone()))?;
+    run.goes_on_for(Span::from_secs(8)).map(|_| ())
+}
+
+/// Scenario 117.
+fn disk_full(run: &mut Run<'_>) -> Result<()> {
+    let former = run.primary.clone();
+    run.inject(Fault::DiskFull(former.clone()))?;
+    // WAL alone: a table that cannot grow is only an error to its client. In small pieces, which the replicas get too.
+    let fills = "SELECT pg_logical_emit_message(true, 'filler', repeat('x', 100000))";
+    run.lab.wait("writes to fail", SOON, || run.lab.query(&former, fills).err().map(|_| ()))?;
+    run.moved_from(&[&former]).map(|_| ())
+}
+
+fn replica_disk_full(run: &mut Run<'_>) -> Result<()> {
+    let (primary, replica) = (run.primary.clone(), run.replicas[0].clone());
+    run.inject(Fault::DiskFull(replica))?;
+    for _ in 0..8 {
+        run.lab.query(&primary, "CREATE TABLE IF NOT EXISTS filler (i int); INSERT INTO filler VALUES (1); SELECT pg_switch_wal()")?;
+    }
+    run.goes_on_for(TAKEN_OVER_BY)?;
+    run.stayed(&primary)
+}

@@ -1,0 +1,17 @@
+//! Clusters of real agents, real PostgreSQL and real etcd on namespaces as hosts: what goes wrong, and how it ends.
+//!
+//! Every run ends with one primary from which all others stream, never two writers, losses within the recorded bound,
+//! and no ERROR in a log that its fault does not explain.
+//!
+//! - `support`: a cluster, its clients, and what is true at the end of each fault;
+//! - `faults`: the faults, a row each; `walks`: clusters that go through them; `soak`: each of them many times;
+//! - `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+
+mod bad_input;
+mod faults;
+mod joining;
+mod soak;
+mod support;
+mod walks;

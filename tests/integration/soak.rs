@@ -1,0 +1,95 @@
+//! Every fault many times in a row. What has passed for a commit is not run again: a soak may be run in parts.
+
+use super::{
+    faults::{FULL, Row, all},
+    support::{Cluster, spec},
+};
+use pgbaton::{lab::LabSpec, model::lsn::Bytes};
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A line a round: commit, fault, round, result.
+struct Log {
+    path: PathBuf,
+    commit: String,
+    passed: BTreeSet<(String, u32)>,
+}
+
+impl Log {
+    fn open() -> Self {
+        let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("lab-out/soak.log");
+        let path = std::env::var_os("SOAK_LOG").map_or_else(default, PathBuf::from);
+        let commit = commit();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let fields = text.lines().map(|line| line.split(", ").collect::<Vec<_>>());
+        let passed = fields.filter_map(|fields| match fields.as_slice() {
+            [of, fault, round, "passed", ..] if *of == commit => Some(((*fault).to_owned(), round.parse().ok()?)),
+            _ => None,
+        });
+        let passed = passed.collect();
+        Self { path, commit, passed }
+    }
+
+    fn note(&self, fault: &str, round: u32, result: &str) {
+        fs::create_dir_all(self.path.parent().expect("a directory")).expect("make the log's directory");
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.path).expect("open the log");
+        writeln!(file, "{}, {fault}, {round}, {}", self.commit, result.replace('\n', " | ")).expect("write the log");
+    }
+}
+
+/// The commit under test; with a mark where the tree differs from it.
+#[expect(clippy::disallowed_methods, reason = "asks git for the commit")]
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let changed = if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+" };
+    format!("{}{changed}", git(&["rev-parse", "--short=12", "HEAD"]))
+}
+
+fn rounds() -> u32 {
+    std::env::var("SOAK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+/// Each row so many times in a row; a row that failed once is left for the next soak. Returns the failures.
+fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>) -> Vec<String> {
+    let log = Log::open();
+    let mut cluster: Option<Cluster> = None;
+    let mut failures = Vec::new();
+    for row in rows {
+        for round in (1..=rounds()).filter(|round| !log.passed.contains(&(row.name.to_owned(), *round))) {
+            let at_work = cluster.take().map_or_else(|| Cluster::start(spec), Ok);
+            let result = at_work.and_then(|mut at_work| {
+                at_work.run(row.name, row.alarms, row.what)?;
+                at_work.forget();
+                Ok(at_work)
+            });
+            let text = result.as_ref().err().map_or_else(|| "passed".to_owned(), |error| format!("FAILED: {error:#}"));
+            log.note(row.name, round, &text);
+            println!("{} {round}: {text}", row.name);
+            match result {
+                Ok(at_work) => cluster = Some(at_work),
+                Err(_) => {
+                    failures.push(format!("{} in round {round}: {text}", row.name));
+                    break;
+                }
+            }
+        }
+    }
+    failures
+}
+
+/// `make soak`.
+#[test]
+#[ignore = "takes an hour; run by `make soak`"]
+fn soak_every_fault_many_times_in_a_row() {
+    let mut failures = soak(&spec(|_| ()), all());
+    failures.extend(soak(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL.iter()));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

@@ -1,0 +1,57 @@
+//! Clusters that go through lists of faults, one after the other. Each fault's failure is reported by its name.
+
+use super::{
+    faults::{DATA, FULL, HOSTS, PROCESSES, Row, SERIES},
+    support::{Cluster, spec},
+};
+use pgbaton::{lab::LabSpec, model::lsn::Bytes};
+
+/// Goes through rows on one cluster; a cluster that did not survive one is replaced.
+fn walk(spec: &LabSpec, rows: &[Row]) {
+    let wanted = std::env::var("ONLY").unwrap_or_default();
+    let mut cluster = None;
+    let mut failures = Vec::new();
+    for row in rows.iter().filter(|row| row.name.contains(&wanted)) {
+        let mut at_work = match cluster.take().map_or_else(|| Cluster::start(spec), Ok) {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                failures.push(format!("{}: {error:#}", row.name));
+                continue;
+            }
+        };
+        let started = pgbaton::clock::boot();
+        match at_work.run(row.name, row.alarms, row.what) {
+            Ok(()) => {
+                println!("{}: well after {}", row.name, pgbaton::clock::boot().since(started).rounded());
+                cluster = Some(at_work);
+            }
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} faults did not end well:\n  {}", failures.len(), rows.len(), failures.join("\n  "));
+}
+
+#[test]
+fn a_cluster_survives_the_deaths_of_its_processes() {
+    walk(&spec(|_| ()), PROCESSES);
+}
+
+#[test]
+fn a_cluster_survives_its_hosts_and_their_network() {
+    walk(&spec(|_| ()), HOSTS);
+}
+
+#[test]
+fn a_cluster_survives_one_thing_after_the_other() {
+    walk(&spec(|_| ()), SERIES);
+}
+
+#[test]
+fn a_cluster_survives_data_that_are_lost_or_there_twice() {
+    walk(&spec(|_| ()), DATA);
+}
+
+#[test]
+fn a_cluster_survives_disks_that_are_full() {
+    walk(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL);
+}
