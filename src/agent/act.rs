@@ -378,7 +378,8 @@ async fn archive_waiting(tools: &Tools) -> Result<(), String> {
     if mode == "off" || command.trim().is_empty() || command == "(disabled)" {
         return Ok(());
     }
-    let archived = rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL).await.map_err(|fault| chain(&fault))?;
+    let archived =
+        rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL).await.map_err(|fault| chain(&fault))?;
     match archived.why {
         Some(why) => Err(format!("{} files wait for the archive, and a rewind would delete them: {why}", archived.left.len())),
         None => Ok(()),

@@ -90,9 +90,12 @@ pub fn recorded(history: &[HistoryRecord]) -> Vec<RecordedLoss> {
     history.sort_by_key(|record| record.term);
     let pairs = history.windows(2).filter_map(|pair| match pair {
         // A restart in place goes on on its timeline and leaves nothing behind.
-        [former, record] if former.tli < record.tli => {
-            Some(RecordedLoss { left: former.tli.get(), switch: record.switch.map(|lsn| lsn.get()), bound: record.loss_bound, unseen: Span::from_millis(record.unseen_ms) })
-        }
+        [former, record] if former.tli < record.tli => Some(RecordedLoss {
+            left: former.tli.get(),
+            switch: record.switch.map(|lsn| lsn.get()),
+            bound: record.loss_bound,
+            unseen: Span::from_millis(record.unseen_ms),
+        }),
         _ => None,
     });
     pairs.collect()
