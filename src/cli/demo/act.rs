@@ -86,6 +86,11 @@ impl Act {
         !matches!(self, Self::PowerOff | Self::KillEtcdLeader)
     }
 
+    /// Whether somebody ceases to stream by it, and has to come back.
+    pub(super) const fn breaks_streaming(self) -> bool {
+        !matches!(self, Self::KillAgent | Self::KillEtcdLeader)
+    }
+
     /// For how long it has to be watched at the least. What ends a lease is felt only when the lease ends.
     pub(super) fn watched(self, hold: Span) -> Span {
         match self {

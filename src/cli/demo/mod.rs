@@ -4,6 +4,9 @@
 //! a fault cost; `script`: the tour without anybody; `live`: the screen, with `picture` (what is on it) and `draw` (how).
 
 mod act;
+mod draw;
+mod live;
+mod picture;
 mod report;
 mod script;
 mod stage;
@@ -21,6 +24,7 @@ use crate::{
 use anyhow::{Context, Result};
 use std::{
     env, fs,
+    io::{IsTerminal, stdin, stdout},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -31,6 +35,9 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) fn run(target: &Target, options: &DemoOptions) -> Result<Exit> {
+    if !options.script && !(stdin().is_terminal() && stdout().is_terminal()) {
+        return Err(Failure::of(Exit::Usage, "the screen needs a terminal; without one try: pgbaton demo --script"));
+    }
     let spec = spec(options)?;
     watch_signals(&spec.interrupted)?;
     eprintln!("Three nodes and three etcd members, PostgreSQL of {}:", spec.bin_dir.display());
@@ -39,7 +46,7 @@ pub(super) fn run(target: &Target, options: &DemoOptions) -> Result<Exit> {
         eprintln!("  on loopback ports: {why}");
     }
     let hold = spec.policy.timers().hold;
-    let done = script::run(&lab, hold, target.output());
+    let done = if options.script { script::run(&lab, hold, target.output()) } else { live::run(&lab, hold, &spec.interrupted) };
     let kept = options.keep_logs.as_ref().map_or(Ok(()), |directory| keep_logs(&lab, directory));
     let gone = lab.teardown();
     let interrupted = spec.interrupted.load(Ordering::SeqCst);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cli::{arguments::Output, exit::Exit, table},
     clock,
-    lab::{Conclusion, Lab, Trial},
+    lab::{Conclusion, Lab},
     model::moment::Span,
 };
 use anyhow::{Context, Result};
@@ -82,12 +82,20 @@ fn one(stage: &mut Stage<'_>, lab: &Lab, act: Act, say: &dyn Fn(&str)) -> Result
     lab.wait("a quiet moment", PATIENCE, || (clock::boot().since(begun) >= BEFORE).then_some(()))?;
     let trial = stage.act(act)?;
     say(&trial.injected.fault.name());
-    let over = lab.wait("writes to flow again", PATIENCE, || over(stage, act, &trial));
+    let mut back = None;
+    let over = lab.wait("writes to flow again", PATIENCE, || {
+        thread::sleep(LOOK.to_std());
+        if act == Act::KillPostmaster && back.is_none() && stage.all_stream() {
+            back = Some(clock::boot().since(trial.at()));
+        }
+        stage.is_over(act, &trial).then_some(())
+    });
     let mut report = stage.report(act, &trial)?;
     over?;
-    let returned = if act.undo_words().is_some() { clock::boot() } else { trial.at() };
+    let returned = if act == Act::KillPostmaster { trial.at() } else { clock::boot() };
     stage.undo(act)?;
-    report.back = Some(stage.wait_all_stream(returned, PATIENCE)?);
+    let streaming = stage.wait_all_stream(returned, PATIENCE)?;
+    report.back = Some(back.unwrap_or(streaming)).filter(|_| act.breaks_streaming());
     // Whoever was frozen may have answered somebody just after the thaw.
     stage.end_islands();
     stage.judge(&mut report, &trial)?;
@@ -98,9 +106,4 @@ fn one(stage: &mut Stage<'_>, lab: &Lab, act: Act, say: &dyn Fn(&str)) -> Result
         say(&format!("      +{} {}: {}", report::short(*after), told.node, told.text));
     }
     Ok(report)
-}
-
-fn over(stage: &Stage<'_>, act: Act, trial: &Trial) -> Option<()> {
-    thread::sleep(LOOK.to_std());
-    stage.is_over(act, trial).then_some(())
 }

@@ -1,0 +1,298 @@
+//! How the picture is drawn. Pure: a picture and a frame in, cells out.
+
+use super::{
+    picture::{KeyState, NodePicture, Panel, Picture},
+    report::short,
+    watch::Told,
+};
+use crate::{
+    cli::table,
+    lab::MemberLook,
+    model::{moment::Span, record::MemberRole},
+};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style, Stylize},
+    text::{Line, Span as Words},
+    widgets::{Block, BorderType, Cell, Paragraph, Row, Sparkline, Table, Wrap},
+};
+
+const DIM: Style = Style::new().fg(Color::DarkGray);
+const GOOD: Style = Style::new().fg(Color::Green);
+const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+const ODD: Style = Style::new().fg(Color::Yellow);
+const KEY: Style = Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD);
+
+/// A gap of writes that a person would notice.
+const NOTICEABLE: Span = Span::from_millis(300);
+/// What a node said this long ago is not worth showing as the present.
+const OLD: Span = Span::from_secs(2);
+
+/// Draws a picture on the whole frame.
+pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture) {
+    let nodes = u16::try_from(picture.nodes.len()).unwrap_or(9).saturating_add(3);
+    let rows = [Constraint::Length(1), Constraint::Length(nodes), Constraint::Length(4), Constraint::Min(6), Constraint::Length(4)];
+    let [head, top, writer, middle, keys] = Layout::vertical(rows).areas(frame.area());
+    frame.render_widget(headline(picture), head);
+    frame.render_widget(nodes_table(picture), top);
+    draw_writer(frame, writer, picture);
+    match picture.panel {
+        Panel::Both => {
+            let [left, right] = Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(middle);
+            frame.render_widget(last_fault(picture), left);
+            frame.render_widget(events(picture, right), right);
+        }
+        Panel::Why => frame.render_widget(why(picture), middle),
+        Panel::Help => frame.render_widget(help(picture), middle),
+    }
+    draw_keys(frame, keys, picture);
+}
+
+fn block(title: &str) -> Block<'static> {
+    Block::bordered().border_type(BorderType::Rounded).border_style(DIM).title(Line::from(format!(" {title} ")).bold())
+}
+
+fn headline(picture: &Picture) -> Line<'static> {
+    let leader = picture.nodes.iter().filter_map(|node| node.status.as_ref()?.1.leader.as_ref()).max_by_key(|leader| leader.term);
+    let (text, style) = match leader {
+        None => ("nobody is known to lead".to_owned(), ODD),
+        Some(leader) if leader.state == "serving" => {
+            (format!("{} serves in term {} on timeline {}", leader.node, leader.term, leader.tli), GOOD)
+        }
+        Some(leader) => (format!("term {}: {} {} {}", leader.term, leader.node, leader.state, leader.note), ODD),
+    };
+    let mut words = vec![Words::from(" pgbaton demo ").bold().reversed(), Words::from("  "), Words::styled(text, style)];
+    words.push(Words::styled("   etcd ", DIM));
+    for (name, look) in &picture.etcd {
+        let (mark, style) = match look {
+            MemberLook::Leads => ("★", GOOD),
+            MemberLook::Follows => ("", GOOD),
+            MemberLook::Leaderless => ("?", ODD),
+            MemberLook::Silent => ("✗", BAD),
+        };
+        words.push(Words::styled(format!("{name}{mark} "), style));
+    }
+    words.push(Words::styled(format!("  {}  up {}", picture.hosts, clock(picture.up)), DIM));
+    Line::from(words)
+}
+
+fn nodes_table(picture: &Picture) -> Table<'static> {
+    let widths = [6, 16, 20, 4, 12, 9, 9, 9, 14].map(Constraint::Length).into_iter().chain([Constraint::Min(8)]);
+    let heads = ["NODE", "ROLE", "STATE", "TL", "LSN", "LAG", "REPLAY", "TIME", "LEASE", "HOST"];
+    let rows: Vec<Row<'static>> = picture.nodes.iter().map(|node| node_row(picture, node)).collect();
+    Table::new(rows, widths).header(Row::new(heads).style(DIM)).column_spacing(1).block(block("Nodes"))
+}
+
+fn node_row(picture: &Picture, node: &NodePicture) -> Row<'static> {
+    let host = match node.harm {
+        Some(harm) => Words::styled(harm, BAD),
+        None => Words::styled("on", DIM),
+    };
+    let Some((age, status)) = node.status.as_ref().filter(|(age, _)| *age < OLD) else {
+        let silent = Cell::from(Words::styled("says nothing", DIM));
+        let empty = || Cell::from("");
+        return Row::new([
+            node.name.clone().into(),
+            Cell::from("?"),
+            silent,
+            empty(),
+            empty(),
+            empty(),
+            empty(),
+            empty(),
+            empty(),
+            host.into(),
+        ]);
+    };
+    let own = status.members.iter().find(|member| member.node == status.node);
+    let leads = status.lease_seconds_left.is_some();
+    let (role, style) = match (status.role, leads) {
+        (MemberRole::Primary, true) => ("PRIMARY", GOOD.add_modifier(Modifier::BOLD)),
+        (MemberRole::Primary, false) => ("old primary", BAD),
+        (MemberRole::Replica, _) => ("replica", Style::new()),
+        (MemberRole::Down, _) => ("down", ODD),
+    };
+    let seen = lag_of(picture, &node.name).filter(|_| status.role == MemberRole::Replica);
+    let lag = |stage: Option<u64>| stage.map(|count| table::bytes(Some(count))).unwrap_or_default();
+    Row::new([
+        Cell::from(node.name.clone()).bold(),
+        Cell::from(Words::styled(role, style)),
+        Cell::from(status.state.clone()),
+        Cell::from(own.and_then(|own| own.tli).map(|tli| tli.to_string()).unwrap_or_default()),
+        Cell::from(own.and_then(|own| own.lsn).map(|lsn| lsn.to_string()).unwrap_or_default()),
+        Cell::from(seen.as_ref().map(|seen| lag(seen.write)).unwrap_or_default()),
+        Cell::from(seen.as_ref().map(|seen| lag(seen.replay)).unwrap_or_default()),
+        Cell::from(seen.and_then(|seen| seen.replay_ms).map(table::millis).unwrap_or_default()),
+        lease(status.lease_seconds_left.map(|left| left - age.as_secs_f64()), status.leader.as_ref().map(|leader| leader.hold)),
+        host.into(),
+    ])
+}
+
+/// How far a node is behind, by the word of the primary that sees it.
+fn lag_of(picture: &Picture, name: &str) -> Option<crate::model::record::Lag> {
+    let primaries = picture.nodes.iter().filter_map(|node| node.status.as_ref()).filter(|(_, status)| status.lease_seconds_left.is_some());
+    let newest = primaries.max_by_key(|(_, status)| status.term)?;
+    newest.1.members.iter().find(|member| member.node.as_str() == name).map(|member| member.lag)
+}
+
+fn lease(left: Option<f64>, hold: Option<Span>) -> Cell<'static> {
+    let Some((left, hold)) = left.zip(hold) else { return Cell::from("") };
+    let left = left.max(0.0);
+    let part = left / hold.as_secs_f64().max(0.001);
+    // Six cells for the whole hold.
+    let bar: String = (0..6).map(|cell| if part * 6.0 > f64::from(cell) { '▮' } else { '▯' }).collect();
+    let style = if part > 0.5 { GOOD } else { ODD };
+    Cell::from(Line::from(vec![Words::styled(bar, style), Words::from(format!(" {left:.1}s"))]))
+}
+
+fn draw_writer(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
+    let writer = &picture.writer;
+    let frame_block = block("A client that inserts a row every 10 ms");
+    let inner = frame_block.inner(area);
+    frame.render_widget(frame_block, area);
+    let [left, right] = Layout::horizontal([Constraint::Length(58), Constraint::Min(10)]).areas(inner);
+    let held = writer.gap > NOTICEABLE;
+    let now = if held {
+        Words::styled(format!("no write for {}", short(writer.gap)), BAD)
+    } else {
+        Words::styled(format!("{} rows/s to {}", writer.rate, writer.to.clone().unwrap_or_default()), GOOD)
+    };
+    let second = format!("{} acknowledged; longest gap of the last minute {}", writer.acked, short(writer.longest));
+    frame.render_widget(Paragraph::new(vec![Line::from(now), Line::styled(second, DIM)]), left);
+    let width = usize::from(right.width);
+    let rates: Vec<u64> = writer.rates[writer.rates.len().saturating_sub(width)..].to_vec();
+    frame.render_widget(Sparkline::default().data(rates).max(55).style(if held { BAD } else { GOOD }), right);
+}
+
+fn last_fault(picture: &Picture) -> Paragraph<'static> {
+    let mut lines = Vec::new();
+    if let Some(busy) = &picture.busy {
+        lines.push(Line::styled(format!("▶ {busy}"), ODD.add_modifier(Modifier::BOLD)));
+    }
+    match &picture.report {
+        None if picture.busy.is_none() => lines.push(Line::styled("Nothing was broken yet. Press a key below.", DIM)),
+        None => {}
+        Some(report) => {
+            lines.push(Line::from(format!("{}. {}", picture.reports, report.fault)).bold());
+            lines.extend(report.lines().into_iter().map(|line| {
+                let style = if line.starts_with("TWO WRITERS") || line.starts_with("LOST") || line.starts_with("no write since") {
+                    BAD
+                } else if line.starts_with("two writers: never") || line.starts_with("lost: 0") || line.starts_with("no outage") {
+                    GOOD
+                } else {
+                    Style::new()
+                };
+                Line::styled(line, style)
+            }));
+        }
+    }
+    Paragraph::new(lines).wrap(Wrap { trim: false }).block(block("Last fault"))
+}
+
+fn events(picture: &Picture, area: Rect) -> Paragraph<'static> {
+    let room = usize::from(area.height.saturating_sub(2));
+    let width = usize::from(area.width.saturating_sub(2));
+    let shown: Vec<&(Span, Told)> = picture.events.iter().filter(|(_, told)| told.kind != "ended").collect();
+    let mut lines: Vec<Line<'static>> = Vec::new();
+    for (at, told) in shown.iter().rev() {
+        let text = format!("{} {} {}", clock(*at), told.node, told.text);
+        // Newest at the bottom: whole entries, as many as there is room for.
+        let wrapped = wrap(&text, width);
+        if lines.len() + wrapped.len() > room {
+            break;
+        }
+        lines.extend(wrapped.into_iter().rev().map(|line| Line::styled(line, style_of(told))));
+    }
+    lines.reverse();
+    Paragraph::new(lines).block(block("Events"))
+}
+
+/// Lines of at most `width` characters, broken between words, the later ones indented.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line > 0 && line + 1 + word.chars().count() > width {
+            lines.push(format!("  {word}"));
+        } else if let Some(last) = lines.last_mut() {
+            if line > 0 {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    lines
+}
+
+fn style_of(told: &Told) -> Style {
+    match told.kind.as_str() {
+        "alarm" => BAD,
+        "refused" => ODD,
+        "leader" | "routing" => GOOD,
+        "waits" => DIM,
+        _ => Style::new(),
+    }
+}
+
+fn why(picture: &Picture) -> Paragraph<'static> {
+    let Some(report) = &picture.report else {
+        return Paragraph::new(Line::styled("Nothing was broken yet.", DIM)).block(block("Why"));
+    };
+    let line = |(after, told): &(Span, Told)| {
+        Line::from(vec![
+            Words::styled(format!("{:>9}  ", format!("+{}", short(*after))), DIM),
+            Words::from(format!("{:<3}", told.node)).bold(),
+            Words::styled(format!("{:<8}", told.kind), DIM),
+            Words::styled(told.text.clone(), style_of(told)),
+        ])
+    };
+    let lines: Vec<Line<'static>> = report.reasons.iter().map(line).collect();
+    Paragraph::new(lines).wrap(Wrap { trim: false }).block(block(&format!("Why: {}", report.fault)).title_bottom(" w: back "))
+}
+
+fn help(picture: &Picture) -> Paragraph<'static> {
+    let mut lines = vec![
+        Line::from("Every key below harms whoever is primary at that moment; the same key takes it back. Several may be broken at once."),
+        Line::from(
+            "The client tries all nodes at once, so that what you see is the cluster and not an endpoint. On the host that is harmed a",
+        ),
+        Line::from(
+            "second client goes on writing for as long as anybody there answers: what it was told and what is missing later is counted",
+        ),
+        Line::from("as lost, and an answer after the new primary's first one as two writers."),
+        Line::from(""),
+    ];
+    for key in &picture.keys {
+        if let KeyState::Disabled(why) = &key.state {
+            lines.push(Line::styled(format!("{}  {}: {why}", key.key, key.text), DIM));
+        }
+    }
+    Paragraph::new(lines).wrap(Wrap { trim: false }).block(block("Help").title_bottom(" ?: back "))
+}
+
+fn draw_keys(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
+    let key = |key: char, text: &str, state: &KeyState| {
+        let (mark, words) = match state {
+            KeyState::Ready => (KEY, Style::new()),
+            KeyState::Undoes => (KEY, ODD),
+            KeyState::Disabled(_) => (DIM, DIM),
+        };
+        let text = if matches!(state, KeyState::Disabled(_)) { format!("{text} (not here) ") } else { format!("{text}  ") };
+        vec![Words::styled(format!("[{key}] "), mark), Words::styled(text, words)]
+    };
+    let half = picture.keys.len().div_ceil(2);
+    let line = |keys: &[super::picture::KeyPicture]| keys.iter().flat_map(|one| key(one.key, &one.text, &one.state)).collect::<Vec<_>>();
+    let (first, second) = picture.keys.split_at(half);
+    let mut last = line(second);
+    for (mark, text) in [('h', "heal all"), ('w', "why"), ('?', "help"), ('q', "quit")] {
+        last.extend(key(mark, text, &KeyState::Ready));
+    }
+    frame.render_widget(Paragraph::new(vec![Line::from(line(first)), Line::from(last)]).block(block("Keys: to the primary")), area);
+}
+
+/// Minutes and seconds.
+fn clock(span: Span) -> String {
+    let seconds = span.as_millis() / 1_000;
+    format!("{:02}:{:02}", seconds / 60, seconds % 60)
+}
