@@ -291,7 +291,7 @@ impl World {
             }
         }
         if self.options.trace {
-            let before = self.nodes[node].agent_of(run).and_then(|agent| agent.last.as_ref()).map(|last| ids(last));
+            let before = self.nodes[node].agent_of(run).and_then(|agent| agent.last.as_ref()).map(ids);
             let after = ids(decision);
             if before.as_ref() != Some(&after) {
                 let who = self.nodes[node].who();

@@ -35,7 +35,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) fn run(target: &Target, options: &DemoOptions) -> Result<Exit> {
-    if !options.script && !(stdin().is_terminal() && stdout().is_terminal()) {
+    if !(options.script || stdin().is_terminal() && stdout().is_terminal()) {
         return Err(Failure::of(Exit::Usage, "the screen needs a terminal; without one try: pgbaton demo --script"));
     }
     let spec = spec(options)?;
