@@ -140,10 +140,12 @@ fn tell(reasons: &[Reason], snapshot: &Snapshot, told: &mut BTreeSet<(ReasonKind
     let term = snapshot.leader().map_or(Term::ZERO, |leader| leader.record.term);
     let now: BTreeSet<(ReasonKind, String)> = reasons.iter().map(|reason| (reason.kind, reason.id.clone())).collect();
     for reason in reasons.iter().filter(|reason| !told.contains(&(reason.kind, reason.id.clone()))) {
+        // What PostgreSQL said last comes in several lines; a log's message is one.
+        let text = reason.text.replace('\n', " | ");
         match reason.kind {
-            ReasonKind::Alarm => tracing::error!(%term, reason = reason.id, "{}", reason.text),
-            ReasonKind::Refused => tracing::warn!(%term, reason = reason.id, "{}", reason.text),
-            ReasonKind::Because | ReasonKind::Waits => tracing::info!(%term, reason = reason.id, "{}", reason.text),
+            ReasonKind::Alarm => tracing::error!(%term, reason = reason.id, "{text}"),
+            ReasonKind::Refused => tracing::warn!(%term, reason = reason.id, "{text}"),
+            ReasonKind::Because | ReasonKind::Waits => tracing::info!(%term, reason = reason.id, "{text}"),
         }
     }
     *told = now;

@@ -384,6 +384,8 @@ pub struct Memory {
     pub crash: Option<Crash>,
     /// How many starts as primary failed, one after the other.
     pub failed_starts: u32,
+    /// Ends of PostgreSQL as a standby that nobody asked for.
+    pub standby_ends: Option<StandbyEnds>,
     /// The vacant `leader` that was last seen, and since when.
     pub vacant: Option<Vacancy>,
     /// The term in which this agent watches its replicas, and since when: before that they may have confirmed to nobody.
@@ -427,6 +429,17 @@ pub struct ClaimStory {
     pub asked: Option<Moment>,
     /// When the server was seen out of recovery.
     pub promoted: Option<Moment>,
+}
+
+/// Ends of PostgreSQL as a standby that nobody asked for, one soon after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyEnds {
+    /// The last run that ended so.
+    pub run: Run,
+    /// How many, the first included.
+    pub count: u32,
+    /// Not before this moment it is started again.
+    pub until: Moment,
 }
 
 /// A vacant `leader`.

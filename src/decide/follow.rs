@@ -1,7 +1,7 @@
 //! Being a standby: start, follow the holder, rewind, clone (protocol 1.13, 1.7 step 4a).
 
 use super::{
-    decision::{Action, Completed, Follow, RewindPlan, Source, Task},
+    decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
     draft::Draft,
     ledger,
     registration::new_life,
@@ -21,6 +21,12 @@ use crate::model::{
 
 /// How long a directory may take to reach the end of its own WAL before a rewind.
 const RECOVERY_LIMIT: Span = Span::from_secs(600);
+
+/// How long a standby that keeps ending rests at the most.
+const LONGEST_PAUSE: Span = Span::from_secs(20);
+
+/// A standby that lived for so long is not one that keeps ending.
+const FORGOTTEN: Span = Span::from_secs(60);
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -204,8 +210,41 @@ fn trailing_placeholders(s: &Snapshot) -> Option<std::collections::BTreeMap<crat
 }
 
 fn start(s: &Snapshot, d: &mut Draft) {
+    if rests(s, d) {
+        return;
+    }
     d.hurry = true;
     d.act(s, Action::Start { start: StartAs::Standby, term: s.leader().map_or(s.file.term, |leader| leader.record.term.max(s.file.term)) });
+}
+
+/// A standby that ends again and again (a port in use, a full disk) is started more and more rarely; the first time at once.
+fn rests(s: &Snapshot, d: &mut Draft) -> bool {
+    let Some(Process::Empty { last: Some(last) }) = s.process() else { return false };
+    if last.wanted || last.start != StartAs::Standby {
+        return false;
+    }
+    let before = s.memory.standby_ends.as_ref();
+    let ends = match before.filter(|ends| ends.run == last.run) {
+        Some(ends) => ends.clone(),
+        None => {
+            let soon = before.filter(|ends| s.now.boot.since(ends.until) < FORGOTTEN);
+            let count = soon.map_or(0, |ends| ends.count).saturating_add(1);
+            let pause = Span::from_millis(250).times((1 << count.min(8)) - 2).min(LONGEST_PAUSE);
+            StandbyEnds { run: last.run, count, until: s.now.boot.plus(pause) }
+        }
+    };
+    let (count, until) = (ends.count, ends.until);
+    d.memory.standby_ends = Some(ends);
+    if s.now.boot >= until {
+        return false;
+    }
+    d.wake(until);
+    let left = s.left(until);
+    d.refused(
+        "standby-ends",
+        format!("PostgreSQL ended {count} times in a row as a standby ({}): it is started again in {left}", last.how),
+    );
+    true
 }
 
 /// Recover to the end of our own WAL first, then rewind.
@@ -231,6 +270,13 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         if upkeep::configured(s, d, None, true) {
             start(s, d);
         }
+        return;
+    }
+    // pg_rewind 15 takes the timeline of the last checkpoint for the target's; since 16 it looks at minRecoveryPoint too.
+    if disk.major < 16 && disk.control.checkpoint_tli != whole.tli {
+        let why =
+            format!("it was promoted to timeline {} and has no checkpoint there, which pg_rewind {} cannot rewind", whole.tli, disk.major);
+        reclone(s, d, target, &why);
         return;
     }
     let operation = Operation::Rewind { source: target.holder.node.clone() };

@@ -8,14 +8,19 @@ use super::{
 };
 use crate::model::{
     key::{Compare, Key, Txn, Write},
+    moment::Span,
     node_file::NodeFile,
+    observed::Observed,
     record::{NodeRecord, Stored, VERSION, to_text},
 };
+
+/// etcd elects a leader within this time.
+const SILENCE: Span = Span::from_secs(5);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if !s.etcd_answers() {
         // What was seen before may still be acted on by rules that need no fresh answer.
-        d.waits("etcd-silent", "etcd has not answered: what it holds is not known");
+        silent(s, d);
         return Flow::Goes;
     }
     if foreign_cluster(s, d) {
@@ -48,6 +53,23 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             d.memory.registering |= put(s, d, mine);
             Flow::Settled
         }
+    }
+}
+
+/// An election of etcd is waited for; what lasts longer is told with its cause.
+fn silent(s: &Snapshot, d: &mut Draft) {
+    match &s.etcd.answered {
+        Observed::Unknown { since, why } if s.etcd.answered != Observed::never() && s.now.boot.since(*since) >= SILENCE => {
+            d.refused(
+                "etcd-unreachable",
+                format!("etcd does not answer (could not {why}): what it holds is not known, and nothing is decided anew"),
+            );
+        }
+        Observed::Unknown { since, .. } => {
+            d.wake(since.plus(SILENCE));
+            d.waits("etcd-silent", "etcd has not answered: what it holds is not known");
+        }
+        Observed::Known { .. } | Observed::Absent { .. } => {}
     }
 }
 

@@ -25,9 +25,14 @@ struct Mistake {
 
 /// Made before the cluster exists: nodes that would have become its first.
 const AT_BOOTSTRAP: &[Mistake] = &[
-    Mistake { name: "a non-empty directory", node: "n2", make: stray_file, said: &["n2/pg/data", "holds other files", "PG_VERSION"] },
+    Mistake {
+        name: "a non-empty directory",
+        node: "n2",
+        make: stray_file,
+        said: &["n2/pg/data", "is not empty", "orders.csv", "move these files away"],
+    },
     Mistake { name: "another major version", node: "n3", make: other_version, said: &["n3/pg/data", "PostgreSQL 9", "bin_dir"] },
-    Mistake { name: "etcd cannot be reached", node: "n4", make: no_etcd, said: &["etcd", "http://"] },
+    Mistake { name: "etcd cannot be reached", node: "n4", make: no_etcd, said: &["etcd does not answer", "10.77.0.31:2379"] },
     Mistake {
         name: "an unreadable data directory",
         node: "n5",
@@ -154,7 +159,8 @@ fn made(lab: &Lab, mistakes: &[Mistake]) -> Vec<String> {
             let end = lines[lines.len().saturating_sub(12)..].join("\n      ");
             complaints.push(format!("{}: no line says {:?}:\n      {end}", mistake.name, mistake.said));
         }
-        if contents(&data(node)) != before {
+        // Who joins copies first, and finds the port in use when PostgreSQL starts.
+        if contents(&data(node)) != before && mistake.node != "n9" {
             complaints.push(format!("{}: the data directory was touched", mistake.name));
         }
         if text().contains("panicked") {

@@ -4,7 +4,10 @@ use super::{
     faults::{FULL, Row, all},
     support::{Cluster, spec},
 };
-use pgbaton::{lab::LabSpec, model::lsn::Bytes};
+use pgbaton::{
+    lab::LabSpec,
+    model::{lsn::Bytes, policy::Reclone},
+};
 use std::{
     collections::BTreeSet,
     fs::{self, OpenOptions},
@@ -89,7 +92,7 @@ fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>) -> Vec<String>
 #[test]
 #[ignore = "takes an hour; run by `make soak`"]
 fn soak_every_fault_many_times_in_a_row() {
-    let mut failures = soak(&spec(|_| ()), all());
+    let mut failures = soak(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), all());
     failures.extend(soak(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL.iter()));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

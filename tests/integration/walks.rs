@@ -4,7 +4,10 @@ use super::{
     faults::{DATA, FULL, HOSTS, PROCESSES, Row, SERIES},
     support::{Cluster, spec},
 };
-use pgbaton::{lab::LabSpec, model::lsn::Bytes};
+use pgbaton::{
+    lab::LabSpec,
+    model::{lsn::Bytes, policy::Reclone},
+};
 
 /// Goes through rows on one cluster; a cluster that did not survive one is replaced.
 fn walk(spec: &LabSpec, rows: &[Row]) {
@@ -43,7 +46,8 @@ fn a_cluster_survives_its_hosts_and_their_network() {
 
 #[test]
 fn a_cluster_survives_one_thing_after_the_other() {
-    walk(&spec(|_| ()), SERIES);
+    // pg_rewind 15 cannot rewind a server that was promoted and killed before its first checkpoint (scenario 68).
+    walk(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), SERIES);
 }
 
 #[test]
