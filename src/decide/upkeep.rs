@@ -156,7 +156,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         (Some(_), None) => Some(0),
         (None, _) => None,
     };
-    let unseen = if story.wal_end.is_some() || story.from.is_none() || !promoted_now {
+    let unseen = if story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now {
         Span::ZERO
     } else {
         leader.record.hold.plus(s.policy.timers().renew_every)

@@ -2,7 +2,7 @@
 //!
 //! A script (`*.txt` beside this file) tells a situation and what is decided in it. `UPDATE=1 cargo test --test decide` writes
 //! what is decided now; read the difference before you keep it. How to write one: [`script`].
-#![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod base;
 mod edit;
