@@ -7,7 +7,7 @@
 //! - `faults`: the faults, a row each; `walks`: clusters that go through them; `soak`: each of them many times;
 //! - `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 mod bad_input;
 mod faults;
