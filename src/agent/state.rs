@@ -284,7 +284,8 @@ impl State {
     }
 
     fn generation_raised(&self, records: &Records) -> bool {
-        records.cluster.as_ref().is_some_and(|cluster| cluster.record.generation > self.file.floors.generation)
+        // What the view shows counts too: the file notes it a moment later, and until then no older list may take the view back.
+        records.cluster.as_ref().is_some_and(|cluster| cluster.record.generation > self.newest_floors().generation)
     }
 
     /// Takes over a whole list. Our own writes may be ahead of it: a key that is newer in the view stays.

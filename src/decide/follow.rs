@@ -155,6 +155,10 @@ fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             d.waits("inspect", "the data directory is being inspected");
             d.act(s, Action::InspectDisk);
         }
+        // What we initialised is gone, so the file must not say any longer that whatever lies here may be thrown away.
+        Some(DataDir::Missing | DataDir::Empty) if s.file.initialised => {
+            d.act(s, Action::WriteFile(Box::new(new_life(s))));
+        }
         Some(DataDir::Missing | DataDir::Empty) => match target {
             Some(target) => begin_clone(s, d, target, "there is no data yet"),
             None => d.waits("no-data", "there is no data here; it is copied once there is a primary"),

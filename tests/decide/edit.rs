@@ -53,9 +53,8 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         dies(s, how)?;
     } else if let Some(state) = line.strip_prefix("the directory is ") {
         s.disk = Observed::known(directory(state)?, s.now.boot);
-        if let DataDir::Present(facts) = s.disk().ok_or("no directory")? {
-            s.histories = facts.histories.clone();
-        }
+        let present = s.disk().and_then(|dir| if let DataDir::Present(facts) = dir { Some(facts.histories.clone()) } else { None });
+        s.histories = present.unwrap_or_default();
     } else if line == "postgres answers as a standby" {
         answers(s, base::standby(None))?;
     } else if line == "postgres answers as a primary" {
@@ -112,6 +111,9 @@ fn answers(s: &mut Snapshot, role: ServerRole) -> Result<(), String> {
 }
 
 fn directory(words: &str) -> Result<DataDir, String> {
+    if let Some(why) = words.strip_prefix("unusable: ") {
+        return Ok(DataDir::Unusable { why: why.to_owned() });
+    }
     let state = match words {
         "missing" => return Ok(DataDir::Missing),
         "empty" => return Ok(DataDir::Empty),
