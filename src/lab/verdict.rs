@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(judged(None), (3, Some(3), Judgement::Unbounded));
         // Rows 8 and 9 lie beyond a bound of one byte, one millisecond apart.
         assert_eq!(judge(Some(1), Span::from_millis(1)), (3, Some(3), Judgement::Within));
-        assert_eq!(judge(Some(1), Span::from_nanos(1)), (3, Some(3), Judgement::Exceeds));
+        assert_eq!(judge(Some(1), Span::ZERO), (3, Some(3), Judgement::Exceeds));
         assert_eq!(lost(&journals, &survivors, &[])[0].judgement, Judgement::Unrecorded);
     }
 }

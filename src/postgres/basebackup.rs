@@ -5,7 +5,7 @@
 //! data directory, by two renames, and only [`discard_old`] removes what was there before.
 
 use super::{
-    Credential, Error, Settings, Stream,
+    Credential, Role, Error, Settings, Stream,
     conninfo::conninfo,
     durable, peer,
     place::{self, Leftover, LeftoverKind, Names},
@@ -97,7 +97,8 @@ pub struct SourceFacts {
 /// As for any session.
 pub async fn ask(settings: &Settings, address: &Address, limit: Span) -> Result<SourceFacts, Error> {
     let roles = &settings.roles;
-    let role = if matches!(roles.monitor.credential, Credential::None) { &roles.rewind } else { &roles.monitor };
+    let logs_in = |role: &Role| !matches!(role.credential, Credential::None);
+    let role = if !logs_in(&roles.monitor) && logs_in(&roles.rewind) { &roles.rewind } else { &roles.monitor };
     let session = peer::connect(settings, address, role, limit).await?;
     let doing = "ask the server for its size";
     let sql = "SELECT pg_tablespace_location(oid) AS location FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''";

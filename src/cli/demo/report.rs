@@ -219,7 +219,7 @@ pub(super) mod tests {
     fn a_report_says_where_the_time_went_and_what_was_lost() {
         let expected = [
             "outage 3.60 s (usual: 20 ms): n1 → n2",
-            "  = notice 3.43 s + claim 4 ms + vote 30 ms + prepare 20 ms + promote 110 ms",
+            "  = notice 3.44 s + claim 4 ms + vote 30 ms + prepare 20 ms + promote 110 ms",
             "lost: 0 rows of 4211 acknowledged, each looked up on the primary",
             "two writers: never",
             "why: n1 has not renewed term 1 for 3.3s",
