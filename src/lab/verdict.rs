@@ -163,7 +163,7 @@ pub fn lost(journals: &[Journal], survivors: &BTreeSet<Row>, records: &[Recorded
         tail.bytes = record.switch.zip(acks.iter().map(|ack| ack.lsn).max()).map(|(switch, end)| end.saturating_sub(switch));
         tail.judgement = match (record.bound, tail.bytes) {
             (None, _) => Judgement::Unbounded,
-            (Some(bound), Some(bytes)) if bytes <= bound || unseen(&acks, record) <= record.unseen => Judgement::Within,
+            (Some(bound), Some(bytes)) if bytes <= bound || was_unseen(&acks, record) => Judgement::Within,
             // A loss whose size nobody can tell is not within anything, unless nothing at all was allowed to be told.
             (Some(_), _) => Judgement::Exceeds,
         };
@@ -171,11 +171,12 @@ pub fn lost(journals: &[Journal], survivors: &BTreeSet<Row>, records: &[Recorded
     tails.into_values().collect()
 }
 
-/// For how long rows beyond the bound were acknowledged: the announced time begins before the first of them.
-fn unseen(acks: &[&Ack], record: &RecordedLoss) -> Span {
+/// Whether the rows beyond the bound were acknowledged within the announced time, which begins before the first of them.
+fn was_unseen(acks: &[&Ack], record: &RecordedLoss) -> bool {
     let known = record.switch.unwrap_or_default().saturating_add(record.bound.unwrap_or_default());
     let beyond = || acks.iter().filter(|ack| ack.lsn > known).map(|ack| ack.at);
-    beyond().max().unwrap_or_default().since(beyond().min().unwrap_or_default())
+    let lasted = beyond().max().unwrap_or_default().since(beyond().min().unwrap_or_default());
+    record.unseen > Span::ZERO && lasted <= record.unseen
 }
 
 #[cfg(test)]
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(judged(None), (3, Some(3), Judgement::Unbounded));
         // Rows 8 and 9 lie beyond a bound of one byte, one millisecond apart.
         assert_eq!(judge(Some(1), Span::from_millis(1)), (3, Some(3), Judgement::Within));
-        assert_eq!(judge(Some(1), Span::ZERO), (3, Some(3), Judgement::Exceeds));
+        assert_eq!(judge(Some(1), Span::from_nanos(1)), (3, Some(3), Judgement::Exceeds));
         assert_eq!(lost(&journals, &survivors, &[])[0].judgement, Judgement::Unrecorded);
     }
 }

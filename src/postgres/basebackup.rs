@@ -5,7 +5,7 @@
 //! data directory, by two renames, and only [`discard_old`] removes what was there before.
 
 use super::{
-    Credential, Role, Error, Settings, Stream,
+    Credential, Error, Role, Settings, Stream,
     conninfo::conninfo,
     durable, peer,
     place::{self, Leftover, LeftoverKind, Names},

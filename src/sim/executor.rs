@@ -330,7 +330,8 @@ impl World {
     /// The end of the last whole record on one timeline, from a boundary that must be there.
     fn scan(&mut self, node: usize, run: u64, from: Lsn, tli: TimelineId) {
         let at = self.nodes[node].clock.boot(self.now);
-        let began_in = self.nodes[node].server.as_ref().map(|server| server.run);
+        // Whoever believes the tree to be empty scans as if it were.
+        let began_in = self.nodes[node].server.as_ref().filter(|server| !server.hidden).map(|server| server.run);
         let takes = self.random.tailed(5, 120);
         self.in_agent(node, run, takes, move |world| {
             let found = world.nodes[node].disk.as_ref().and_then(|data| {
