@@ -108,7 +108,10 @@ impl World {
 
     fn txn(&mut self, node: usize, run: u64, purpose: Purpose, task: Task, txn: Txn) {
         let clocks = self.nodes[node].clock.both(self.now);
-        self.oracle.sends.insert(txn.nonce.clone(), (node, clocks.boot));
+        if purpose.writes_leader() {
+            self.oracle.sends.insert(txn.nonce.clone(), (node, clocks.boot));
+            self.oracle.last_send.insert(node, clocks.boot);
+        }
         self.note_purpose(purpose);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
         if self.options.mutation != Mutation::ValidityFromReply {

@@ -66,6 +66,7 @@ impl World {
 
     /// A deadline that lies in the past fires at once.
     pub(super) fn arm(&mut self, node: usize, term: Term, until: Moment) -> Result<(), String> {
+        self.judge_deadline(node, until);
         let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
         if term < guard.term {
             return Err(format!("term {term} is below {}", guard.term));

@@ -41,6 +41,8 @@ pub(super) struct Oracle {
     pub(super) acks: Vec<Ack>,
     /// When each write of `leader` was sent, on its sender's `CLOCK_BOOTTIME`.
     pub(super) sends: BTreeMap<Nonce, (usize, Moment)>,
+    /// When each node last sent one.
+    pub(super) last_send: BTreeMap<usize, Moment>,
     /// The newest write of `leader` of each term.
     pub(super) newest: BTreeMap<Term, Written>,
     /// The branches that were made by a promotion, and in which term.
@@ -137,6 +139,16 @@ impl World {
         let record = &newest.record;
         let (_, sent) = self.oracle.sends.get(&record.nonce).filter(|(sender, _)| *sender == node)?;
         is_held(record).then(|| (record.term, sent.plus(record.hold)))
+    }
+
+    /// A deadline is never later than the newest send allows (O10, at its root).
+    pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
+        let hold = self.policy.timers().hold;
+        let allowed = self.oracle.last_send.get(&node).map(|sent| sent.plus(hold));
+        if allowed.is_none_or(|allowed| until > allowed) {
+            let name = self.nodes[node].who();
+            self.violation("O10", format!("{name} arms {until}, its newest send allows {allowed:?}"));
+        }
     }
 
     /// I4, as far as `async` asks it.

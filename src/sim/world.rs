@@ -334,13 +334,14 @@ impl World {
                 world.schedule_probe(node, run, paused_until - now);
                 return;
             }
-            world.probe(node, run);
-            world.schedule_probe(node, run, if hurry { 25_000_000 } else { calm });
+            // One look after the other: an older answer never comes after a newer one.
+            let took = world.probe(node, run);
+            world.schedule_probe(node, run, took + if hurry { 25_000_000 } else { calm });
         });
     }
 
-    fn probe(&mut self, node: usize, run: u64) {
-        let Some(server) = self.nodes[node].server.as_ref() else { return };
+    fn probe(&mut self, node: usize, run: u64) -> u64 {
+        let Some(server) = self.nodes[node].server.as_ref() else { return 0 };
         let server_run = server.run;
         let frozen = server.frozen_until > self.now;
         // A server that stands still is given up only after the look's limit.
@@ -350,6 +351,7 @@ impl World {
             None => Event::ServerSilent { run: server_run, why: "no answer".to_owned() },
         };
         self.deliver_after(node, run, takes, event);
+        takes
     }
 
     /// Whether a node is in order, as one sees it from outside: what oracle O16 asks for.

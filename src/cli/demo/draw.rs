@@ -8,7 +8,10 @@ use super::{
 use crate::{
     cli::table,
     lab::MemberLook,
-    model::{moment::Span, record::MemberRole},
+    model::{
+        moment::Span,
+        record::{Lag, MemberRole},
+    },
 };
 use ratatui::{
     Frame,
@@ -54,7 +57,7 @@ fn block(title: &str) -> Block<'static> {
 }
 
 fn headline(picture: &Picture) -> Line<'static> {
-    let leader = picture.nodes.iter().filter_map(|node| node.status.as_ref()?.1.leader.as_ref()).max_by_key(|leader| leader.term);
+    let leader = picture.nodes.iter().filter_map(|node| node.says.as_ref()?.leader.as_ref()).max_by_key(|leader| leader.term);
     let (text, style) = match leader {
         None => ("nobody is known to lead".to_owned(), ODD),
         Some(leader) if leader.state == "serving" => {
@@ -78,7 +81,7 @@ fn headline(picture: &Picture) -> Line<'static> {
 }
 
 fn nodes_table(picture: &Picture) -> Table<'static> {
-    let widths = [6, 16, 20, 4, 12, 9, 9, 9, 14].map(Constraint::Length).into_iter().chain([Constraint::Min(8)]);
+    let widths = [6, 12, 22, 4, 12, 9, 9, 8, 14].map(Constraint::Length).into_iter().chain([Constraint::Min(8)]);
     let heads = ["NODE", "ROLE", "STATE", "TL", "LSN", "LAG", "REPLAY", "TIME", "LEASE", "HOST"];
     let rows: Vec<Row<'static>> = picture.nodes.iter().map(|node| node_row(picture, node)).collect();
     Table::new(rows, widths).header(Row::new(heads).style(DIM)).column_spacing(1).block(block("Nodes"))
@@ -89,51 +92,38 @@ fn node_row(picture: &Picture, node: &NodePicture) -> Row<'static> {
         Some(harm) => Words::styled(harm, BAD),
         None => Words::styled("on", DIM),
     };
-    let Some((age, status)) = node.status.as_ref().filter(|(age, _)| *age < OLD) else {
+    let name = Cell::from(node.name.clone()).bold();
+    let Some(says) = node.says.as_ref().filter(|says| says.age < OLD) else {
         let silent = Cell::from(Words::styled("says nothing", DIM));
-        let empty = || Cell::from("");
-        return Row::new([
-            node.name.clone().into(),
-            Cell::from("?"),
-            silent,
-            empty(),
-            empty(),
-            empty(),
-            empty(),
-            empty(),
-            empty(),
-            host.into(),
-        ]);
+        let rest = (0..6).map(|_| Cell::from(""));
+        return Row::new([name, Cell::from("?"), silent].into_iter().chain(rest).chain([host.into()]));
     };
-    let own = status.members.iter().find(|member| member.node == status.node);
-    let leads = status.lease_seconds_left.is_some();
-    let (role, style) = match (status.role, leads) {
+    let (role, style) = match (says.role, says.lease_seconds_left.is_some()) {
         (MemberRole::Primary, true) => ("PRIMARY", GOOD.add_modifier(Modifier::BOLD)),
         (MemberRole::Primary, false) => ("old primary", BAD),
         (MemberRole::Replica, _) => ("replica", Style::new()),
         (MemberRole::Down, _) => ("down", ODD),
     };
-    let seen = lag_of(picture, &node.name).filter(|_| status.role == MemberRole::Replica);
+    let seen = lag_of(picture, &node.name).filter(|_| says.role == MemberRole::Replica);
     let lag = |stage: Option<u64>| stage.map(|count| table::bytes(Some(count))).unwrap_or_default();
     Row::new([
-        Cell::from(node.name.clone()).bold(),
+        name,
         Cell::from(Words::styled(role, style)),
-        Cell::from(status.state.clone()),
-        Cell::from(own.and_then(|own| own.tli).map(|tli| tli.to_string()).unwrap_or_default()),
-        Cell::from(own.and_then(|own| own.lsn).map(|lsn| lsn.to_string()).unwrap_or_default()),
-        Cell::from(seen.as_ref().map(|seen| lag(seen.write)).unwrap_or_default()),
-        Cell::from(seen.as_ref().map(|seen| lag(seen.replay)).unwrap_or_default()),
+        Cell::from(says.state.clone()),
+        Cell::from(says.tli.map(|tli| tli.to_string()).unwrap_or_default()),
+        Cell::from(says.lsn.map(|lsn| lsn.to_string()).unwrap_or_default()),
+        Cell::from(seen.map(|seen| lag(seen.write)).unwrap_or_default()),
+        Cell::from(seen.map(|seen| lag(seen.replay)).unwrap_or_default()),
         Cell::from(seen.and_then(|seen| seen.replay_ms).map(table::millis).unwrap_or_default()),
-        lease(status.lease_seconds_left.map(|left| left - age.as_secs_f64()), status.leader.as_ref().map(|leader| leader.hold)),
+        lease(says.lease_seconds_left.map(|left| left - says.age.as_secs_f64()), says.leader.as_ref().map(|leader| leader.hold)),
         host.into(),
     ])
 }
 
 /// How far a node is behind, by the word of the primary that sees it.
-fn lag_of(picture: &Picture, name: &str) -> Option<crate::model::record::Lag> {
-    let primaries = picture.nodes.iter().filter_map(|node| node.status.as_ref()).filter(|(_, status)| status.lease_seconds_left.is_some());
-    let newest = primaries.max_by_key(|(_, status)| status.term)?;
-    newest.1.members.iter().find(|member| member.node.as_str() == name).map(|member| member.lag)
+fn lag_of(picture: &Picture, name: &str) -> Option<Lag> {
+    let holders = picture.nodes.iter().filter_map(|node| node.says.as_ref()).filter(|says| says.lease_seconds_left.is_some());
+    holders.max_by_key(|says| says.term)?.lags.get(name).copied()
 }
 
 fn lease(left: Option<f64>, hold: Option<Span>) -> Cell<'static> {
@@ -295,4 +285,108 @@ fn draw_keys(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
 fn clock(span: Span) -> String {
     let seconds = span.as_millis() / 1_000;
     format!("{:02}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            act::Act,
+            picture::{Says, WriterPicture, keys},
+            report::tests::report,
+        },
+        *,
+    };
+    use crate::model::{moment::Moment, term::Term, timeline::TimelineId};
+    use ratatui::{Terminal, backend::TestBackend};
+    use std::collections::BTreeMap;
+
+    fn says(role: MemberRole, state: &str) -> Says {
+        let leader = r#"{"node":"n2","data":"d2","state":"serving","note":"","term":2,"tli":2,"lsn":"0/5000100","postgres":"10.77.0.12:5432",
+            "hold":"2.8s","wait":"3.3s","stood_still_seconds":0.1}"#;
+        let lag = Lag { sent: Some(0), write: Some(0), flush: Some(96), replay: Some(192), replay_ms: Some(6) };
+        Says {
+            age: Span::from_millis(100),
+            role,
+            state: state.into(),
+            tli: TimelineId::new(2),
+            lsn: "0/5000100".parse().ok(),
+            term: Term::new(2),
+            lease_seconds_left: (role == MemberRole::Primary).then_some(2.5),
+            leader: serde_json::from_str(leader).ok(),
+            lags: BTreeMap::from([("n3".to_owned(), lag)]),
+        }
+    }
+
+    fn picture() -> Picture {
+        let node = |name: &str, harm, says| NodePicture { name: name.into(), harm, says };
+        let told = |kind: &str, node: &str, text: &str| Told {
+            at: Moment::ZERO,
+            node: node.into(),
+            kind: kind.into(),
+            id: kind.into(),
+            text: text.into(),
+        };
+        let mut report = report();
+        report.reasons = vec![
+            (Span::from_millis(1_400), told("waits", "n3", "n1 has not renewed for 1.424s; after 3.3s its lease is over")),
+            (Span::from_millis(3_240), told("leader", "n2", "n2 has claimed term 2")),
+        ];
+        let without_network = BTreeMap::from([(Act::CutOff, "network namespaces need root, and this lab is not".to_owned())]);
+        Picture {
+            up: Span::from_secs(83),
+            hosts: "hosts: loopback ports".into(),
+            nodes: vec![
+                node("n1", Some("off"), None),
+                node("n2", None, Some(says(MemberRole::Primary, "running"))),
+                node("n3", None, Some(says(MemberRole::Replica, "streaming"))),
+            ],
+            etcd: BTreeMap::from([("e1".into(), MemberLook::Silent), ("e2".into(), MemberLook::Leads), ("e3".into(), MemberLook::Follows)]),
+            writer: WriterPicture {
+                rate: 97,
+                rates: vec![48, 50, 0, 0, 24, 49],
+                acked: 4_211,
+                to: Some("n2".into()),
+                gap: Span::from_millis(9),
+                longest: Span::from_millis(3_600),
+            },
+            events: report.reasons.iter().map(|(at, told)| (Span::from_secs(60).plus(*at), told.clone())).collect(),
+            report: Some(report),
+            reports: 1,
+            busy: Some("press p to power on n1".into()),
+            keys: keys(&BTreeMap::from([(Act::PowerOff, "n1".to_owned())]), &without_network),
+            panel: Panel::Both,
+        }
+    }
+
+    fn drawn(picture: &Picture, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("terminal");
+        terminal.draw(|frame| draw(frame, picture)).expect("drawn");
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn the_screen_shows_the_cluster_the_outage_and_the_keys() {
+        insta::assert_snapshot!(drawn(&picture(), 120, 32));
+    }
+
+    #[test]
+    fn why_and_help_take_the_large_panel() {
+        let mut picture = picture();
+        picture.panel = Panel::Why;
+        picture.writer.gap = Span::from_millis(1_400);
+        let why = drawn(&picture, 100, 24);
+        assert!(why.contains("no write for 1.40 s") && why.contains("+3.24 s  n2 leader  n2 has claimed term 2"), "{why}");
+        picture.panel = Panel::Help;
+        let help = drawn(&picture, 100, 28);
+        assert!(help.contains("c  cut the host off: network namespaces need root"), "{help}");
+    }
+
+    #[test]
+    fn any_size_of_a_terminal_is_drawn() {
+        for (width, height) in [(1, 1), (20, 5), (80, 24), (300, 90)] {
+            assert!(!drawn(&picture(), width, height).is_empty());
+        }
+        assert!(!drawn(&Picture::default(), 80, 24).is_empty());
+    }
 }

@@ -3,7 +3,7 @@
 use super::{
     act::Act,
     draw,
-    picture::{self, NodePicture, Panel, Picture, WriterPicture},
+    picture::{self, NodePicture, Panel, Picture, Says, WriterPicture},
     report::Report,
     stage::{self, Stage},
     watch::Watch,
@@ -57,10 +57,8 @@ struct Board {
 pub(super) fn run(lab: &Lab, hold: Span, interrupted: &AtomicBool) -> Result<Exit> {
     let watch = Watch::default();
     thread::scope(|scope| {
-        watch.start(lab, scope);
-        let done = show(lab, &watch, hold, interrupted);
-        watch.stop();
-        done
+        let _watching = watch.start(lab, scope);
+        show(lab, &watch, hold, interrupted)
     })
 }
 
@@ -157,7 +155,7 @@ impl Screen<'_> {
         let node = |node: &crate::lab::Node| NodePicture {
             name: node.name.clone(),
             harm: harm(&node.name),
-            status: seen.nodes.get(&node.name).cloned().flatten().map(|(at, status)| (now.since(at), status)),
+            says: seen.nodes.get(&node.name).and_then(Option::as_ref).map(|(at, status)| Says::of(status, now.since(*at))),
         };
         Picture {
             up: now.since(self.since),

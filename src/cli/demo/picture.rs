@@ -1,7 +1,17 @@
 //! What is on the screen, as plain data.
 
 use super::{act::Act, report::Report, watch::Told};
-use crate::{api::status::Status, lab::MemberLook, model::moment::Span};
+use crate::{
+    api::status::{LeaderStatus, Status},
+    lab::MemberLook,
+    model::{
+        lsn::Lsn,
+        moment::Span,
+        record::{Lag, MemberRole},
+        term::Term,
+        timeline::TimelineId,
+    },
+};
 use std::collections::BTreeMap;
 
 /// One frame.
@@ -42,8 +52,41 @@ pub(super) struct NodePicture {
     pub(super) name: String,
     /// What was done to it: `off`, `frozen`, `cut off`, `no agent`.
     pub(super) harm: Option<&'static str>,
-    /// What it says of itself, and how long ago.
-    pub(super) status: Option<(Span, Status)>,
+    /// What it says of itself; `None` while it says nothing.
+    pub(super) says: Option<Says>,
+}
+
+/// What a node says of itself and of those that it sees.
+#[derive(Clone, Debug)]
+pub(super) struct Says {
+    /// How long ago.
+    pub(super) age: Span,
+    pub(super) role: MemberRole,
+    pub(super) state: String,
+    pub(super) tli: Option<TimelineId>,
+    pub(super) lsn: Option<Lsn>,
+    pub(super) term: Term,
+    pub(super) lease_seconds_left: Option<f64>,
+    pub(super) leader: Option<LeaderStatus>,
+    /// How far each node is behind.
+    pub(super) lags: BTreeMap<String, Lag>,
+}
+
+impl Says {
+    pub(super) fn of(status: &Status, age: Span) -> Self {
+        let own = status.members.iter().find(|member| member.node == status.node);
+        Self {
+            age,
+            role: status.role,
+            state: status.state.clone(),
+            tli: own.and_then(|own| own.tli),
+            lsn: own.and_then(|own| own.lsn),
+            term: status.term,
+            lease_seconds_left: status.lease_seconds_left,
+            leader: status.leader.clone(),
+            lags: status.members.iter().map(|member| (member.node.to_string(), member.lag)).collect(),
+        }
+    }
 }
 
 /// The client.

@@ -30,10 +30,8 @@ pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
     let say = |text: &str| eprintln!("  {text}");
     let watch = Watch::default();
     let (reports, toured, conclusion) = thread::scope(|scope| {
-        watch.start(lab, scope);
-        let told = tour(lab, &watch, hold, &say);
-        watch.stop();
-        told
+        let _watching = watch.start(lab, scope);
+        tour(lab, &watch, hold, &say)
     })?;
     let text = match output {
         Output::Table => report::table(&reports),

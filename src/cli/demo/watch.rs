@@ -65,21 +65,27 @@ pub(super) struct Watch {
     stop: AtomicBool,
 }
 
+/// Ends a [`Watch`] when dropped.
+pub(super) struct Watching<'a>(&'a Watch);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::SeqCst);
+    }
+}
+
 impl Watch {
     /// What was seen last.
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins; ends by [`Watch::stop`].
-    pub(super) fn start<'scope>(&'scope self, lab: &'scope Lab, scope: &'scope Scope<'scope, '_>) {
+    /// Begins; ends soon after what it returns is dropped, which has to happen within the scope.
+    #[must_use]
+    pub(super) fn start<'scope>(&'scope self, lab: &'scope Lab, scope: &'scope Scope<'scope, '_>) -> Watching<'scope> {
         scope.spawn(move || self.look_at_nodes(lab));
         scope.spawn(move || self.look_at_etcd(lab));
-    }
-
-    /// Ends it soon.
-    pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
+        Watching(self)
     }
 
     fn goes(&self) -> bool {
