@@ -82,7 +82,7 @@ else
 endif
 
 soak: deps ## Every fault ROUNDS=10 times in a row; goes on where it stopped.
-	SOAK_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --tests -- --ignored --nocapture --test-threads=1 soak_
+	SOAK_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --test integration -- --ignored --nocapture --test-threads=1 soak_
 
 sim: deps ## The simulator over SEEDS=n seeds.
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulation -- --nocapture

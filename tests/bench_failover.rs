@@ -1,7 +1,7 @@
 //! `make bench-failover`: how long writes are held up by each fault, and what an idle node costs.
 //!
 //! `BENCH_RUNS` (5) runs a cell, `BENCH_PRESETS` (`default,fast`), `BENCH_FAULTS` (a comma-separated part of the rows' names),
-//! `BENCH_IDLE` (60) seconds of idleness. The table goes to standard output, every single run to `bench-failover.log`.
+//! `BENCH_IDLE` (60) seconds of idleness; `BENCH_KEEP=1` leaves the lab's files. The table goes to standard output, every single run to `bench-failover.log`.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot go on ends")]
 
@@ -88,7 +88,7 @@ impl Bench {
     fn new(preset: &'static str, log: &Path) -> Self {
         let bin = env::var("PGBATON_TEST_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned());
         let mut spec = LabSpec::new(Path::new(PROGRAM), Path::new(&bin));
-        spec.keep_files = Files::RemoveAlways;
+        spec.keep_files = if env::var("BENCH_KEEP").is_ok() { Files::Keep } else { Files::RemoveAlways };
         if preset == "fast" {
             spec.timing = EtcdTiming::FAST;
             spec.policy = ClusterPolicy { preset: Preset::Fast, ..ClusterPolicy::default() };

@@ -12,9 +12,10 @@ use nix::{
 use pg::{Instance, give, wait_until};
 use pgbaton::{
     model::{
-        instance::{ControlState, DataDir, DiskFacts},
+        instance::{ControlState, DataDir, DiskFacts, RewindMark},
         lsn::Lsn,
         moment::Span,
+        node::DataIncarnation,
         timeline::{Fork, TimelineId},
     },
     postgres::{
@@ -42,7 +43,15 @@ fn settings(instance: &Instance) -> Settings {
 }
 
 fn options(source: &Instance) -> Options {
-    Options { source: source.settings().advertise, restore_by: None, limit: LIMIT }
+    Options { source: source.settings().advertise, restore_by: None, life: life(), limit: LIMIT }
+}
+
+fn life() -> DataIncarnation {
+    "000000a1".parse().expect("an incarnation")
+}
+
+fn unfinished(settings: &Settings) -> bool {
+    rewind::mark(settings).expect("read") == Some(RewindMark::Unfinished)
 }
 
 async fn facts(settings: &Settings) -> DiskFacts {
@@ -122,7 +131,7 @@ async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     // As it is, pg_rewind refuses it, and says so before it touches anything.
     let error = rewind::run(&settings, &options(&new), |_| ()).await.expect_err("not recovered");
     assert!(matches!(&error, Error::Rewind { touched: false, .. }), "{error}");
-    assert!(!rewind::unfinished(&settings));
+    assert!(!unfinished(&settings));
     fs::write(old.data.join("standby.signal"), "").expect("write");
     let single = pg::as_postgres(pg::bin_dir().join("postgres")).args(["--single", "-D"]).arg(&old.data).arg("template1").output();
     let single = String::from_utf8_lossy(&single.expect("postgres").stderr).into_owned();
@@ -153,10 +162,11 @@ async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     let options = Options { restore_by: Some(config), ..options(&new) };
     let done = rewind::run(&settings, &options, |progress| seen = seen.max(progress.total.get())).await.expect("rewind");
     assert!(matches!(done, Rewound::Done { fork: Some(found), checkpoint: Some(_) } if found == fork), "{done:?}");
-    assert!(seen > 0 && !rewind::unfinished(&settings));
+    assert!(seen > 0);
+    assert_eq!(rewind::mark(&settings).expect("read"), Some(RewindMark::Done { life: life() }));
     assert!(fs::read_to_string(old.data.join("postgresql.conf")).expect("read").contains("# ours"), "the configuration is this node's");
     assert_eq!(fs::read_dir(old.data.join("pg_replslot")).expect("read").count(), 0, "no stale slots");
-    assert_eq!(fs::read_dir(&settings.state_dir).expect("read").count(), 0, "nothing is left in the state directory");
+    assert_eq!(fs::read_dir(&settings.state_dir).expect("read").count(), 1, "the mark is all that is left in the state directory");
     assert!(facts(&settings).await.standby_signal);
     follow(&mut old, &new);
 }
@@ -183,23 +193,23 @@ async fn a_rewind_that_was_killed_is_known_until_another_one_or_a_clone() {
     };
     let error = rewind::run(&settings, &options(&new), kill_it).await.expect_err("killed");
     assert!(matches!(&error, Error::Rewind { touched: true, .. }), "{error}");
-    assert!(rewind::unfinished(&settings));
+    assert!(unfinished(&settings));
     // The source is away for the second attempt: the directory stays as doubtful as it was.
     let mut away = options(&new);
     away.source = "127.0.0.1:1".parse().expect("address");
     let error = rewind::run(&settings, &away, |_| ()).await.expect_err("no source");
     assert!(matches!(&error, Error::Rewind { touched: true, .. }), "{error}");
-    assert!(rewind::unfinished(&settings));
+    assert!(unfinished(&settings));
     match rewind::run(&settings, &options(&new), |_| ()).await {
         Ok(done) => {
-            assert!(matches!(done, Rewound::Done { .. }) && !rewind::unfinished(&settings));
+            assert!(matches!(done, Rewound::Done { .. }) && !unfinished(&settings));
             assert!(fs::read_to_string(old.data.join("postgresql.conf")).expect("read").contains("# ours"));
             follow(&mut old, &new);
         }
         Err(error) => {
-            assert!(matches!(&error, Error::Rewind { touched: true, .. }) && rewind::unfinished(&settings), "{error}");
+            assert!(matches!(&error, Error::Rewind { touched: true, .. }) && unfinished(&settings), "{error}");
             rewind::forget_unfinished(&settings).await.expect("forget, after a clone");
-            assert!(!rewind::unfinished(&settings));
+            assert!(!unfinished(&settings));
         }
     }
 }
@@ -226,7 +236,7 @@ async fn pg_rewind_does_not_see_two_promotions_to_one_id() {
     let settings = settings(&one);
     let done = rewind::run(&settings, &options(&other), |_| ()).await.expect("rewind");
     assert_eq!(done, Rewound::NotNeeded);
-    assert!(!rewind::unfinished(&settings));
+    assert!(!unfinished(&settings));
     one.start();
     assert_ne!(one.sql("select i from t"), other.sql("select i from t"));
 }

@@ -22,7 +22,7 @@ use crate::{
         key::Txn,
         lsn::{Bytes, Lsn},
         moment::Span,
-        node::NodeName,
+        node::{DataIncarnation, NodeName},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
         timeline::TimelineId,
@@ -160,7 +160,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
         Action::Clone { source, place } => clone(tools, source, place, &file, other_copy).await,
-        Action::Rewind { source, fork, whole, tli } => rewind_data(tools, source, fork, Whole { tli, lsn: whole }).await,
+        Action::Rewind { source, fork, whole, tli } => rewind_data(tools, source, fork, Whole { tli, lsn: whole }, &file.data).await,
         Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
         Action::CreateSlot(name) => said(tools.server.create_physical_slot(running(run)?, &name, SQL_LIMIT).await),
         Action::DropSlot(name) => said(tools.server.drop_slot(running(run)?, &name, SQL_LIMIT).await),
@@ -375,6 +375,7 @@ async fn clone(tools: &Tools, source: Source, place: ClonePlace, file: &NodeFile
     match place {
         ClonePlace::Beside => {
             said(basebackup::copy(&tools.settings, &from, id, patience, see).await)?;
+            said(rewind::forget_unfinished(&tools.settings).await)?;
             said(basebackup::swap(&tools.settings, id).await)?;
             said(basebackup::discard_old(&tools.settings, id).await)
         }
@@ -383,6 +384,7 @@ async fn clone(tools: &Tools, source: Source, place: ClonePlace, file: &NodeFile
             let node = other.or_else(|| empty.then(|| source.node.clone()));
             let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;
             let proof = basebackup::VerifiedOtherCopy { node };
+            said(rewind::forget_unfinished(&tools.settings).await)?;
             said(basebackup::copy_in_place(&tools.settings, &from, id, &proof, patience, see).await)
         }
     }
@@ -406,7 +408,7 @@ async fn archive_waiting(tools: &Tools) -> Result<(), String> {
     }
 }
 
-async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> Result<(), String> {
+async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole, life: &DataIncarnation) -> Result<(), String> {
     let role = &tools.settings.roles.rewind;
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
     match rewind::source_state(&facts, source.tli) {
@@ -424,7 +426,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole) -> 
             Err(fault) => tracing::warn!(error = chain(&fault), from = %fork, to = %whole.lsn, "what diverged could not be counted"),
         }
     }
-    let options = rewind::Options { source: source.address.clone(), restore_by: None, limit: DATA_LIMIT };
+    let options = rewind::Options { source: source.address.clone(), restore_by: None, life: life.clone(), limit: DATA_LIMIT };
     let see = |progress: basebackup::Progress| tracing::debug!(done = progress.done.get(), total = progress.total.get(), "rewinding");
     match rewind::run(&tools.settings, &options, see).await {
         Ok(rewind::Rewound::Done { .. }) => Ok(()),

@@ -11,7 +11,7 @@ use super::{
     stop, upkeep,
 };
 use crate::model::{
-    instance::{ControlState, DataDir, DiskFacts, Process, ServerRole, StartAs, Whole},
+    instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
     node_file::{ClonePlace, NodeFile, Operation},
@@ -352,6 +352,9 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         d.act(s, Action::DiscardInitialised);
         return;
     }
+    if matches!(operation, Operation::Rewind { .. }) && s.memory.rewind.is_none() && noted_rewind(s, d) {
+        return;
+    }
     let Some(target) = target else { return };
     let source = source(target);
     match operation {
@@ -365,6 +368,33 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         }
         Operation::InitDb => {}
     }
+}
+
+/// A rewind that a former agent noted: only one that has begun and not ended is made again. The mark beside the directory
+/// stands from before the first change.
+fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
+    let disk = match s.disk() {
+        None => {
+            d.waits("inspect", "the data directory is being inspected: a former agent noted a rewind");
+            d.act(s, Action::InspectDisk);
+            return true;
+        }
+        Some(DataDir::Present(disk)) => disk,
+        Some(_) => return false,
+    };
+    match &disk.rewind {
+        Some(RewindMark::Unfinished) => return false,
+        Some(RewindMark::Done { life }) if *life == s.file.data => {
+            d.because("operation", "the rewind that a former agent noted has ended");
+            d.act(s, Action::WriteFile(Box::new(new_life(s))));
+        }
+        // What the file says of this data still holds.
+        Some(RewindMark::Done { .. }) | None => {
+            d.because("operation", "the rewind that a former agent noted was never begun: the data directory is judged anew");
+            d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
+        }
+    }
+    true
 }
 
 /// A rewind that was begun may only be rewound again, or replaced.

@@ -3,7 +3,7 @@
 use super::{
     lsn::Lsn,
     moment::Moment,
-    node::{Address, Incarnation, SlotName, SystemId},
+    node::{Address, DataIncarnation, Incarnation, SlotName, SystemId},
     term::Term,
     timeline::TimelineId,
 };
@@ -143,8 +143,23 @@ pub struct DiskFacts {
     pub standby_signal: bool,
     /// Whether `backup_label` is there.
     pub backup_label: bool,
+    /// The newest rewind's mark, which stands beside the directory.
+    pub rewind: Option<RewindMark>,
     /// The history files in `pg_wal`, by id, comment-only ones included.
     pub histories: BTreeMap<TimelineId, String>,
+}
+
+/// How far a rewind has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewindMark {
+    /// It has begun to change the directory, or is about to: the directory may only be rewound again, or replaced.
+    Unfinished,
+    /// It has ended well.
+    Done {
+        /// The life of the data that it ended.
+        life: DataIncarnation,
+    },
 }
 
 /// What `pg_controldata` says.

@@ -60,12 +60,12 @@ pub async fn read(settings: &Settings, data_dir: &Path) -> Result<Control, Error
     }
 }
 
-/// Reads what the program printed, of PostgreSQL 13 to 18, in the C locale.
+/// Reads what the program printed, of PostgreSQL 14 to 18, in the C locale.
 ///
 /// # Errors
 /// See [`NotControlData`].
 pub fn parse(stdout: &str, stderr: &str) -> Result<Control, NotControlData> {
-    // A wrong checksum is only a warning to pg_controldata, on stdout up to 13 and on stderr since, with exit status 0.
+    // A wrong checksum is only a warning to pg_controldata, on stdout before 14 and on stderr since, with exit status 0.
     let warning = |line: &&str| line.starts_with("WARNING") || line.starts_with("pg_controldata: warning");
     if let Some(line) = stdout.lines().chain(stderr.lines()).find(warning) {
         return Err(NotControlData::Untrustworthy(line.to_owned()));

@@ -3,7 +3,7 @@
 //! A mount that is missing at boot looks like an empty directory; nothing may be initialised or cloned into it
 //! (scenario 119). So the mount point of a healthy data directory is remembered in the state directory.
 
-use super::{Error, Settings, control_data, durable, history, mount, version::Version};
+use super::{Error, Settings, control_data, durable, history, mount, rewind, version::Version};
 use crate::model::{
     instance::{DataDir, DiskFacts},
     moment::Span,
@@ -113,7 +113,8 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
     }
     let control = control_data::read(settings, &settings.data_dir).await?.data;
     let Outside { major, standby_signal, backup_label, histories } = outside;
-    Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, histories }))
+    let rewind = rewind::mark(settings)?;
+    Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, rewind, histories }))
 }
 
 enum Seen {

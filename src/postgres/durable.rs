@@ -92,6 +92,66 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Makes a whole data directory durable, with its WAL directory and tablespaces on other file systems: one `syncfs` for each
+/// of them, where fsync of each of a few thousand files takes seconds (measured: 1 ms a file, changed or not).
+///
+/// The kernel reports failed writes here since Linux 5.8; before that every file is fsynced.
+pub(super) fn sync_file_systems(data_dir: &Path) -> io::Result<()> {
+    let mut trees = vec![data_dir.to_owned()];
+    trees.extend(linked(&data_dir.join("pg_wal"))?);
+    for entry in fs::read_dir(data_dir.join("pg_tblspc"))? {
+        trees.extend(linked(&entry?.path())?);
+    }
+    if !syncfs_reports_errors() {
+        return trees.iter().try_for_each(|tree| sync_tree(tree));
+    }
+    let mut done = Vec::new();
+    for tree in trees {
+        let directory = File::open(&tree)?;
+        let device = directory.metadata()?.dev();
+        if !done.contains(&device) {
+            nix::unistd::syncfs(&directory)?;
+            done.push(device);
+        }
+    }
+    Ok(())
+}
+
+/// Where a symbolic link leads.
+fn linked(path: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => fs::canonicalize(path).map(Some),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Every file and directory below, following no link.
+fn sync_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_directory(path)
+}
+
+/// Whether `syncfs` says when data could not be written: since Linux 5.8 (its manual page).
+pub(super) fn syncfs_reports_errors() -> bool {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    at_least(&release, (5, 8))
+}
+
+fn at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|sign: char| !sign.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(major), Some(minor)) if (major, minor) >= wanted)
+}
+
 /// The directory that holds `path`.
 pub(super) fn parent(path: &Path) -> io::Result<&Path> {
     let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} has no parent directory", path.display()));

@@ -20,10 +20,10 @@ use super::{
 use crate::{
     clock,
     model::{
-        instance::ControlState,
+        instance::{ControlState, RewindMark},
         lsn::{Bytes, Lsn},
         moment::Span,
-        node::Address,
+        node::{Address, DataIncarnation},
         timeline::{Fork, TimelineId},
     },
 };
@@ -61,7 +61,7 @@ pub async fn readiness(settings: &Settings) -> Result<Readiness, Error> {
         let why = "it has neither data checksums nor wal_log_hints: pg_rewind cannot tell which blocks differ".to_owned();
         return Ok(Readiness::Never { why });
     }
-    let unfinished = unfinished(settings);
+    let unfinished = mark(settings)? == Some(RewindMark::Unfinished);
     Ok(match control.state {
         // A half-rewound directory must not be recovered: its blocks are of two histories.
         _ if unfinished && control.state != ControlState::ShutDown && control.state != ControlState::ShutDownInRecovery => {
@@ -191,6 +191,8 @@ pub struct Options {
     pub source: Address,
     /// The managed `postgresql.conf`, whose `restore_command` may fetch WAL that is no longer in `pg_wal` (from 15 on); none: no archive.
     pub restore_by: Option<PathBuf>,
+    /// The life of the data that it ends, for the mark.
+    pub life: DataIncarnation,
     /// How long it may take.
     pub limit: Span,
 }
@@ -211,7 +213,7 @@ pub enum Rewound {
 
 /// Rewinds our data directory by the primary. PostgreSQL must not run; `see` is told how far it has come.
 ///
-/// A marker in the state directory stands while it works: see [`unfinished`]. It ends with `standby.signal` and without
+/// A marker in the state directory says how far it has come: see [`mark`]. It ends with `standby.signal` and without
 /// replication slots. The operator's configuration is kept where that lies in the data directory.
 ///
 /// # Errors
@@ -234,7 +236,11 @@ pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(bas
             return Err(Error::Refused(format!("{why}: clone {}", settings.data_dir.display())));
         }
         Ok(_) if said.not_needed => {}
-        Ok(_) => on_disk(settings, move |settings| finish(settings, &kept)).await?,
+        Ok(_) => {
+            let life = options.life.clone();
+            on_disk(settings, move |settings| finish(settings, &kept, &life)).await?;
+            return Ok(Rewound::Done { fork: said.fork, checkpoint: said.checkpoint });
+        }
         Err(source) => {
             let touched = was_touched || said.checkpoint.is_some() && !matches!(source, Failure::Start { .. });
             if !touched {
@@ -244,16 +250,24 @@ pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(bas
         }
     }
     on_disk(settings, clean_up).await?;
-    Ok(if said.not_needed { Rewound::NotNeeded } else { Rewound::Done { fork: said.fork, checkpoint: said.checkpoint } })
+    Ok(Rewound::NotNeeded)
 }
 
-/// Whether a rewind began to change our data directory and did not end: nothing may be started on it, it may only be
+/// How far the newest rewind of our data directory has come: on an unfinished one nothing may be started, it may only be
 /// rewound again or cloned (scenario 142).
-pub fn unfinished(settings: &Settings) -> bool {
-    marker(settings).exists()
+///
+/// # Errors
+/// When the state directory cannot be read.
+pub fn mark(settings: &Settings) -> Result<Option<RewindMark>, Error> {
+    let path = marker(settings);
+    match fs::read_to_string(&path) {
+        Ok(life) => Ok(Some(life.trim().parse().map_or(RewindMark::Unfinished, |life| RewindMark::Done { life }))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("read", &path)(error)),
+    }
 }
 
-/// Forgets an unfinished rewind, once a clone has replaced the data directory.
+/// Forgets an unfinished rewind, once a clone is about to replace the data directory (which the node file says).
 ///
 /// # Errors
 /// When the state directory cannot be written.
@@ -262,7 +276,7 @@ pub async fn forget_unfinished(settings: &Settings) -> Result<(), Error> {
 }
 
 fn marker(settings: &Settings) -> PathBuf {
-    settings.state_dir.join("rewind-unfinished")
+    settings.state_dir.join("rewind")
 }
 
 async fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
@@ -271,7 +285,8 @@ async fn program(settings: &Settings, options: &Options) -> Result<super::Progra
     let source = conninfo(settings, &options.source, &settings.roles.rewind, &more)?;
     let mut program = settings.program("pg_rewind");
     program = program.arg("--target-pgdata").arg(&settings.data_dir).arg(format!("--source-server={source}"));
-    program = program.args(["--no-ensure-shutdown", "--progress"]);
+    // It would fsync each file by itself, which takes seconds where one call for the file system takes a moment.
+    program = program.args(["--no-ensure-shutdown", "--progress", "--no-sync"]);
     // Before 15 pg_rewind reads restore_command from PGDATA alone, where ours never stands.
     if let Some(config) = &options.restore_by
         && Version::of_programs(settings).await?.major >= 15
@@ -325,20 +340,24 @@ async fn on_disk<T: Send + 'static>(
 /// one has succeeded.
 fn begin(settings: &Settings) -> Result<(BTreeMap<PathBuf, Vec<u8>>, bool), Error> {
     let kept = keep(settings)?;
+    let was_touched = mark(settings)? == Some(RewindMark::Unfinished);
     let marker = marker(settings);
-    let was_touched = marker.exists();
     durable::write(&marker, b"", 0o600).map_err(Error::file("write", &marker))?;
     Ok((kept, was_touched))
 }
 
-fn finish(settings: &Settings, kept: &BTreeMap<PathBuf, Vec<u8>>) -> Result<(), Error> {
+fn finish(settings: &Settings, kept: &BTreeMap<PathBuf, Vec<u8>>, life: &DataIncarnation) -> Result<(), Error> {
     for (path, content) in kept {
         durable::write(path, content, 0o600).map_err(Error::file("write", path))?;
     }
     let slots = settings.data_dir.join("pg_replslot");
     durable::empty(&slots).map_err(Error::file("empty", &slots))?;
     let signal = settings.data_dir.join("standby.signal");
-    durable::write(&signal, b"", 0o600).map_err(Error::file("write", &signal))
+    durable::write(&signal, b"", 0o600).map_err(Error::file("write", &signal))?;
+    durable::sync_file_systems(&settings.data_dir).map_err(Error::file("make durable", &settings.data_dir))?;
+    let (kept, marker) = (self::kept(settings), marker(settings));
+    durable::remove(&kept).map_err(Error::file("remove", &kept))?;
+    durable::write(&marker, life.to_string().as_bytes(), 0o600).map_err(Error::file("write", &marker))
 }
 
 /// The operator's configuration in the data directory, which pg_rewind overwrites with the source's (scenario 147); safe in

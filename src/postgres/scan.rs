@@ -3,7 +3,7 @@
 //! What a server says of itself is no boundary (receive and flush positions lie inside records), or is forgotten by a
 //! restart (EXP-25, EXP-28), and ends rounded to pages tie where rows differ (EXP-31). So the log itself is read, from a
 //! boundary that is known to be there. `pg_waldump` is PostgreSQL's own reader of WAL: what it takes for a record,
-//! recovery takes for one. Of its messages only three phrases are relied on, the same in 13 to 18; where the log ends is
+//! recovery takes for one. Of its messages only three phrases are relied on, the same in 14 to 18; where the log ends is
 //! computed from the last record that it could read, whatever it says is wrong behind it.
 
 use super::{

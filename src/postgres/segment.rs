@@ -1,7 +1,7 @@
 //! How WAL lies on disk: segments, pages, and where a record ends.
 //!
 //! Sources: PostgreSQL's `xlog_internal.h` (page headers, segment names) and `xlogreader.c` (where records end);
-//! the same in 13 to 18 but for the magic numbers, which are left to `pg_waldump`.
+//! the same in 14 to 18 but for the magic numbers, which are left to `pg_waldump`.
 
 use crate::model::{
     lsn::{Bytes, Lsn},

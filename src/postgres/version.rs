@@ -4,7 +4,7 @@ use super::{Error, Settings};
 use crate::model::moment::Span;
 
 /// The oldest and the newest major version that this program knows.
-pub const SUPPORTED: std::ops::RangeInclusive<u32> = 13..=18;
+pub const SUPPORTED: std::ops::RangeInclusive<u32> = 14..=18;
 
 /// A version of PostgreSQL's programs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use crate::{
     agent::event::{Event, TxnOutcome},
     decide::decision::{Action, Completed, Configuration, Purpose, Source, Task},
     model::{
-        instance::{ControlData, ControlState, DataDir, DiskFacts, Whole},
+        instance::{ControlData, ControlState, DataDir, DiskFacts, RewindMark, Whole},
         key::{Key, Txn, Write},
         lsn::Lsn,
-        node::{Nonce, SystemId},
+        node::{DataIncarnation, Nonce, SystemId},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
         timeline::TimelineId,
@@ -326,6 +326,11 @@ impl World {
             control,
             standby_signal: data.standby_signal,
             backup_label: false,
+            rewind: if data.broken == Some("a rewind") {
+                Some(RewindMark::Unfinished)
+            } else {
+                data.rewound.clone().map(|life| RewindMark::Done { life })
+            },
             histories: data.histories.clone(),
         })
     }
@@ -402,6 +407,7 @@ impl World {
                 histories: BTreeMap::new(),
                 slots: BTreeSet::new(),
                 broken: None,
+                rewound: None,
             });
             world.coverage.initdbs += 1;
             world.completed(node, run, Completed::InitDb);
@@ -490,6 +496,7 @@ impl World {
         if let Some(data) = &mut self.nodes[node].disk {
             data.broken = Some("a rewind");
         }
+        let life = self.nodes[node].file.data.clone();
         let source = source.clone();
         self.in_agent(node, run, takes, move |world| {
             if world.nodes[node].agent_run() != Some(run) {
@@ -500,12 +507,12 @@ impl World {
                 world.end(node, run, 0, Task::Data, Err("pg_rewind: the source was lost half-way".to_owned()));
                 return;
             }
-            world.rewound(node, from);
+            world.rewound(node, from, life);
             world.completed(node, run, Completed::Rewind);
         });
     }
 
-    fn rewound(&mut self, node: usize, from: usize) {
+    fn rewound(&mut self, node: usize, from: usize, life: DataIncarnation) {
         let (Some(mine), Some(theirs)) = (self.nodes[node].disk.clone(), self.nodes[from].disk.clone()) else { return };
         let same_id = self.wal.branches[mine.branch].tli == self.wal.branches[theirs.branch].tli && mine.branch != theirs.branch;
         if same_id {
@@ -529,6 +536,7 @@ impl World {
             histories: theirs.histories,
             slots: BTreeSet::new(),
             broken: None,
+            rewound: Some(life),
             system: mine.system,
         });
     }

@@ -7,7 +7,7 @@ use crate::{
     model::{
         instance::{ControlState, Ended, GuardStatus, Process},
         moment::{Clocks, Moment},
-        node::{Incarnation, NodeName, SlotName},
+        node::{DataIncarnation, Incarnation, NodeName, SlotName},
         node_file::NodeFile,
         timeline::TimelineId,
     },
@@ -62,6 +62,8 @@ pub(super) struct Data {
     pub(super) slots: BTreeSet<SlotName>,
     /// What left it half done.
     pub(super) broken: Option<&'static str>,
+    /// The life of the data that the newest rewind ended.
+    pub(super) rewound: Option<DataIncarnation>,
 }
 
 /// The parent of the postmaster.

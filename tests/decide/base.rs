@@ -302,6 +302,7 @@ pub(crate) fn disk(state: ControlState) -> DiskFacts {
         },
         standby_signal: true,
         backup_label: false,
+        rewind: None,
         histories: [(tli(2), HISTORY_2.to_owned())].into(),
     }
 }

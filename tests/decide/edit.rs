@@ -51,6 +51,8 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         s.boundary = Some(Boundary { tli: whole.tli, lsn: whole.lsn });
     } else if let Some(how) = line.strip_prefix("postgres has died of ") {
         dies(s, how)?;
+    } else if line == "the directory was not looked at" {
+        s.disk.lost(s.now.boot, "not looked at");
     } else if let Some(state) = line.strip_prefix("the directory is ") {
         s.disk = Observed::known(directory(state)?, s.now.boot);
         let present = s.disk().and_then(|dir| if let DataDir::Present(facts) = dir { Some(facts.histories.clone()) } else { None });

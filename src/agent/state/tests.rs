@@ -290,6 +290,7 @@ fn what_is_known_of_the_directory_ends_with_its_replacement() {
         },
         standby_signal: true,
         backup_label: false,
+        rewind: None,
         histories: [(TimelineId::FIRST, String::new())].into(),
     };
     state.apply(Event::Disk { dir: DataDir::Present(facts), place: None, at: at(0).boot }, at(0));

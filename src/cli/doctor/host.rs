@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The oldest major version of PostgreSQL that is supported.
-const OLDEST: u32 = 13;
+const OLDEST: u32 = 14;
 
 pub(super) fn version(config: &Config, version: Result<&String, &String>) -> Row {
     let subject = "PostgreSQL";
