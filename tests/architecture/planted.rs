@@ -1,6 +1,6 @@
 //! One violation of each kind is planted, and found.
 
-use super::{SourceFile, rules::violations};
+use super::{LONGEST, SourceFile, rules::violations, too_long};
 
 fn found(path: &str, text: &str) -> Vec<String> {
     violations(&[SourceFile::new(path, text)])
@@ -38,6 +38,7 @@ fn a_planted_violation_of_each_kind_is_found() {
         ("decide/vote.rs", "fn f() { tracing::info!(x) }", "src/decide/vote.rs:1: tracing in a pure file: it logs"),
         ("decide/vote.rs", "async fn f() {}", "src/decide/vote.rs:1: async in a pure file: it waits"),
         ("agent/state.rs", "async fn f() {}", "src/agent/state.rs:1: async in a pure file: it waits"),
+        ("agent/change.rs", "use tokio::spawn;", "src/agent/change.rs:1: tokio in a pure file: it waits"),
         ("agent/state/event.rs", "fn f(x: SystemTime) {}", "src/agent/state/event.rs:1: SystemTime in a pure file: it reads a clock"),
         ("model/lsn.rs", "fn f(x: HashMap<A, B>) {}", "src/model/lsn.rs:1: HashMap in a pure file: it iterates in no order: use BTreeMap"),
         ("model/lsn.rs", "fn f() { println!(\"{x}\") }", "src/model/lsn.rs:1: println in a pure file: it prints"),
@@ -74,4 +75,12 @@ fn what_the_table_allows_is_not_found() {
     for (path, text) in allowed {
         assert_eq!(found(path, text), Vec::<String>::new(), "{path}");
     }
+}
+
+#[test]
+fn a_file_that_is_too_long_is_found() {
+    let lines = |count: usize| [SourceFile::new("decide/vote.rs", &"\n".repeat(count))];
+    assert_eq!(too_long(&lines(LONGEST)), Vec::<String>::new());
+    let expected = format!("src/decide/vote.rs: {} lines, more than {LONGEST}: split it by what it is about", LONGEST + 1);
+    assert_eq!(too_long(&lines(LONGEST + 1)), [expected]);
 }

@@ -1,11 +1,15 @@
 //! What one agent knows after which events.
 
-use super::*;
+use super::{lease::UNSETTLED_KEPT, *};
 use crate::{
+    agent::event::TxnOutcome,
     decide::decision::Purpose,
     model::{
-        instance::{DiskFacts, KillMode, StartAs, Whole},
+        instance::{DiskFacts, KillMode, Process, ServerRole, StartAs, Whole},
+        key::{Txn, Write},
+        moment::Span,
         node::{Address, DataIncarnation},
+        node_file::Floors,
         record::Tags,
     },
 };
@@ -175,6 +179,48 @@ fn an_empty_prefix_and_another_uuid_are_suspect() {
         state.apply(Event::Listed { entries, revision: 99, sent: at(50).boot }, at(60));
         assert!(state.suspect.is_some());
     }
+}
+
+#[test]
+fn an_answer_that_keeps_up_is_believed() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 50), at(60));
+    assert_eq!(state.suspect, None);
+}
+
+/// Each count by itself: the others keep up.
+#[test]
+fn a_count_that_went_back_is_named() {
+    for (text, revision, what) in
+        [(leader("n1", 3, "L9", 9), 19, "revision"), (leader("n1", 3, "L8", 8), 21, "leader.seq"), (leader("n1", 2, "L9", 9), 21, "term")]
+    {
+        let mut state = state();
+        state.apply(listed(&leader("n1", 3, "L9", 9), 20, 0), at(0));
+        state.apply(listed(&text, revision, 50), at(60));
+        assert!(state.suspect.as_ref().is_some_and(|why| why.starts_with(&format!("its {what} is "))), "{what}: {:?}", state.suspect);
+    }
+}
+
+#[test]
+fn what_the_file_remembers_counts_from_the_first_answer_on() {
+    let mut state = state();
+    state.file.floors = Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, ..Floors::default() };
+    state.apply(listed(&leader("n1", 3, "L1", 1), 10, 5), at(10));
+    assert!(state.suspect.as_ref().is_some_and(|why| why.contains("has seen 100")), "{:?}", state.suspect);
+}
+
+/// `etcd recover` raises the generation, at which revision, seq and S start anew.
+#[test]
+fn a_raised_generation_lowers_the_floors() {
+    let mut state = state();
+    state.apply(listed(&leader("n1", 3, "L9", 9), 100, 0), at(0));
+    let cluster = CLUSTER.replace(r#""generation":1"#, r#""generation":2"#);
+    let entries = vec![(Key::Cluster, cluster, 2), (Key::Leader, leader("n1", 4, "M1", 1), 3)];
+    state.apply(Event::Listed { entries, revision: 3, sent: at(50).boot }, at(60));
+    assert_eq!(state.suspect, None);
+    let floors = Floors { uuid: Some(parsed("u1")), generation: 2, revision: 3, seq: 1, sync_term: Term::ZERO };
+    assert_eq!(state.newest_floors(), floors);
 }
 
 fn guard(run: u64, process: fn(Run) -> Process) -> Event {

@@ -1,0 +1,61 @@
+//! The highest values that etcd has shown, and what an answer undercuts of them.
+//!
+//! A restored snapshot has the same cluster id and may have the same raft term (EXP-26), so the records themselves are compared. Only the
+//! answer to a request *sent after* the higher value was received says anything: a lagging member's read or a hedged older answer proves
+//! nothing.
+
+use super::State;
+use crate::model::{moment::Moment, node_file::Floors, records::Records, term::Term};
+
+impl State {
+    /// What this answer undercuts of the floors, if it was asked for after they were known (protocol 1.2, *suspect etcd*).
+    pub(super) fn undercut(&self, records: &Records, sent: Moment) -> Option<String> {
+        if sent < self.floors_at {
+            return None;
+        }
+        let floors = &self.newest_floors();
+        let uuid = floors.uuid.as_ref()?;
+        let Some(cluster) = &records.cluster else {
+            return Some(format!("nothing is left under this cluster's prefix; this node knows it with uuid {uuid}"));
+        };
+        if cluster.record.uuid != *uuid {
+            return Some(format!("the cluster there has uuid {}, this node belongs to {uuid}", cluster.record.uuid));
+        }
+        if cluster.record.generation > floors.generation {
+            return None;
+        }
+        let leader = records.leader.as_ref().map(|leader| &leader.record);
+        let checks = [
+            ("revision", records.revision, floors.revision),
+            ("leader.seq", leader.map_or(0, |leader| leader.seq), floors.seq),
+            ("sync.term", records.sync.as_ref().map_or(0, |sync| sync.record.term.get()), floors.sync_term.get()),
+            ("term", leader.map_or(0, |leader| leader.term.get()), self.known_term()),
+        ];
+        checks.into_iter().find(|(_, there, floor)| there < floor).map(|(what, there, floor)| {
+            format!("its {what} is {there}, and this node has seen {floor}: it was restored from an older state, or is not the same etcd")
+        })
+    }
+
+    /// The file's floors, raised by what the believed view shows.
+    pub(super) fn newest_floors(&self) -> Floors {
+        let Some(cluster) = &self.records.cluster else { return self.file.floors.clone() };
+        let leader = self.records.leader.as_ref().map(|leader| &leader.record);
+        let now = Floors {
+            uuid: Some(cluster.record.uuid.clone()),
+            generation: cluster.record.generation,
+            revision: self.records.revision,
+            seq: leader.map_or(0, |leader| leader.seq),
+            sync_term: self.records.sync.as_ref().map_or(Term::ZERO, |sync| sync.record.term),
+        };
+        if now.generation > self.file.floors.generation {
+            return now;
+        }
+        let old = &self.file.floors;
+        Floors { revision: now.revision.max(old.revision), seq: now.seq.max(old.seq), sync_term: now.sync_term.max(old.sync_term), ..now }
+    }
+
+    fn known_term(&self) -> u64 {
+        let seen = self.records.leader.as_ref().map_or(Term::ZERO, |leader| leader.record.term);
+        seen.max(self.file.term).get()
+    }
+}

@@ -1,0 +1,113 @@
+//! The lease: our writes of `leader` with their sends, and for how long the present value has stood still.
+
+use super::State;
+use crate::{
+    agent::event::TxnOutcome,
+    decide::{
+        decision::Task,
+        snapshot::{Attempt, Me, Standing, is_held},
+    },
+    model::{
+        key::{Key, Txn, Write},
+        moment::{Clocks, Moment, Span},
+        node::Nonce,
+        node_file::NodeFile,
+        record::{LeaderRecord, LeaderState},
+    },
+};
+
+/// So many writes of `leader` without an answer are kept, the newest: they outlast the longest hold, and an outage of etcd does
+/// not fill the memory.
+pub(super) const UNSETTLED_KEPT: usize = 256;
+
+/// A transaction on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) txn: Txn,
+    /// What it would give us, of a write of `leader`.
+    pub(super) attempt: Option<Attempt>,
+}
+
+impl State {
+    pub(super) fn observe_leader(&mut self, now: Clocks) {
+        let Some(leader) = &self.records.leader else {
+            self.standing = None;
+            return;
+        };
+        let same = |standing: &Standing| standing.nonce == leader.record.nonce && !now.slept_since(standing.suspended);
+        if !self.standing.as_ref().is_some_and(same) {
+            self.standing = Some(Standing { nonce: leader.record.nonce.clone(), since: now.mono, suspended: now.suspended() });
+        }
+    }
+
+    pub(super) fn txn_sent(&mut self, nonce: &Nonce, at: Moment) {
+        let Some(attempt) = self.pending.get(nonce).and_then(|pending| pending.attempt.clone()) else { return };
+        self.lease.unsettled.push(Attempt { sent: at, ..attempt });
+        if self.lease.unsettled.len() > UNSETTLED_KEPT {
+            self.lease.unsettled.remove(0);
+        }
+    }
+
+    pub(super) fn txn_done(&mut self, nonce: &Nonce, task: Task, outcome: TxnOutcome, now: Clocks) {
+        let pending = self.pending.remove(nonce);
+        let failed = match outcome {
+            TxnOutcome::Applied { revision, .. } => {
+                self.settle(nonce);
+                if let Some(pending) = pending {
+                    self.applied(&pending.txn, revision, now);
+                }
+                None
+            }
+            TxnOutcome::Refused { values, revision, .. } => {
+                self.lease.unsettled.retain(|attempt| attempt.nonce != *nonce);
+                self.refused(values, revision, now);
+                None
+            }
+            TxnOutcome::NotDone { why } => {
+                self.lease.unsettled.retain(|attempt| attempt.nonce != *nonce);
+                self.answered.lost(now.boot, why.clone());
+                Some(why)
+            }
+            TxnOutcome::Unknown { why } => {
+                self.answered.lost(now.boot, why.clone());
+                Some(why)
+            }
+        };
+        self.done(task, failed.map_or(Ok(()), Err), now.boot);
+    }
+
+    /// This write of ours is committed: earlier ones that are not settled can never be.
+    pub(super) fn settle(&mut self, nonce: &Nonce) {
+        let Some(index) = self.lease.unsettled.iter().position(|attempt| attempt.nonce == *nonce) else { return };
+        let later = self.lease.unsettled.split_off(index + 1);
+        self.lease.confirmed = self.lease.unsettled.pop();
+        self.lease.unsettled = later;
+    }
+
+    /// Shows the applied writes of a transaction at once, as the watch will in a moment.
+    fn applied(&mut self, txn: &Txn, revision: u64, now: Clocks) {
+        let changes = txn.then.iter().map(|write| match write {
+            Write::Put(key, text) => (key.clone(), Some(text.clone()), revision),
+            Write::Delete(key) => (key.clone(), None, revision),
+        });
+        self.changed(changes.collect(), revision, now);
+    }
+}
+
+/// The write of `leader` in a transaction, as an attempt without its send.
+pub(super) fn leader_attempt(me: &Me, file: &NodeFile, txn: &Txn) -> Option<Attempt> {
+    let text = txn.then.iter().find_map(|write| match write {
+        Write::Put(Key::Leader, text) => Some(text),
+        _ => None,
+    })?;
+    let record: LeaderRecord = serde_json::from_str(text).ok()?;
+    let ours = record.holder.node == me.node && record.holder.data == file.data;
+    let handed = matches!(record.state, LeaderState::Handoff { .. });
+    Some(Attempt {
+        nonce: txn.nonce.clone(),
+        term: record.term,
+        sent: Moment::ZERO,
+        hold: if ours { record.hold } else { Span::ZERO },
+        holds: ours && is_held(&record) && !handed,
+    })
+}

@@ -1,0 +1,87 @@
+//! What PostgreSQL says in its present run, what it is configured to follow, and whom it hears.
+
+use super::State;
+use crate::{
+    decide::decision::Configuration,
+    model::{
+        instance::{Run, ServerFacts, ServerRole},
+        moment::Moment,
+        node::Replica,
+        node_file::Boundary,
+        observed::Observed,
+    },
+};
+
+impl State {
+    pub(super) fn server(&mut self, facts: ServerFacts, now: Moment) {
+        match &facts.role {
+            ServerRole::Primary { tli, insert, flush } => {
+                if let Some((_, inserted)) = self.inserted.filter(|(run, inserted)| *run == facts.run && inserted.lsn <= *flush) {
+                    self.learn_boundary(inserted);
+                }
+                self.inserted = Some((facts.run, Boundary { tli: *tli, lsn: *insert }));
+                self.note_replies(&facts, now);
+            }
+            ServerRole::Standby { tli, receive, replay, .. } => {
+                self.learn_boundary(Boundary { tli: *tli, lsn: *replay });
+                if let Some(received) = receive {
+                    if self.received.is_none_or(|(run, before)| run == facts.run && before < *received) {
+                        self.received_at = Some(now);
+                    }
+                    self.received = Some((facts.run, *received));
+                }
+            }
+        }
+        self.server = Observed::known(facts, now);
+        self.learn_boundary_from_leader();
+    }
+
+    pub(super) fn server_silent(&mut self, run: Run, why: String, now: Moment) {
+        if self.server.value().is_none_or(|facts| facts.run == run) {
+            self.server.lost(now, why);
+        }
+    }
+
+    pub(super) fn configured(&mut self, configuration: Configuration, now: Moment) {
+        let same = self.configured.as_ref().is_some_and(|before| before.follow == configuration.follow);
+        if !same {
+            self.stream_changed(now);
+        }
+        self.configured = Some(configuration);
+    }
+
+    pub(super) fn stream_cut(&mut self, now: Moment) {
+        self.stream_changed(now);
+        if let Some(configured) = &mut self.configured {
+            configured.follow = None;
+        }
+    }
+
+    /// A replica has confirmed something when its row says something new.
+    fn note_replies(&mut self, facts: &ServerFacts, now: Moment) {
+        for row in facts.walsenders.iter().filter(|row| row.streaming) {
+            let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
+            let said = (row.reply, row.flush);
+            if self.replies.insert(replica.clone(), said) != Some(said) {
+                self.confirmed.insert(replica, now);
+            }
+        }
+    }
+
+    fn stream_changed(&mut self, now: Moment) {
+        self.whole = None;
+        self.stream_changed = now;
+    }
+}
+
+/// Whether a sample differs from the one before by the time of replicas' messages alone.
+pub(super) fn is_idle_repetition(known: &ServerFacts, facts: &ServerFacts) -> bool {
+    let quiet = |facts: &ServerFacts| {
+        let mut facts = facts.clone();
+        for row in &mut facts.walsenders {
+            (row.reply, row.replay_ms) = (None, None);
+        }
+        facts
+    };
+    quiet(known) == quiet(facts)
+}

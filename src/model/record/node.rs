@@ -1,0 +1,119 @@
+//! What nodes say of themselves: which life they are in, and how they are.
+
+use super::Unknown;
+use crate::model::{
+    lsn::Lsn,
+    node::{Address, DataIncarnation},
+    term::Term,
+    timeline::TimelineId,
+};
+use serde::{Deserialize, Serialize};
+
+/// `nodes/<node>`: which life of a node is the present one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Format version.
+    #[serde(default = "super::version")]
+    pub v: u32,
+    /// Its data directory's present life.
+    pub data: DataIncarnation,
+    /// Its agent's starts.
+    pub starts: u64,
+    /// The newest record boundary known to be on its disk.
+    pub whole: Lsn,
+    /// On which timeline.
+    pub tli: Option<TimelineId>,
+    /// Unknown fields.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// `members/<node>`: what a node says of itself. A hint, never proof; on an etcd lease.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Format version.
+    #[serde(default = "super::version")]
+    pub v: u32,
+    /// Its data directory's life.
+    pub data: DataIncarnation,
+    /// Where its PostgreSQL listens.
+    pub postgres: Address,
+    /// Where its API answers.
+    pub api: Option<String>,
+    /// Primary, replica, or neither.
+    pub role: MemberRole,
+    /// What its PostgreSQL is doing, for people.
+    pub state: String,
+    /// Its timeline.
+    pub tli: Option<TimelineId>,
+    /// Insert position (primary) or received position (replica).
+    pub lsn: Lsn,
+    /// Replayed position (replica).
+    pub replay: Lsn,
+    /// Lag by stage, as this replica and its primary see it.
+    pub lag: Lag,
+    /// The highest term this node has seen.
+    pub term: Term,
+    /// Failure domain.
+    pub zone: String,
+    /// Node tags.
+    pub tags: Tags,
+    /// The agent's version.
+    pub version: String,
+    /// PostgreSQL's version.
+    pub postgres_version: String,
+    /// Which fencing is in force, for people.
+    pub fencing: String,
+    /// Whether a PostgreSQL setting waits for a restart.
+    pub pending_restart: bool,
+    /// Unknown fields.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// Primary, replica, or neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberRole {
+    /// Accepts writes.
+    Primary,
+    /// In recovery.
+    Replica,
+    /// PostgreSQL does not run.
+    Down,
+}
+
+/// How far a replica is behind, by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Written on the primary, not sent to it. Bytes; `None` where not known.
+    pub sent: Option<u64>,
+    /// Not written by it yet.
+    pub write: Option<u64>,
+    /// Not flushed by it yet.
+    pub flush: Option<u64>,
+    /// Not replayed by it yet.
+    pub replay: Option<u64>,
+    /// Time between the primary's commit and its replay here, in milliseconds, as last measured; 0 when idle.
+    pub replay_ms: Option<u64>,
+}
+
+/// What the operator says of a node in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tags {
+    /// Never becomes primary.
+    pub no_failover: bool,
+    /// Preferred among equals: the higher the better.
+    pub priority: u32,
+    /// Never a voter.
+    pub no_sync: bool,
+    /// Not offered to readers.
+    pub no_load_balance: bool,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Self { no_failover: false, priority: 100, no_sync: false, no_load_balance: false }
+    }
+}

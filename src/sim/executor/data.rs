@@ -1,0 +1,170 @@
+//! The data directory made, copied, rewound, discarded.
+
+use crate::{
+    agent::event::Event,
+    decide::decision::{Completed, Source, Task},
+    model::{instance::ControlState, node::DataIncarnation, node_file::ClonePlace, timeline::TimelineId},
+    sim::{node::Data, wal::ORIGIN, world::World},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl World {
+    pub(super) fn init_db(&mut self, node: usize, run: u64) {
+        let takes = self.random.millis(300, 1_500);
+        self.in_agent(node, run, takes, move |world| {
+            if world.nodes[node].agent_run() != Some(run) {
+                return;
+            }
+            let branch = world.wal.root();
+            let system = world.random.next();
+            world.nodes[node].disk = Some(Data {
+                system,
+                control: ControlState::ShutDown,
+                checkpoint_tli: TimelineId::FIRST,
+                redo: ORIGIN,
+                min_recovery: (0, None),
+                branch,
+                end: ORIGIN,
+                standby_signal: false,
+                histories: BTreeMap::new(),
+                slots: BTreeSet::new(),
+                broken: None,
+                rewound: None,
+            });
+            world.coverage.initdbs += 1;
+            world.completed(node, run, Completed::InitDb);
+        });
+    }
+
+    pub(super) fn discard(&mut self, node: usize, run: u64) {
+        self.later_at(node, 20_000_000, move |world| {
+            if world.nodes[node].agent_run() != Some(run) {
+                return;
+            }
+            let acked = world.nodes[node].disk.as_ref().is_some_and(|data| world.oracle.acks.iter().any(|ack| ack.row.0 == data.branch));
+            if acked {
+                let text = format!("{} discards a directory that clients have written to", world.nodes[node].name);
+                world.violation("O12", text);
+            }
+            world.nodes[node].disk = None;
+            world.completed(node, run, Completed::Discard);
+        });
+    }
+
+    pub(super) fn clone_from(&mut self, node: usize, run: u64, source: &Source, place: ClonePlace) {
+        self.coverage.clones += 1;
+        let takes = self.random.tailed(300, 2_500);
+        if place == ClonePlace::InPlace
+            && let Some(data) = &mut self.nodes[node].disk
+        {
+            data.broken = Some("a copy");
+        }
+        if self.nodes[node].server.is_some() {
+            let text = format!("{} copies over a running PostgreSQL", self.nodes[node].name);
+            self.violation("O12", text);
+        }
+        let source = source.clone();
+        self.in_agent(node, run, takes, move |world| {
+            if world.nodes[node].agent_run() != Some(run) {
+                return;
+            }
+            let unlucky = world.random.chance(80);
+            let Some(from) = world.source(node, &source).filter(|_| !unlucky) else {
+                world.end(node, run, 0, Task::Data, Err("pg_basebackup: the connection was lost".to_owned()));
+                return;
+            };
+            let Some(theirs) = world.nodes[from].disk.clone() else { return };
+            let whole = world.wal.whole(theirs.branch, theirs.end);
+            let tli = world.wal.branches[theirs.branch].tli;
+            let back = world.wal.boundary_before(theirs.branch, whole, 2_000);
+            world.nodes[node].disk = Some(Data {
+                control: ControlState::InProduction,
+                checkpoint_tli: world.wal.branches[world.wal.branch_at(theirs.branch, back)].tli,
+                redo: back,
+                min_recovery: (whole, Some(tli)),
+                end: whole,
+                standby_signal: true,
+                slots: BTreeSet::new(),
+                ..theirs
+            });
+            world.completed(node, run, Completed::Clone);
+        });
+    }
+
+    pub(super) fn rewind(&mut self, node: usize, run: u64, source: &Source) {
+        self.coverage.rewinds += 1;
+        let takes = self.random.tailed(100, 1_200);
+        if self.nodes[node].server.is_some() {
+            let text = format!("{} rewinds under a running PostgreSQL", self.nodes[node].name);
+            self.violation("O12", text);
+        }
+        let Some(mine) = &self.nodes[node].disk else {
+            self.end(node, run, 0, Task::Data, Err("no data directory".to_owned()));
+            return;
+        };
+        let clean = matches!(mine.control, ControlState::ShutDown | ControlState::ShutDownInRecovery) || mine.broken.is_some();
+        let Some(from) = self.source(node, source).filter(|_| clean) else {
+            let why = if clean { "pg_rewind: could not connect" } else { "pg_rewind: target server must be shut down cleanly" };
+            self.end(node, run, 50_000_000, Task::Data, Err(why.to_owned()));
+            return;
+        };
+        if let Some(data) = &mut self.nodes[node].disk {
+            data.broken = Some("a rewind");
+        }
+        let life = self.nodes[node].file.data.clone();
+        let source = source.clone();
+        self.in_agent(node, run, takes, move |world| {
+            if world.nodes[node].agent_run() != Some(run) {
+                return;
+            }
+            let unlucky = world.random.chance(120);
+            if world.source(node, &source) != Some(from) || unlucky {
+                world.end(node, run, 0, Task::Data, Err("pg_rewind: the source was lost half-way".to_owned()));
+                return;
+            }
+            world.rewound(node, from, life);
+            world.completed(node, run, Completed::Rewind);
+        });
+    }
+
+    fn rewound(&mut self, node: usize, from: usize, life: DataIncarnation) {
+        let (Some(mine), Some(theirs)) = (self.nodes[node].disk.clone(), self.nodes[from].disk.clone()) else { return };
+        let same_id = self.wal.branches[mine.branch].tli == self.wal.branches[theirs.branch].tli && mine.branch != theirs.branch;
+        if same_id {
+            let text = format!(
+                "{} rewinds onto another history of the same timeline id: no rewind required, says PostgreSQL",
+                self.nodes[node].name
+            );
+            self.violation("O5", text);
+        }
+        let whole = self.wal.whole(theirs.branch, theirs.end);
+        let shared = self.wal.shared(theirs.branch, mine.branch).unwrap_or(whole).min(whole).min(mine.end);
+        let redo = self.wal.boundary_before(theirs.branch, shared, 2_000);
+        self.nodes[node].disk = Some(Data {
+            control: ControlState::InArchiveRecovery,
+            checkpoint_tli: self.wal.branches[self.wal.branch_at(theirs.branch, redo)].tli,
+            redo,
+            min_recovery: (whole, Some(self.wal.branches[theirs.branch].tli)),
+            branch: theirs.branch,
+            end: whole,
+            standby_signal: true,
+            histories: theirs.histories,
+            slots: BTreeSet::new(),
+            broken: None,
+            rewound: Some(life),
+            system: mine.system,
+        });
+    }
+
+    fn source(&self, node: usize, source: &Source) -> Option<usize> {
+        let from = self.nodes.iter().position(|other| other.name == source.node)?;
+        let there = &self.nodes[from];
+        let answers = there.server.as_ref().is_some_and(|server| server.serves(self.now));
+        (from != node && answers && there.asleep_until <= self.now && self.network.talks(node, from, self.now)).then_some(from)
+    }
+
+    fn completed(&mut self, node: usize, run: u64, what: Completed) {
+        self.deliver(node, run, Event::Completed(what));
+        self.end(node, run, 0, Task::Data, Ok(()));
+    }
+}

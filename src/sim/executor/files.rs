@@ -1,0 +1,87 @@
+//! Files beside the data: the node file, and history files.
+
+use super::Outcome;
+use crate::{
+    agent::event::Event,
+    decide::decision::Task,
+    model::{node_file::NodeFile, timeline::TimelineId},
+    sim::{node::Data, world::World},
+};
+use std::collections::BTreeMap;
+
+impl World {
+    pub(super) fn write_file(&mut self, node: usize, run: u64, file: NodeFile) {
+        let slow = self.nodes[node].slow_disk > self.now;
+        let takes = if slow { self.random.millis(100, 3_000) } else { self.random.tailed(1, 12) };
+        self.in_agent(node, run, takes, move |world| {
+            if world.nodes[node].agent_run() != Some(run) {
+                // Its writer died on the way: it is there, or it is not.
+                if world.random.chance(500) {
+                    world.keep_file(node, &file);
+                }
+                return;
+            }
+            world.keep_file(node, &file);
+            world.deliver(node, run, Event::FileWritten(Box::new(file)));
+            world.deliver(node, run, Event::Done { task: Task::WriteFile, outcome: Ok(()) });
+        });
+    }
+
+    fn keep_file(&mut self, node: usize, file: &NodeFile) {
+        let before = &self.nodes[node].file;
+        if before.starts > file.starts {
+            return;
+        }
+        if file.term < before.term || file.promised < before.promised {
+            let text = format!(
+                "the file of {} goes back: term {} → {}, promised {} → {}",
+                self.nodes[node].name, before.term, file.term, before.promised, file.promised
+            );
+            self.violation("O8", text);
+        }
+        self.nodes[node].file = file.clone();
+    }
+
+    pub(super) fn write_histories(&mut self, node: usize, run: u64, texts: BTreeMap<TimelineId, String>) {
+        let takes = self.random.tailed(1, 20);
+        self.in_agent(node, run, takes, move |world| {
+            if world.nodes[node].agent_run() != Some(run) {
+                return;
+            }
+            let running = world.nodes[node].server.is_some();
+            let outcome = world.nodes[node]
+                .disk
+                .as_mut()
+                .ok_or_else(|| "no data directory".to_owned())
+                .and_then(|data| put_histories(data, &texts, running));
+            if let (Ok(()), Some(data)) = (&outcome, &world.nodes[node].disk) {
+                let there = data.histories.clone();
+                world.deliver(node, run, Event::HistoriesWritten(there));
+            }
+            world.end(node, run, 0, Task::WriteHistories, outcome);
+        });
+    }
+}
+
+/// A comment that no real history follows is not there at a start, and comes back once the server runs.
+fn put_histories(data: &mut Data, texts: &BTreeMap<TimelineId, String>, running: bool) -> Outcome {
+    let real = |texts: &BTreeMap<TimelineId, String>| {
+        texts.iter().rev().find(|(_, text)| is_real(text)).map_or(TimelineId::FIRST, |(tli, _)| *tli)
+    };
+    let newest = if running { None } else { Some(real(&data.histories).max(real(texts))) };
+    if let Some(newest) = newest {
+        data.histories.retain(|tli, _| *tli <= newest);
+    }
+    for (tli, text) in texts.iter().filter(|(tli, _)| newest.is_none_or(|newest| **tli <= newest)) {
+        let conflict = data.histories.get(tli).is_some_and(|there| there != text);
+        if conflict && (running || is_real(text)) {
+            return Err(format!("{} is there with another text", tli.history_file()));
+        }
+        data.histories.insert(*tli, text.clone());
+    }
+    Ok(())
+}
+
+fn is_real(text: &str) -> bool {
+    text.lines().any(|line| !line.trim().is_empty() && !line.trim().starts_with('#'))
+}

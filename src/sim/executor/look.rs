@@ -1,0 +1,76 @@
+//! Looks at the data directory: what lies there, and how far its WAL is whole.
+
+use crate::{
+    agent::event::Event,
+    decide::decision::Task,
+    model::{
+        instance::{ControlData, DataDir, DiskFacts, RewindMark, Whole},
+        lsn::Lsn,
+        node::SystemId,
+        node_file::ClonePlace,
+        timeline::TimelineId,
+    },
+    sim::{wal::lsn, world::World},
+};
+
+impl World {
+    pub(super) fn inspect(&mut self, node: usize, run: u64) {
+        let at = self.nodes[node].clock.boot(self.now);
+        let takes = self.random.tailed(3, 40);
+        self.in_agent(node, run, takes, move |world| {
+            let dir = world.data_dir(node);
+            world.deliver(node, run, Event::Disk { dir, place: Some(ClonePlace::Beside), at });
+            world.end(node, run, 0, Task::InspectDisk, Ok(()));
+        });
+    }
+
+    fn data_dir(&self, node: usize) -> DataDir {
+        let Some(data) = &self.nodes[node].disk else { return DataDir::Missing };
+        let control = ControlData {
+            system_id: SystemId::new(data.system),
+            state: data.control,
+            checkpoint_tli: data.checkpoint_tli,
+            checkpoint: lsn(data.redo),
+            redo: lsn(data.redo),
+            min_recovery: lsn(data.min_recovery.0),
+            min_recovery_tli: data.min_recovery.1,
+            can_rewind: true,
+        };
+        DataDir::Present(DiskFacts {
+            major: 15,
+            control,
+            standby_signal: data.standby_signal,
+            backup_label: false,
+            rewind: if data.broken == Some("a rewind") {
+                Some(RewindMark::Unfinished)
+            } else {
+                data.rewound.clone().map(|life| RewindMark::Done { life })
+            },
+            histories: data.histories.clone(),
+        })
+    }
+
+    /// The end of the last whole record on one timeline, from a boundary that must be there.
+    pub(super) fn scan(&mut self, node: usize, run: u64, from: Lsn, tli: TimelineId) {
+        let at = self.nodes[node].clock.boot(self.now);
+        // Whoever believes the tree to be empty scans as if it were.
+        let began_in = self.nodes[node].server.as_ref().filter(|server| !server.hidden).map(|server| server.run);
+        let takes = self.random.tailed(5, 120);
+        self.in_agent(node, run, takes, move |world| {
+            let found = world.nodes[node].disk.as_ref().and_then(|data| {
+                let branch = world.wal.ancestor_of(data.branch, tli)?;
+                let shared = world.wal.shared(data.branch, branch)?;
+                Some(world.wal.whole(data.branch, data.end.min(shared)))
+            });
+            let outcome = match found {
+                Some(end) if end >= from.get() => {
+                    world.deliver(node, run, Event::Scanned { whole: Whole { tli, lsn: lsn(end) }, run: began_in, at });
+                    Ok(())
+                }
+                Some(end) => Err(format!("no valid record at {from}: WAL of timeline {tli} ends at {}", lsn(end))),
+                None => Err(format!("no WAL of timeline {tli}")),
+            };
+            world.end(node, run, 0, Task::Scan, outcome);
+        });
+    }
+}

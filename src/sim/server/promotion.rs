@@ -1,0 +1,77 @@
+//! Promotion: the new timeline's id, its history file, and what the ledger says of it.
+
+use crate::{
+    model::{
+        instance::ControlState,
+        key::Key,
+        record::{TimelineRecord, TimelineState},
+        timeline::TimelineId,
+    },
+    sim::{node::Data, wal::lsn, world::World},
+};
+
+impl World {
+    /// `pg_promote`: the id is the one after the newest history file that follows ours without a gap.
+    pub(in crate::sim) fn promote_server(&mut self, node: usize) {
+        let Some(server) = &mut self.nodes[node].server else { return };
+        let id = server.id;
+        (server.promoting, server.upstream) = (true, None);
+        if self.random.chance(10) {
+            return; // It never ends.
+        }
+        let slow = if self.random.chance(80) { 10 } else { 1 };
+        let takes = self.random.millis(40, 200 * slow);
+        if self.random.chance(20) {
+            self.in_server(node, id, takes, move |world| world.end_server(node, "signal 6", false));
+            return;
+        }
+        self.in_server(node, id, takes * 4 / 5, move |world| world.write_own_history(node));
+        self.in_server(node, id, takes, move |world| world.promoted(node, id));
+    }
+
+    /// The history file, and the last segment under its new name: data that dies now lies on a timeline without a record.
+    fn write_own_history(&mut self, node: usize) {
+        let Some(data) = self.nodes[node].disk.as_ref() else { return };
+        let (parent, at) = (data.branch, self.wal.whole(data.branch, data.end));
+        let own = self.wal.branches[parent].tli;
+        let tli = newest_consecutive(data, own).next();
+        let before = data.histories.get(&own).cloned().unwrap_or_default();
+        let branch = self.wal.fork(parent, at, tli);
+        if let Some(data) = &mut self.nodes[node].disk {
+            data.histories.insert(tli, format!("{before}{own}\t{}\tno recovery target specified\n", lsn(at)));
+            (data.branch, data.end, data.standby_signal) = (branch, at, false);
+        }
+    }
+
+    fn promoted(&mut self, node: usize, id: u64) {
+        let Some(branch) = self.nodes[node].disk.as_ref().map(|data| data.branch) else { return };
+        let tli = self.wal.branches[branch].tli;
+        let end = self.wal.append(branch, 42);
+        if let Some(data) = &mut self.nodes[node].disk {
+            (data.end, data.control) = (end, ControlState::InProduction);
+            data.min_recovery = (end, Some(tli));
+        }
+        self.coverage.promotions += 1;
+        self.judge_branch(node, branch);
+        self.opened(node, id, end);
+    }
+
+    /// What the ledger has for this id.
+    pub(in crate::sim) fn ledger(&self, tli: TimelineId) -> Option<TimelineRecord> {
+        let entry = self.store.entries.get(&Key::Timeline(tli))?;
+        serde_json::from_str(&entry.text).ok()
+    }
+
+    pub(in crate::sim) fn ledger_reserves(&self, tli: TimelineId, node: usize) -> bool {
+        self.ledger(tli).is_some_and(|entry| entry.state == TimelineState::Reserved && entry.owner.node == self.nodes[node].name)
+    }
+}
+
+/// The newest history file that follows `from` without a gap.
+pub(super) fn newest_consecutive(data: &Data, from: TimelineId) -> TimelineId {
+    let mut newest = from;
+    while data.histories.contains_key(&newest.next()) {
+        newest = newest.next();
+    }
+    newest
+}

@@ -1,0 +1,139 @@
+//! From the start to an open server: which timeline recovery takes, how far, and what is cut off for good.
+
+use super::promotion::newest_consecutive;
+use crate::{
+    model::{
+        instance::{ControlState, StartAs},
+        timeline::TimelineHistory,
+    },
+    sim::{wal::lsn, world::World},
+};
+
+impl World {
+    pub(super) fn recovered(&mut self, node: usize, id: u64, start: StartAs) {
+        let back = self.random.below(20_000);
+        let Some(data) = &self.nodes[node].disk else { return };
+        match start {
+            StartAs::Standby => {
+                let from = self
+                    .wal
+                    .boundary_before(data.branch, data.end, back)
+                    .max(data.min_recovery.0.min(self.wal.whole(data.branch, data.end)));
+                let stuck = self.lured(node);
+                if let Some(data) = &mut self.nodes[node].disk {
+                    data.control = ControlState::InArchiveRecovery;
+                }
+                if let Some(why) = stuck {
+                    self.trace.line(self.now, &self.nodes[node].who(), &format!("postgres is lured: {why}"));
+                    if !why.is_empty() {
+                        self.end_server(node, &why, false);
+                    }
+                    return;
+                }
+                if let Some(server) = self.server_of(node, id) {
+                    (server.replay, server.ready) = (from, true);
+                }
+                self.tick(node, id);
+            }
+            StartAs::Primary => {
+                self.open_in_place(node, id);
+                self.tick(node, id);
+            }
+        }
+    }
+
+    /// A real history file of a newer timeline that left ours before our checkpoint is fatal at a start (EXP-30 ii).
+    fn lured(&self, node: usize) -> Option<String> {
+        let server = self.nodes[node].server.as_ref()?;
+        let data = self.nodes[node].disk.as_ref()?;
+        if server.recovery_only {
+            return None;
+        }
+        let own = self.wal.branches[self.wal.branch_at(data.branch, data.redo)].tli;
+        let control = data.checkpoint_tli.max(own);
+        let newest = newest_consecutive(data, control);
+        let text = data.histories.get(&newest).filter(|_| newest != control)?;
+        let history: TimelineHistory = text.parse().unwrap_or_default();
+        if history.forks().is_empty() {
+            // It takes the burnt id for its target, is never consistent, and lets nobody in.
+            return self.options.burnt_ids_are_fatal.then(String::new);
+        }
+        let child = history.leaves(own).is_some_and(|at| at.get() >= data.redo);
+        (!child).then(|| format!("exit code 1: requested timeline {newest} is not a child of this server's history"))
+    }
+
+    /// Crash recovery without standby.signal: on the timeline that pg_control names.
+    fn open_in_place(&mut self, node: usize, id: u64) {
+        let Some(data) = self.nodes[node].disk.clone() else { return };
+        let control = data.min_recovery.1.map_or(data.checkpoint_tli, |tli| tli.max(data.checkpoint_tli));
+        let mut branch = data.branch;
+        while self.wal.branches[branch].tli > control {
+            let Some((parent, _)) = self.wal.branches[branch].parent else { break };
+            branch = parent;
+        }
+        let end = if branch == data.branch { data.end } else { u64::MAX };
+        let whole = self.wal.whole(branch, end.min(data.end));
+        self.cut_branch(branch, whole, node);
+        let end = self.wal.append(branch, 114);
+        if let Some(data) = &mut self.nodes[node].disk {
+            (data.branch, data.end, data.control) = (branch, end, ControlState::InProduction);
+            (data.redo, data.checkpoint_tli, data.min_recovery) = (whole, self.wal.branches[branch].tli, (0, None));
+        }
+        self.coverage.restarts_in_place += 1;
+        self.opened(node, id, end);
+    }
+
+    /// What lay beyond `position` on a branch is gone from this disk for good; torn bytes of it elsewhere mean nothing.
+    pub(super) fn cut_branch(&mut self, branch: usize, position: u64, owner: usize) {
+        for other in (0..self.nodes.len()).filter(|other| *other != owner) {
+            let Some(data) = &self.nodes[other].disk else { continue };
+            let Some(shared) = self.wal.shared(data.branch, branch) else { continue };
+            let has = self.wal.whole(data.branch, data.end).min(shared);
+            if has > position && data.branch == branch {
+                let text = format!(
+                    "{} holds timeline {} to {} beyond what its primary has ({})",
+                    self.nodes[other].name,
+                    self.wal.branches[branch].tli,
+                    lsn(has),
+                    lsn(position)
+                );
+                self.violation("O5", text);
+            }
+            if let Some(data) = &mut self.nodes[other].disk
+                && data.branch == branch
+            {
+                data.end = data.end.min(position);
+            }
+        }
+        self.wal.truncate(branch, position);
+    }
+
+    /// A timeline that was made and never written to is left again without a trace, once its history file is replaced.
+    pub(super) fn leave_empty_branch(&mut self, node: usize) {
+        let Some(data) = self.nodes[node].disk.as_ref() else { return };
+        let of = &self.wal.branches[data.branch];
+        let replaced = data.histories.get(&of.tli).is_none_or(|text| text.starts_with('#'));
+        if let (true, true, Some((parent, at))) = (of.ends.is_empty(), replaced, of.parent)
+            && let Some(data) = &mut self.nodes[node].disk
+        {
+            (data.branch, data.end) = (parent, at);
+        }
+    }
+
+    /// Out of recovery: from now on it can acknowledge.
+    pub(super) fn opened(&mut self, node: usize, id: u64, at: u64) {
+        if let Some(server) = self.server_of(node, id) {
+            (server.primary, server.ready, server.replay, server.promoting) = (true, true, at, false);
+            (server.upstream, server.conninfo) = (None, None);
+        }
+        let who = self.nodes[node].who();
+        let tli = self.nodes[node].disk.as_ref().map(|data| self.wal.branches[data.branch].tli.get()).unwrap_or_default();
+        self.trace.line(self.now, &who, &format!("postgres accepts writes on timeline {tli}"));
+        self.judge_primary(node);
+        self.in_server(node, id, 20_000_000, move |world| {
+            if let Some(data) = &mut world.nodes[node].disk {
+                data.standby_signal = true;
+            }
+        });
+    }
+}

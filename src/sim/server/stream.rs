@@ -1,0 +1,142 @@
+//! Replication: who streams from whom, how far WAL comes, and what is said of it.
+
+use super::{STREAM_TIMEOUT, Sender, Upstream};
+use crate::sim::{wal::lsn, world::World};
+
+impl World {
+    pub(super) fn stream(&mut self, node: usize, id: u64) {
+        let now = self.now;
+        let Some(server) = self.nodes[node].server.as_ref() else { return };
+        let Some(upstream) = &server.upstream else {
+            self.connect(node, id);
+            return;
+        };
+        let (from, from_id, heard) = (upstream.node, upstream.id, upstream.heard);
+        let reaches = self.network.reaches(from, node, now) && self.nodes[from].asleep_until <= now && self.nodes[from].up;
+        let lives = self.nodes[from].server.as_ref().is_some_and(|there| there.id == from_id && there.ready);
+        let frozen = self.nodes[from].server.as_ref().is_some_and(|there| there.frozen_until > now);
+        if (!reaches || frozen) && now.saturating_sub(heard) < STREAM_TIMEOUT {
+            return;
+        }
+        if !reaches || frozen || !lives || !self.transfer(node, from) {
+            self.hang_up(node, id);
+            return;
+        }
+        self.acknowledge(node, id, from);
+    }
+
+    fn connect(&mut self, node: usize, id: u64) {
+        let now = self.now;
+        let Some(server) = self.nodes[node].server.as_ref().filter(|server| !server.recovery_only) else { return };
+        let Some(follow) = &server.conninfo else { return };
+        let name = server.application_name.clone();
+        let slot = follow.slot.clone();
+        let Some(to) = self.nodes.iter().position(|other| other.name == follow.node).filter(|to| *to != node) else { return };
+        if !self.network.talks(node, to, now) || self.nodes[to].asleep_until > now {
+            return;
+        }
+        let has_slot = self.nodes[to].disk.as_ref().is_some_and(|data| data.slots.contains(&slot));
+        let Some(there) = self.nodes[to].server.as_mut() else { return };
+        if !there.ready || !there.postmaster || there.stopping.is_some() || there.frozen_until > now || !has_slot {
+            return;
+        }
+        let there_id = there.id;
+        let reply = i64::try_from(now / 1_000).unwrap_or_default();
+        there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now });
+        if let Some(server) = self.server_of(node, id) {
+            server.upstream = Some(Upstream { node: to, id: there_id, heard: now });
+        }
+    }
+
+    fn hang_up(&mut self, node: usize, id: u64) {
+        let now = self.now;
+        let Some(server) = self.server_of(node, id) else { return };
+        let Some(upstream) = server.upstream.take() else { return };
+        if self.network.reaches(node, upstream.node, now)
+            && let Some(there) = self.server_of(upstream.node, upstream.id)
+        {
+            there.senders.remove(&node);
+        }
+    }
+
+    /// Moves WAL; `false` where the sender refuses: the position asked for is not in its history.
+    pub(super) fn transfer(&mut self, node: usize, from: usize) -> bool {
+        let slow = self.network.slow_streams > self.now;
+        let step = if slow { self.random.below(300) } else { u64::MAX / 2 };
+        let Some(theirs) = self.nodes[from].disk.as_ref() else { return false };
+        let sends = match &self.nodes[from].server {
+            Some(there) if there.primary => theirs.end,
+            Some(there) => there.replay,
+            None => return false,
+        };
+        let (branch, Some(mine)) = (theirs.branch, self.nodes[node].disk.as_ref()) else { return false };
+        let whole = self.wal.whole(mine.branch, mine.end);
+        let (own, own_end) = (mine.branch, mine.end);
+        let Some(shared) = self.wal.shared(branch, own) else {
+            if self.wal.branches[own].tli == self.wal.branches[branch].tli {
+                let text = format!(
+                    "{} streams timeline {} from {}, which is another history of the same id",
+                    self.nodes[node].name, self.wal.branches[own].tli, self.nodes[from].name
+                );
+                self.violation("I7", text);
+            }
+            return false;
+        };
+        let replay = self.nodes[node].server.as_ref().map(|server| server.replay).unwrap_or_default();
+        if own != branch && whole > shared {
+            if replay <= shared {
+                let text = format!(
+                    "{} holds {} of timeline {} and would stream from {}, which left it at {}",
+                    self.nodes[node].name,
+                    lsn(whole),
+                    self.wal.branches[own].tli,
+                    self.nodes[from].name,
+                    lsn(shared)
+                );
+                self.violation("I7", text);
+            }
+            return false;
+        }
+        let before = if own == branch { own_end } else { shared };
+        let to = if sends < before { before } else { sends.min(before.saturating_add(step)) };
+        if let Some(data) = &mut self.nodes[node].disk {
+            (data.branch, data.end) = (branch, to);
+        }
+        if let Some(server) = &mut self.nodes[node].server {
+            server.received = true;
+        }
+        true
+    }
+
+    fn acknowledge(&mut self, node: usize, id: u64, to: usize) {
+        let now = self.now;
+        let open = self.network.reaches(node, to, now);
+        let flush = self.nodes[node].disk.as_ref().map(|data| data.end).unwrap_or_default();
+        let Some(server) = self.server_of(node, id) else { return };
+        let (replay, name) = (server.replay, server.application_name.clone());
+        let Some(upstream) = &mut server.upstream else { return };
+        upstream.heard = now;
+        let there_id = upstream.id;
+        let reply = i64::try_from(now / 1_000).unwrap_or_default();
+        if open && let Some(there) = self.server_of(to, there_id) {
+            let fresh = there.senders.get(&node).is_none_or(|row| row.flush != flush || now - row.heard > 1_000_000_000);
+            if fresh {
+                there.senders.insert(node, Sender { name, flush, replay, reply, heard: now });
+            }
+        }
+    }
+
+    pub(super) fn replay(&mut self, node: usize, id: u64) {
+        let lag = if self.random.chance(200) { self.random.below(3_000) } else { 0 };
+        let Some(data) = &self.nodes[node].disk else { return };
+        let to = self.wal.boundary_before(data.branch, data.end, lag);
+        let restart = self.random.chance(20);
+        let tli = self.wal.branches[self.wal.branch_at(data.branch, to)].tli;
+        let Some(server) = self.server_of(node, id) else { return };
+        server.replay = server.replay.max(to);
+        let replay = server.replay;
+        if restart && let Some(data) = &mut self.nodes[node].disk {
+            (data.redo, data.checkpoint_tli, data.min_recovery) = (replay, tli, (replay, Some(tli)));
+        }
+    }
+}
