@@ -10,6 +10,7 @@ use pg::{Instance, configuration};
 use pgbaton::{
     model::{
         instance::{Run, ServerRole, StartAs},
+        managed::{MANAGED, Place},
         moment::Span,
     },
     postgres::{
@@ -17,7 +18,7 @@ use pgbaton::{
         command::mark, configured_value, overrides::overridden, start_command,
     },
 };
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 const LIMIT: Span = Span::from_secs(5);
 const RUN: Run = Run(1);
@@ -81,6 +82,16 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
     assert_eq!(show("wal_keep_size"), "80MB", "a default of ours gives way");
     assert_eq!(show("wal_retrieve_retry_interval"), "200ms");
     assert_eq!(show("cluster_name"), "test");
+
+    // Whatever we set ourselves is refused in a policy: otherwise the policy's value would be dropped in silence.
+    let of = |place| MANAGED.iter().filter(move |managed| managed.place == place).map(|managed| managed.name.to_owned());
+    let command = start_command(&settings, &configuration, StartAs::Primary).await.expect("command");
+    let set = command.args.iter().filter_map(|arg| Some(arg.to_str()?.split_once('=')?.0.to_owned()));
+    assert_eq!(set.collect::<BTreeSet<_>>(), of(Place::CommandLine).collect::<BTreeSet<_>>());
+    let text = fs::read_to_string(ConfigFiles::main(&settings)).expect("postgresql.conf");
+    let (_, last_word) = text.split_once("# Managed").expect("the managed part");
+    let set: BTreeSet<_> = last_word.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+    assert!(!set.is_empty() && set.is_subset(&of(Place::File).collect()), "{set:?}");
 
     let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
     assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");

@@ -8,11 +8,12 @@
 //! - [`record`], [`key`]: what stands in etcd, and transactions on it;
 //! - [`records`]: all records of one cluster as one view; [`node_file`]: what a node remembers on its own disk;
 //! - [`instance`]: PostgreSQL as seen from outside and inside;
-//! - [`policy`], [`policy_check`], [`request`]: what operators decide, what they may not, and what they ask for.
+//! - [`policy`], [`policy_check`], [`managed`], [`request`]: what operators decide, what they may not, and what they ask for.
 
 pub mod instance;
 pub mod key;
 pub mod lsn;
+pub mod managed;
 pub mod moment;
 pub mod node;
 pub mod node_file;

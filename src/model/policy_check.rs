@@ -1,6 +1,11 @@
 //! What a cluster policy may not say: whoever accepts one (file, API) checks it here.
 
-use super::{lsn::Bytes, moment::Span, policy::ClusterPolicy};
+use super::{
+    lsn::Bytes,
+    managed::{self, Managed},
+    moment::Span,
+    policy::ClusterPolicy,
+};
 use std::collections::BTreeSet;
 
 /// One thing that a policy may not say.
@@ -67,38 +72,6 @@ fn timer_key(policy: &ClusterPolicy) -> &'static str {
 /// What is wrong, and what to do.
 type Refusal = (String, String);
 
-/// PostgreSQL parameters that pgbaton sets by itself: name, why, and where the operator's say is.
-const MANAGED: [(&str, &str, &str); 28] = [
-    ("archive_recovery", "recovery is started by standby.signal", "remove it"),
-    ("cluster_name", "it carries the node's name", "remove it"),
-    ("config_file", "the managed postgresql.conf is started", "put your settings under [parameters], or into [postgres] base_config"),
-    ("data_directory", "each node has its own", "set [postgres] data_dir in each node's configuration"),
-    ("external_pid_file", "the guard owns the postmaster", "remove it"),
-    ("full_page_writes", "it is on: a torn page after a crash cannot be repaired, and pg_rewind refuses to run", "remove it"),
-    ("hba_file", "the managed pg_hba.conf is started", "put your lines into hba"),
-    ("hot_standby", "a standby that cannot be asked cannot be elected", "remove it"),
-    ("ident_file", "the managed pg_ident.conf is started", "remove it"),
-    ("include", "it is a directive, not a parameter", "use [postgres] base_config"),
-    ("include_dir", "it is a directive, not a parameter", "use [postgres] base_config"),
-    ("include_if_exists", "it is a directive, not a parameter", "use [postgres] base_config"),
-    ("listen_addresses", "each node has its own", "set [postgres] listen in each node's configuration"),
-    ("max_slot_wal_keep_size", "it follows from the retention of member slots", "set member_slot_retention.bytes"),
-    ("port", "each node has its own", "set [postgres] listen in each node's configuration"),
-    ("primary_conninfo", "it names the current primary and is empty elsewhere", "remove it"),
-    ("primary_slot_name", "each member has a slot of its own", "remove it"),
-    ("promote_trigger_file", "a promotion without a claim would make a second primary", "remove it"),
-    ("recovery_end_command", "it would run before the new primary is known to others", "remove it"),
-    ("restart_after_crash", "a server that restarts by itself escapes its deadline", "choose with crash_policy"),
-    ("standby_mode", "recovery is started by standby.signal", "remove it"),
-    ("synchronous_standby_names", "it lists the voters of the current term", "remove it"),
-    ("trigger_file", "a promotion without a claim would make a second primary", "remove it"),
-    ("unix_socket_directories", "the agent connects through its own directory", "set run_dir in each node's configuration"),
-    ("wal_log_hints", "it is on, because pg_rewind needs it", "remove it"),
-    ("wal_receiver_status_interval", "it is 1s: a standby that reports rarely counts as silent", "remove it"),
-    ("wal_receiver_timeout", "it follows from the wait of the timers", "choose timers by preset or take_after"),
-    ("wal_retrieve_retry_interval", "it bounds how fast a standby follows a new primary", "remove it"),
-];
-
 /// Values of parameters that are the operators' own otherwise.
 const BAD_VALUES: [(&str, &str, &str); 3] = [
     ("wal_level", "minimal", "standbys need replica or logical"),
@@ -119,11 +92,8 @@ pub fn check_parameter(name: &str, value: &str) -> Result<(), Refusal> {
     if name.len() > 63 || name.split('.').count() > 2 || !name.split('.').all(word) {
         return Err((format!("{name:?} is no parameter name"), "use PostgreSQL's name of the parameter".to_owned()));
     }
-    if let Some((_, why, remedy)) = MANAGED.iter().find(|(managed, ..)| *managed == lower) {
+    if let Some(Managed { why, remedy, .. }) = managed::find(name) {
         return Err((format!("is managed by pgbaton: {why}"), (*remedy).to_owned()));
-    }
-    if lower.starts_with("recovery_target") {
-        return Err(("is managed by pgbaton: standbys follow the newest timeline to its end".to_owned(), "remove it".to_owned()));
     }
     if value.contains(['\n', '\r', '\0']) {
         return Err(("its value has more than one line".to_owned(), "write it in one line".to_owned()));

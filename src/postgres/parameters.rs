@@ -1,38 +1,11 @@
 //! The text of the managed `postgresql.conf`: defaults, the operator's file, the policy, and last what is ours.
 
 use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo_within, durable, hba::one_line};
-use crate::model::moment::Span;
+use crate::model::{
+    managed::{Place, is_set_in},
+    moment::Span,
+};
 use std::fmt::Write as _;
-
-/// Parameters that stand on the postmaster's command line, where nothing overrides them.
-const FIXED: &[&str] = &[
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "external_pid_file",
-    "full_page_writes",
-    "hba_file",
-    "hot_standby",
-    "ident_file",
-    "listen_addresses",
-    "port",
-    "recovery_target_timeline",
-    "restart_after_crash",
-    "unix_socket_directories",
-    "wal_log_hints",
-];
-
-/// Parameters that change while the server runs and so stand in the file, below what `ALTER SYSTEM` says.
-const RELOADED: &[&str] = &[
-    "max_slot_wal_keep_size",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "synchronous_standby_names",
-    "wal_receiver_status_interval",
-    "wal_receiver_timeout",
-    "wal_retrieve_retry_interval",
-];
 
 /// What holds where neither the operator's file nor the policy says anything.
 ///
@@ -57,14 +30,14 @@ pub(super) const OWN_WAL: &[(&str, &str)] = &[
     ("recovery_target_xid", ""),
 ];
 
-/// Whether this program sets the parameter itself: the policy may not. PostgreSQL's names do not distinguish upper and lower case.
-pub fn is_managed(name: &str) -> bool {
-    FIXED.iter().any(|managed| managed.eq_ignore_ascii_case(name)) || is_reloaded(name)
+/// Whether this program sets the parameter itself: the policy's value is left out.
+fn is_managed(name: &str) -> bool {
+    is_set_in(Place::CommandLine, name) || is_reloaded(name)
 }
 
 /// Whether it does so in the file, which `ALTER SYSTEM` overrides.
 pub(super) fn is_reloaded(name: &str) -> bool {
-    RELOADED.iter().any(|managed| managed.eq_ignore_ascii_case(name))
+    is_set_in(Place::File, name)
 }
 
 /// The whole file.
@@ -160,14 +133,6 @@ mod tests {
     #[test]
     fn values_cannot_leave_their_quotes() {
         assert_eq!(quoted("it's \\ a\nb"), r"'it''s \\ a\nb'");
-    }
-
-    /// Otherwise it would be dropped in silence.
-    #[test]
-    fn whatever_we_set_ourselves_is_refused_in_a_policy() {
-        for name in FIXED.iter().chain(RELOADED) {
-            assert!(crate::model::policy_check::check_parameter(name, "x").is_err(), "{name}");
-        }
     }
 
     #[test]
