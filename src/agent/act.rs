@@ -6,7 +6,7 @@
 use super::{
     event::Event,
     file,
-    observe::{chain, normal},
+    observe::{chain, layout, normal},
     starter::Starter,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
         node::{DataIncarnation, NodeName},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
+        term::Term,
         timeline::TimelineId,
     },
     postgres::{self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, rewind, scan},
@@ -78,7 +79,9 @@ pub(super) struct Tools {
 pub(super) struct Context {
     pub(super) run: Option<Run>,
     pub(super) file: NodeFile,
-    pub(super) term: crate::model::term::Term,
+    pub(super) term: Term,
+    /// The term of our own newest write of `leader` that is confirmed.
+    pub(super) swapped: Option<Term>,
     /// Another healthy copy of the data, besides the source.
     pub(super) other_copy: Option<NodeName>,
     /// The texts of the ledger's history files, where the policy has a `restore_command` that has to answer from them.
@@ -127,7 +130,7 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
 }
 
 async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), String> {
-    let Context { run, file, term, other_copy, ledger } = context;
+    let Context { run, file, term, swapped, other_copy, ledger } = context;
     match action {
         Action::Txn(..) | Action::Exit { .. } => Ok(()),
         Action::PutMember(record) => {
@@ -139,8 +142,9 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::WriteFile(file) => write_file(tools, *file).await,
         Action::StartGuard => tools.starter.start().await,
         Action::Arm { term, until } => {
-            let guard = session(tools)?;
-            guarded(guard.arm(term, until, ArmedBy::OwnSwap, GUARD_LIMIT).await, tools).await
+            // The guard makes no deadline later for an agent that has not made the lease its own.
+            let by = if swapped == Some(term) { ArmedBy::OwnSwap } else { ArmedBy::Caution };
+            guarded(session(tools)?.arm(term, until, by, GUARD_LIMIT).await, tools).await
         }
         Action::Disarm { term: armed } => {
             guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await
@@ -295,7 +299,7 @@ async fn cut_stream(tools: &Tools, run: Option<Run>) -> Result<(), String> {
     publish(tools, Event::StreamCut).await;
     // The cut shows at once, not at the next look.
     if let Ok(facts) = tools.server.probe(run, postgres::Via::Kept, SQL_LIMIT).await {
-        publish(tools, Event::Server(normal(facts, &tools.server))).await;
+        publish(tools, Event::Server(normal(facts, layout(&tools.server)))).await;
     }
     Ok(())
 }

@@ -27,9 +27,28 @@ const LOOK_LIMIT: Span = Span::from_secs(3);
 /// One look in so many is made over a new connection: a postmaster that is hung lets nobody new in (scenario 124).
 const FRESH_EVERY: u32 = 20;
 
+/// How the WAL of the present run is laid out. Read once a run: it stays what `initdb` made it, and no directory is replaced under a run.
+#[derive(Debug, Default)]
+struct LaidOut(Option<(Run, Layout)>);
+
+impl LaidOut {
+    /// What `read` says, asked until it says anything of `run`.
+    fn of(&mut self, run: Run, read: impl FnOnce() -> Option<Layout>) -> Option<Layout> {
+        if self.0.is_none_or(|(known, _)| known != run) {
+            self.0 = read().map(|layout| (run, layout));
+        }
+        self.0.map(|(_, layout)| layout)
+    }
+}
+
+/// How the server's WAL is laid out on disk; `None` where nothing says so.
+pub(super) fn layout(server: &Server) -> Option<Layout> {
+    Layout::of(&server.settings().data_dir.join("pg_wal")).ok().flatten()
+}
+
 /// Samples the server at the pace that the loop sets, until the loop ends.
 pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>, events: mpsc::Sender<Event>) {
-    let mut looks: u32 = 0;
+    let (mut looks, mut laid_out) = (0_u32, LaidOut::default());
     loop {
         let now = *pace.borrow_and_update();
         if let Some(run) = now.run {
@@ -37,7 +56,7 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             let calm = now.every >= Span::from_millis(200);
             let via = if calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
             let event = match server.probe(run, via, LOOK_LIMIT).await {
-                Ok(facts) => Event::Server(normal(facts, &server)),
+                Ok(facts) => Event::Server(normal(facts, laid_out.of(run, || layout(&server)))),
                 Err(fault) => Event::ServerSilent { run, why: chain(&fault) },
             };
             if events.send(event).await.is_err() {
@@ -54,12 +73,9 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
 }
 
 /// One place in the log may have two numbers: before and behind the header of a page. Boundaries are compared by the latter.
-pub(super) fn normal(mut facts: ServerFacts, server: &Server) -> ServerFacts {
-    if let ServerRole::Standby { replay, .. } = &mut facts.role {
-        let layout = Layout::of(&server.settings().data_dir.join("pg_wal"));
-        if let Ok(Some(layout)) = layout {
-            *replay = layout.boundary(*replay);
-        }
+pub(super) fn normal(mut facts: ServerFacts, layout: Option<Layout>) -> ServerFacts {
+    if let (ServerRole::Standby { replay, .. }, Some(layout)) = (&mut facts.role, layout) {
+        *replay = layout.boundary(*replay);
     }
     facts
 }
@@ -100,4 +116,20 @@ pub(super) fn chain(fault: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_of_wal_is_read_once_a_run() {
+        let (small, default) = (Layout { segment: crate::model::lsn::Bytes::new(1 << 20), ..Layout::DEFAULT }, Layout::DEFAULT);
+        let mut laid_out = LaidOut::default();
+        assert_eq!(laid_out.of(Run(1), || None), None, "nothing says so yet");
+        assert_eq!(laid_out.of(Run(1), || Some(small)), Some(small));
+        assert_eq!(laid_out.of(Run(1), || Some(default)), Some(small));
+        assert_eq!(laid_out.of(Run(2), || Some(default)), Some(default), "another run may have another directory");
+        assert_eq!(laid_out.of(Run(3), || None), None, "what another run had says nothing");
+    }
 }

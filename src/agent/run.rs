@@ -130,6 +130,7 @@ fn context(snapshot: &Snapshot) -> Context {
             .term
             .max(leader.map_or(Term::ZERO, |leader| leader.term))
             .max(snapshot.guard().map_or(Term::ZERO, |guard| guard.term)),
+        swapped: snapshot.lease.confirmed.as_ref().map(|attempt| attempt.term),
         other_copy: other.next().cloned(),
         ledger: snapshot.policy.parameters.contains_key("restore_command").then(|| ledger_texts(snapshot)),
     }
