@@ -1,4 +1,4 @@
-//! EFFECT. etcd: where the records stand, who changed them, and what an answer of it is worth.
+//! EFFECT. etcd: where the records stand, and who changed them.
 //!
 //! May use `model` and `clock` only. The third-party crates `etcd_client` and `tonic` have their home here.
 //!
@@ -8,12 +8,11 @@
 //! - a lease counts from [`TxnReply::sent_at`], the send of the *earliest* attempt that may have arrived;
 //! - the watch hands out revisions that never go back, except marked as such.
 //!
-//! In reading order: [`keys`] (paths), [`suspect`] (has etcd gone back?), [`view`] (what a watcher hands out), [`etcd`], [`memory`].
+//! In reading order: [`keys`] (paths), [`view`] (what a watcher hands out), [`etcd`], [`memory`].
 
 pub mod etcd;
 pub mod keys;
 pub mod memory;
-pub mod suspect;
 pub mod view;
 
 pub use etcd::Etcd;

@@ -8,13 +8,14 @@ use super::{
 use crate::model::{
     instance::{KillMode, Process, ServerRole},
     key::{Compare, Key, Txn, Write},
+    lsn::Lsn,
     moment::Span,
     node::{NodeName, Replica},
     node_file::NodeFile,
     record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, SyncRecord, Unknown, VERSION, to_text},
     request::Request,
     term::Term,
-    timeline::TimelineHistory,
+    timeline::{TimelineHistory, TimelineId},
 };
 
 /// How often positions are published when nothing else changes.
@@ -129,7 +130,7 @@ fn slots(s: &Snapshot, d: &mut Draft) {
         d.act(s, Action::CreateSlot(node.slot()));
         return;
     }
-    let ours = facts.slots.iter().filter(|slot| slot.name.as_str().starts_with("pgbaton_") && !slot.active);
+    let ours = facts.slots.iter().filter(|slot| slot.name.is_ours() && !slot.active);
     let unwanted = ours.into_iter().find(|slot| slot.lost || !wanted.iter().any(|node| node.slot() == slot.name));
     if let Some(slot) = unwanted {
         d.because(
@@ -300,27 +301,26 @@ fn version(number: u32) -> String {
     format!("{}.{}", number / 10_000, number % 10_000)
 }
 
-fn positions(
-    s: &Snapshot,
-) -> (MemberRole, Option<crate::model::timeline::TimelineId>, crate::model::lsn::Lsn, crate::model::lsn::Lsn, Lag) {
+fn positions(s: &Snapshot) -> (MemberRole, Option<TimelineId>, Lsn, Lsn, Lag) {
     match s.role() {
         Some(ServerRole::Primary { tli, insert, .. }) => (MemberRole::Primary, Some(*tli), *insert, *insert, Lag::default()),
         Some(ServerRole::Standby { tli, receive, replay, receiver, replay_ms, .. }) => {
+            // After a restart the receive position is unset or a segment's start (EXP-25): what was replayed was received.
             let received = receive.unwrap_or_default().max(*replay);
             let ahead = receiver.as_ref().and_then(|receiver| receiver.latest_end);
             let known = s.primary_position().map(|(_, lsn)| lsn);
             let end = ahead.max(known).unwrap_or(received);
-            let lag = Lag {
-                sent: None,
-                write: Some(end.bytes_ahead_of(received).get()),
-                flush: Some(end.bytes_ahead_of(received).get()),
-                replay: Some(end.bytes_ahead_of(*replay).get()),
-                replay_ms: Some(*replay_ms),
-            };
-            (MemberRole::Replica, Some(*tli), received, *replay, lag)
+            (MemberRole::Replica, Some(*tli), received, *replay, lag(end, received, *replay, *replay_ms))
         }
         None => (MemberRole::Down, None, Default::default(), Default::default(), Lag::default()),
     }
+}
+
+/// The lag of a replica as it sees itself, against the newest position of its primary. What was received is what was flushed: a
+/// walreceiver advances its receive position only after a flush.
+fn lag(newest: Lsn, received: Lsn, replay: Lsn, replay_ms: u64) -> Lag {
+    let behind = |lsn: Lsn| Some(newest.bytes_ahead_of(lsn).get());
+    Lag { sent: None, write: behind(received), flush: behind(received), replay: behind(replay), replay_ms: Some(replay_ms) }
 }
 
 fn state(s: &Snapshot) -> String {
@@ -351,5 +351,17 @@ fn fencing(s: &Snapshot) -> String {
         (true, true) => format!("kernel deadline ({kill})"),
         (true, false) => format!("reduced: {kill} needs a process that is scheduled"),
         (false, _) => format!("none: the self-test of {kill} failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_counts_each_stage_from_the_newest_position_of_its_primary() {
+        let counted = lag(Lsn::new(1_000), Lsn::new(850), Lsn::new(800), 40);
+        assert_eq!(counted, Lag { sent: None, write: Some(150), flush: Some(150), replay: Some(200), replay_ms: Some(40) });
+        assert_eq!(lag(Lsn::new(700), Lsn::new(850), Lsn::new(800), 0).replay, Some(0), "ahead of what is known is not behind");
     }
 }

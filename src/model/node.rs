@@ -97,6 +97,16 @@ text_newtype!(
     |text| (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 );
 
+impl SlotName {
+    /// What the names of our slots begin with. Any other slot is somebody else's and is never touched.
+    pub const PREFIX: &str = "pgbaton_";
+
+    /// Whether it is a member's slot, which we make and drop.
+    pub fn is_ours(&self) -> bool {
+        self.0.starts_with(Self::PREFIX)
+    }
+}
+
 /// PostgreSQL's system identifier: which `initdb` a data directory descends from.
 ///
 /// Written as a text: JSON numbers do not hold 64 bits everywhere.
@@ -173,11 +183,11 @@ impl fmt::Display for Replica {
 }
 
 impl NodeName {
-    /// The physical slot that the primary keeps for this member: `pgbaton_` and the name with `_` for `-`.
+    /// The physical slot that the primary keeps for this member: [`SlotName::PREFIX`] and the name with `_` for `-`.
     ///
     /// Node names hold no `_`, so two names never meet in one slot name.
     pub fn slot(&self) -> SlotName {
-        SlotName(format!("pgbaton_{}", self.0.replace('-', "_")))
+        SlotName(format!("{}{}", SlotName::PREFIX, self.0.replace('-', "_")))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is known about the outside, and since when. Silence is not absence.
 
-use super::moment::{Moment, Span};
+use super::moment::Moment;
 use serde::{Deserialize, Serialize};
 
 /// A fact from outside this process.
@@ -44,14 +44,6 @@ impl<T> Observed<T> {
         match self {
             Self::Known { value, .. } => Some(value),
             Self::Absent { .. } | Self::Unknown { .. } => None,
-        }
-    }
-
-    /// The value, where it is known and was seen at most `age` before `now`.
-    pub fn fresh(&self, now: Moment, age: Span) -> Option<&T> {
-        match self {
-            Self::Known { value, at } if now.since(*at) <= age => Some(value),
-            _ => None,
         }
     }
 

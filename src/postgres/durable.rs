@@ -3,6 +3,7 @@
 use super::Error;
 use crate::model::moment::Span;
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
@@ -73,6 +74,11 @@ fn remove_any(path: &Path) -> io::Result<()> {
 
 /// Removes all that is in a directory but `lost+found`, following no link; one that is not there is no error.
 pub(super) fn empty(path: &Path) -> io::Result<()> {
+    empty_of(path, |name| name != "lost+found")
+}
+
+/// Removes what in a directory has such a name, following no link; a directory that is not there is no error.
+pub(super) fn empty_of(path: &Path, goes: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -80,7 +86,7 @@ pub(super) fn empty(path: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        if entry.file_name() != "lost+found" {
+        if goes(&entry.file_name()) {
             remove_any(&entry.path())?;
         }
     }

@@ -1,4 +1,4 @@
-//! How far a replica is behind, from what its primary and it itself say.
+//! How far a replica is behind, from what its primary says.
 
 use crate::model::{
     instance::{ServerFacts, ServerRole, Walsender},
@@ -29,41 +29,10 @@ fn of_walsender(walsender: &Walsender, insert: Lsn) -> Lag {
     }
 }
 
-/// The lag of a replica as it sees itself: against the newest position of the primary that it or we know.
-///
-/// `primary` is that position from elsewhere (`leader`, a member record). What was received is what was flushed: a walreceiver
-/// advances its receive position only after a flush. `None` where `facts` are not a standby's.
-pub fn seen_by_replica(facts: &ServerFacts, primary: Option<Lsn>) -> Option<Lag> {
-    let ServerRole::Standby { receive, replay, receiver, replay_ms, .. } = &facts.role else { return None };
-    let heard = receiver.as_ref().and_then(|receiver| receiver.latest_end);
-    let newest = primary.into_iter().chain(heard).max();
-    let behind = |lsn: Lsn| newest.map(|newest| newest.bytes_ahead_of(lsn).get());
-    // After a restart the receive position is unset or a segment's start (EXP-25): what was replayed was received.
-    let received = receive.map_or(*replay, |receive| receive.max(*replay));
-    Some(Lag { sent: None, write: behind(received), flush: behind(received), replay: behind(*replay), replay_ms: Some(*replay_ms) })
-}
-
-/// Both views together: the primary's where it has one, the replica's else.
-#[must_use]
-pub fn merged(primary: Option<Lag>, replica: Option<Lag>) -> Lag {
-    let (primary, replica) = (primary.unwrap_or_default(), replica.unwrap_or_default());
-    Lag {
-        sent: primary.sent.or(replica.sent),
-        write: primary.write.or(replica.write),
-        flush: primary.flush.or(replica.flush),
-        replay: primary.replay.or(replica.replay),
-        replay_ms: primary.replay_ms.or(replica.replay_ms),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        instance::{Receiver, Run},
-        node::SystemId,
-        timeline::TimelineId,
-    };
+    use crate::model::{instance::Run, node::SystemId, timeline::TimelineId};
 
     fn facts(role: ServerRole, walsenders: Vec<Walsender>) -> ServerFacts {
         let (run, system_id) = (Run(1), SystemId::new(1));
@@ -86,24 +55,5 @@ mod tests {
         assert_eq!(lag, Lag { sent: Some(0), write: Some(100), flush: Some(100), replay: Some(200), replay_ms: Some(70) });
         assert_eq!(seen_by_primary(&facts, "n3").and_then(|lag| lag.replay_ms), Some(0), "an idle system has no lag");
         assert_eq!(seen_by_primary(&facts, "n4"), None);
-    }
-
-    #[test]
-    fn a_replica_counts_from_the_newest_position_that_anybody_told_it() {
-        let receiver = Receiver { streaming: true, sender: None, tli: None, latest_end: Some(Lsn::new(900)) };
-        let role = ServerRole::Standby {
-            tli: TimelineId::FIRST,
-            receive: Some(Lsn::new(850)),
-            replay: Lsn::new(800),
-            receiver: Some(receiver),
-            conninfo: String::new(),
-            pause: None,
-            replay_ms: 40,
-        };
-        let facts = facts(role, Vec::new());
-        let lag = seen_by_replica(&facts, Some(Lsn::new(1_000))).expect("lag");
-        assert_eq!(lag, Lag { sent: None, write: Some(150), flush: Some(150), replay: Some(200), replay_ms: Some(40) });
-        assert_eq!(seen_by_replica(&facts, None).and_then(|lag| lag.replay), Some(100));
-        assert_eq!(merged(None, Some(lag)), lag);
     }
 }

@@ -192,22 +192,13 @@ pub(super) fn remove_part(part: &Path) -> Result<(), Error> {
 
 /// Empties a WAL directory or a tablespace of what PostgreSQL put there. Copies of ours in it stay, and strangers, too.
 fn empty_but_ours(path: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let wal = super::segment::is_segment_name(name.get(..24).unwrap_or(&name))
+    durable::empty_of(path, |name| {
+        let name = name.to_string_lossy();
+        super::segment::is_segment_name(name.get(..24).unwrap_or(&name))
             || name.ends_with(".history")
             || name == "archive_status"
             || name == "summaries"
-            || name.starts_with("xlogtemp.");
-        if wal || name.starts_with("PG_") {
-            durable::remove_tree(&entry.path())?;
-        }
-    }
-    durable::sync_directory(path)
+            || name.starts_with("xlogtemp.")
+            || name.starts_with("PG_")
+    })
 }
