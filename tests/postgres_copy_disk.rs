@@ -15,9 +15,10 @@ use pgbaton::{
         instance::{ControlState, DataDir},
         moment::Span,
         node_file::{NodeFile, Operation},
+        secret::Secret,
     },
     postgres::{
-        Error, Secret, Settings,
+        Error, Settings,
         bootstrap::{self, InitialisedHere, Options},
         disk,
     },

@@ -12,10 +12,11 @@ use pgbaton::{
         instance::{Run, ServerRole, StartAs},
         managed::{MANAGED, Place},
         moment::Span,
+        secret::Secret,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Secret, Server, Settings, Via, check_configuration,
-        command::mark, configured_value, overrides::overridden, start_command,
+        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Server, Settings, Via, check_configuration, command::mark,
+        configured_value, overrides::overridden, start_command,
     },
 };
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};

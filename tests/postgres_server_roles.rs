@@ -14,10 +14,11 @@ use pgbaton::{
     model::{
         instance::{Run, StartAs},
         moment::Span,
+        secret::Secret,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, ReplicationTls, Role, Secret, Server, Settings, SslMode, Via, peer,
-        processes, start_command,
+        ConfigFiles, Configuration, Credential, Error, Follow, ReplicationTls, Role, Server, Settings, SslMode, Via, peer, processes,
+        start_command,
     },
 };
 use std::{fs, path::Path, sync::Arc};

@@ -189,7 +189,7 @@ impl State {
     pub fn apply(&mut self, event: Event, now: Clocks) {
         self.news |= !self.is_repetition(&event);
         match event {
-            Event::Listed { entries, revision, sent } => self.listed(entries, revision, sent, now),
+            Event::Listed { entries, revision, sent } => self.listed(&entries, revision, sent, now),
             Event::Changed { changes, revision } => self.changed(changes, revision, now),
             Event::EtcdSilent { why } => self.answered.lost(now.boot, why),
             Event::TxnSent { nonce, at } => self.txn_sent(&nonce, at),

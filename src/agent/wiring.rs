@@ -338,7 +338,7 @@ fn postgres_settings(config: &Config, owner: &DataOwner) -> postgres::Settings {
 fn role(role: &config::node::Role) -> postgres::Role {
     let credential = match (&role.password, &role.certificate) {
         (_, Some(pair)) => postgres::Credential::Certificate { cert_file: pair.certificate.path.clone(), key_file: pair.key.path.clone() },
-        (Some(password), None) => postgres::Credential::Password(postgres::Secret::new(password.content.reveal().to_owned())),
+        (Some(password), None) => postgres::Credential::Password(password.content.clone()),
         (None, None) => postgres::Credential::None,
     };
     postgres::Role { name: role.user.clone(), credential }

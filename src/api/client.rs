@@ -157,17 +157,6 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
-    /// Gets a path and returns its status code and text, whatever they are: for the health paths and `/metrics`.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] and [`Error::NoAnswer`].
-    pub async fn get_text(&self, path: &str) -> Result<(u16, String), Error> {
-        let response = self.send(self.request(Method::GET, path)).await?;
-        let status = response.status().as_u16();
-        let text = response.text().await.map_err(|error| self.no_answer(&error))?;
-        Ok((status, text))
-    }
-
     /// Listens to what changes. `after`: the id of the last event that was heard before.
     ///
     /// # Errors

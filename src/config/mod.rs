@@ -25,7 +25,6 @@ pub use environment::check_environment;
 pub use fault::{Fault, Faults};
 pub use node::Config;
 pub use policy_file::{check_policy, read_policy};
-pub use secret::Secret;
 
 #[cfg(test)]
 mod tests;

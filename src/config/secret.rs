@@ -1,45 +1,12 @@
 //! Passwords, keys and certificates, read from the files that the configuration names.
 
-use serde::{Serialize, Serializer};
+use crate::model::secret::Secret;
+use serde::Serialize;
 use std::{
-    fmt, fs, io,
+    fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
-
-/// A text that nobody may see: prints and serialises as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides `text`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself: for the one call that needs it, never for a message.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
 
 /// A secret with the file that holds it, for those who want the path (libpq) and those who want the text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

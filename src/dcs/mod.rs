@@ -178,12 +178,7 @@ pub struct Listing {
 impl Listing {
     /// The records as a view.
     pub fn records(&self) -> Records {
-        let mut records = Records::default();
-        for (key, text, revision) in &self.entries {
-            records.apply(key, Some(text), *revision);
-        }
-        records.revision = self.revision;
-        records
+        Records::listed(&self.entries, self.revision)
     }
 }
 

@@ -143,18 +143,9 @@ fn claim(s: &Snapshot, d: &mut Draft, disk: &DiskFacts) {
         "first-claim",
         format!("the first claim: this node's data (system identifier {}) becomes the cluster", disk.control.system_id),
     );
-    d.memory.claim = Some(ClaimStory {
-        term: FIRST_TERM,
-        why: if s.file.initialised { "the cluster was initialised" } else { "the cluster was taken over as it was" }.to_owned(),
-        from: None,
-        former_lsn: None,
-        wal_end: None,
-        triggered: s.memory.claim.as_ref().map_or(s.now.boot, |story| story.triggered),
-        claimed: None,
-        voted: None,
-        asked: None,
-        promoted: None,
-    });
+    let why = if s.file.initialised { "the cluster was initialised" } else { "the cluster was taken over as it was" };
+    let triggered = s.memory.claim.as_ref().map_or(s.now.boot, |story| story.triggered);
+    d.memory.claim = Some(ClaimStory::begun(FIRST_TERM, why.to_owned(), triggered));
     if let Some(txn) = first_claim(s, disk) {
         d.act(s, Action::Txn(Purpose::FirstClaim, txn));
     }

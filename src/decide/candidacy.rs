@@ -107,11 +107,7 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
         return Flow::Goes;
     }
     let Some(whole) = scan::whole(s, d) else { return Flow::Settled };
-    if let Some(lost) = lost_something(s, whole) {
-        d.alarm(
-            "owner-went-back",
-            format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn),
-        );
+    if owner_went_back(s, d, whole) {
         return Flow::Goes;
     }
     let Some(DataDir::Present(disk)) = s.disk() else { return Flow::Goes };
@@ -152,6 +148,13 @@ fn owner_may_claim_at(s: &Snapshot, leader: &Stored<LeaderRecord>, trigger: &Tri
     s.memory.no_claim_before.map_or(polite, |not_before| polite.max(not_before))
 }
 
+/// Whether we, the last primary, have lost what we once had; an alarm says what.
+fn owner_went_back(s: &Snapshot, d: &mut Draft, whole: Whole) -> bool {
+    let Some(lost) = lost_something(s, whole) else { return false };
+    d.alarm("owner-went-back", format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn));
+    true
+}
+
 /// What an owner must have and does not: then its disk went back.
 fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
     let noted = s.file.boundary.filter(|boundary| boundary.tli == whole.tli && boundary.lsn > whole.lsn);
@@ -185,11 +188,7 @@ fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigge
     if !s.is_electable() {
         // The owner: what it once had, it must still have.
         let Some(whole) = scan::whole(s, d) else { return };
-        if let Some(lost) = lost_something(s, whole) {
-            d.alarm(
-                "owner-went-back",
-                format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn),
-            );
+        if owner_went_back(s, d, whole) {
             return;
         }
         from = owner_may_claim_at(s, leader, trigger);
@@ -312,17 +311,12 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
     }
     d.because("claim", format!("claims term {term}: {why}"));
     let Some(txn) = claim_txn(s, leader, term, end) else { return };
+    let triggered = s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered);
     d.memory.claim = Some(ClaimStory {
-        term,
-        why: why.to_owned(),
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
         former_lsn: Some(leader.record.lsn),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
-        triggered: s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered),
-        claimed: None,
-        voted: None,
-        asked: None,
-        promoted: None,
+        ..ClaimStory::begun(term, why.to_owned(), triggered)
     });
     d.act(s, Action::Txn(Purpose::Claim, txn));
 }

@@ -431,6 +431,13 @@ pub struct ClaimStory {
     pub promoted: Option<Moment>,
 }
 
+impl ClaimStory {
+    /// A claim of which nothing is confirmed yet, and no former primary is known.
+    pub const fn begun(term: Term, why: String, triggered: Moment) -> Self {
+        Self { term, why, from: None, former_lsn: None, wal_end: None, triggered, claimed: None, voted: None, asked: None, promoted: None }
+    }
+}
+
 /// Ends of PostgreSQL as a standby that nobody asked for, one soon after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandbyEnds {

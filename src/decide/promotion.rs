@@ -118,16 +118,9 @@ fn ended_in_this_term(s: &Snapshot, leader: &LeaderRecord) -> bool {
 fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
     let known = d.memory.claim.take().filter(|story| story.term == leader.term);
     let mut story = known.unwrap_or_else(|| ClaimStory {
-        term: leader.term,
-        why: "claimed by a former run of this agent".to_owned(),
-        from: None,
         former_lsn: Some(leader.lsn),
         wal_end: candidacy::verified_end(s, leader),
-        triggered: s.now.boot,
-        claimed: None,
-        voted: None,
-        asked: None,
-        promoted: None,
+        ..ClaimStory::begun(leader.term, "claimed by a former run of this agent".to_owned(), s.now.boot)
     });
     story.claimed.get_or_insert(s.now.boot);
     d.memory.claim = Some(story);

@@ -67,14 +67,6 @@ pub fn namespace_pids(pid: i32) -> Vec<i32> {
     line.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
-/// The process that a host's init calls `inner`.
-pub fn outer(init: i32, inner: i32) -> Option<i32> {
-    let namespace = fs::read_link(format!("/proc/{init}/ns/pid")).ok()?;
-    all().into_iter().map(|process| process.pid).find(|pid| {
-        namespace_pids(*pid).last() == Some(&inner) && fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|own| own == namespace)
-    })
-}
-
 /// The arguments it was started with.
 pub fn arguments(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

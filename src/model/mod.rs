@@ -8,7 +8,8 @@
 //! - [`record`], [`key`]: what stands in etcd, and transactions on it;
 //! - [`records`]: all records of one cluster as one view; [`node_file`]: what a node remembers on its own disk;
 //! - [`instance`]: PostgreSQL as seen from outside and inside;
-//! - [`policy`], [`policy_check`], [`managed`], [`request`]: what operators decide, what they may not, and what they ask for.
+//! - [`policy`], [`policy_check`], [`managed`], [`request`]: what operators decide, what they may not, and what they ask for; [`secret`]: what
+//!   must not show.
 
 pub mod instance;
 pub mod key;
@@ -23,5 +24,6 @@ pub mod policy_check;
 pub mod record;
 pub mod records;
 pub mod request;
+pub mod secret;
 pub mod term;
 pub mod timeline;

@@ -79,6 +79,16 @@ fn set_entry<K: Ord, T: DeserializeOwned>(
 }
 
 impl Records {
+    /// The view that a list of all keys at `revision` shows: each with its value and the revision that wrote it.
+    pub fn listed(entries: &[(Key, String, u64)], revision: u64) -> Self {
+        let mut records = Self::default();
+        for (key, text, written) in entries {
+            records.apply(key, Some(text), *written);
+        }
+        records.revision = revision;
+        records
+    }
+
     /// Takes over one key's new value (`None`: deleted), written at `revision`.
     ///
     /// An unreadable value is noted in `unreadable` and leaves the record empty.

@@ -1,10 +1,11 @@
 //! `initdb`: the data directory of a new cluster.
 
-use super::{Error, Secret, Settings, disk, durable};
+use super::{Error, Settings, disk, durable};
 use crate::model::{
     instance::{ControlState, DataDir},
     moment::Span,
     node_file::{NodeFile, Operation},
+    secret::Secret,
 };
 use std::{
     fs,

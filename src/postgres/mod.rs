@@ -53,7 +53,7 @@ pub use config_files::{ConfigFiles, Configuration, Follow, Recovery};
 pub use probe::Via;
 pub use process::{Ended, Failure, Owner, Program, Stream};
 pub use server::Server;
-pub use settings::{Credential, ReplicationTls, Role, Roles, Secret, Settings, SslMode};
+pub use settings::{Credential, ReplicationTls, Role, Roles, Settings, SslMode};
 
 use crate::model::{lsn::Bytes, moment::Span};
 use std::path::PathBuf;

@@ -12,7 +12,6 @@ use crate::{
     clock,
     model::{
         instance::Run,
-        lsn::Lsn,
         moment::{Moment, Span},
         timeline::TimelineId,
     },
@@ -24,10 +23,7 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tokio_postgres::{
-    error::SqlState,
-    types::{PgLsn, Type},
-};
+use tokio_postgres::{error::SqlState, types::Type};
 
 /// How long a walreceiver may take to end by itself before it is signalled (EXP-16).
 const BEFORE_SIGNAL: Span = Span::from_millis(100);
@@ -128,16 +124,6 @@ impl Server {
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = ANY ($1)";
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.rows(run, "end walsenders", sql, &[(&names, Type::TEXT_ARRAY)], limit).await.map(|rows| rows.len())
-    }
-
-    /// Begins a new WAL segment on the primary; returns the end of the former one.
-    ///
-    /// # Errors
-    /// [`Error::Sql`] on a standby.
-    pub async fn switch_wal(&self, run: Run, limit: Span) -> Result<Lsn, Error> {
-        let rows = self.rows(run, "switch to a new WAL segment", "SELECT pg_switch_wal()", &[], limit).await?;
-        let lsn: Option<PgLsn> = rows.first().and_then(|row| row.try_get(0).ok());
-        lsn.map(|lsn| Lsn::new(lsn.into())).ok_or_else(|| Error::Malformed { what: "pg_switch_wal".to_owned(), text: String::new() })
     }
 }
 

@@ -1,8 +1,11 @@
 //! Who this PostgreSQL is and where its parts lie: what the node's configuration says to this room.
 
 use super::process::Owner;
-use crate::model::node::{Address, ClusterName, NodeName};
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use crate::model::{
+    node::{Address, ClusterName, NodeName},
+    secret::Secret,
+};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Everything this room is told about its node. Paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,28 +108,6 @@ impl Credential {
             Self::Password(secret) => Some(secret),
             Self::None | Self::Certificate { .. } => None,
         }
-    }
-}
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text`.
-    pub const fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text itself, for whom it was meant.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 

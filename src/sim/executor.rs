@@ -91,6 +91,15 @@ impl World {
         }
     }
 
+    /// As [`World::in_agent`], unless that run of the agent is over by then.
+    fn in_run(&mut self, node: usize, run: u64, after: u64, job: impl FnOnce(&mut Self) + 'static) {
+        self.in_agent(node, run, after, move |world| {
+            if world.nodes[node].agent_run() == Some(run) {
+                job(world);
+            }
+        });
+    }
+
     fn end(&mut self, node: usize, run: u64, after: u64, task: Task, outcome: Outcome) {
         if let Err(why) = &outcome {
             let who = self.nodes[node].who();

@@ -64,13 +64,19 @@ impl World {
         }
     }
 
-    /// A deadline that lies in the past fires at once.
-    pub(super) fn arm(&mut self, node: usize, term: Term, until: Moment) -> Result<(), String> {
-        self.judge_deadline(node, until);
-        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
+    /// The guard, where it has heard of no higher term.
+    fn listening_guard(&mut self, node: usize, term: Term) -> Result<&mut Guard, String> {
+        let guard = self.nodes[node].guard.as_mut().ok_or("no guard")?;
         if term < guard.term {
             return Err(format!("term {term} is below {}", guard.term));
         }
+        Ok(guard)
+    }
+
+    /// A deadline that lies in the past fires at once.
+    pub(super) fn arm(&mut self, node: usize, term: Term, until: Moment) -> Result<(), String> {
+        self.judge_deadline(node, until);
+        let guard = self.listening_guard(node, term)?;
         guard.term = term;
         guard.armed = Some(Armed { term, until });
         let incarnation = guard.incarnation.clone();
@@ -90,10 +96,7 @@ impl World {
     pub(super) fn disarm(&mut self, node: usize, term: Term) -> Result<(), String> {
         let primary =
             self.nodes[node].server.as_ref().is_some_and(|server| server.primary || server.promoting || server.start == StartAs::Primary);
-        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
-        if term < guard.term {
-            return Err(format!("term {term} is below {}", guard.term));
-        }
+        let guard = self.listening_guard(node, term)?;
         if primary {
             return Err("a primary lives: its deadline stays".to_owned());
         }
@@ -121,10 +124,7 @@ impl World {
         if start == StartAs::Primary {
             self.margin(node, term)?;
         }
-        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
-        if term < guard.term {
-            return Err(format!("term {term} is below {}", guard.term));
-        }
+        let guard = self.listening_guard(node, term)?;
         guard.term = term;
         guard.runs += 1;
         guard.primary_of = (start == StartAs::Primary).then_some(term);
@@ -142,10 +142,7 @@ impl World {
         if self.nodes[node].server.as_ref().is_none_or(|server| !server.ready || server.primary || !server.postmaster) {
             return Err("PostgreSQL is not in recovery".to_owned());
         }
-        let Some(guard) = &mut self.nodes[node].guard else { return Err("no guard".to_owned()) };
-        if term < guard.term {
-            return Err(format!("term {term} is below {}", guard.term));
-        }
+        let guard = self.listening_guard(node, term)?;
         (guard.term, guard.primary_of) = (term, Some(term));
         self.judge_authority(node, term, "a promotion");
         self.promote_server(node);

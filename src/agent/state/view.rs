@@ -13,12 +13,8 @@ use crate::model::{
 const GONE_KEPT: u64 = 100_000;
 
 impl State {
-    pub(super) fn listed(&mut self, entries: Vec<(Key, String, u64)>, revision: u64, sent: Moment, now: Clocks) {
-        let mut records = Records::default();
-        for (key, text, written) in entries {
-            records.apply(&key, Some(&text), written);
-        }
-        records.revision = revision;
+    pub(super) fn listed(&mut self, entries: &[(Key, String, u64)], revision: u64, sent: Moment, now: Clocks) {
+        let records = Records::listed(entries, revision);
         self.suspect = self.undercut(&records, sent);
         if self.suspect.is_some() {
             // What an etcd that is not believed shows is not taken over: the last believed view stays.

@@ -1,9 +1,12 @@
 //! Secrets and certificates, by the keys that name their files.
 
 use super::{Optional, optional};
-use crate::config::{
-    file::{Entry, Reader, Section},
-    secret::{self, CertificateFile, KeyPair, Secret, SecretFile},
+use crate::{
+    config::{
+        file::{Entry, Reader, Section},
+        secret::{self, CertificateFile, KeyPair, SecretFile},
+    },
+    model::secret::Secret,
 };
 
 /// The secret in the file that `entry` names.

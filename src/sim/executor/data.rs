@@ -11,10 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 impl World {
     pub(super) fn init_db(&mut self, node: usize, run: u64) {
         let takes = self.random.millis(300, 1_500);
-        self.in_agent(node, run, takes, move |world| {
-            if world.nodes[node].agent_run() != Some(run) {
-                return;
-            }
+        self.in_run(node, run, takes, move |world| {
             let branch = world.wal.root();
             let system = world.random.next();
             world.nodes[node].disk = Some(Data {
@@ -64,10 +61,7 @@ impl World {
             self.violation("O12", text);
         }
         let source = source.clone();
-        self.in_agent(node, run, takes, move |world| {
-            if world.nodes[node].agent_run() != Some(run) {
-                return;
-            }
+        self.in_run(node, run, takes, move |world| {
             let unlucky = world.random.chance(80);
             let Some(from) = world.source(node, &source).filter(|_| !unlucky) else {
                 world.end(node, run, 0, Task::Data, Err("pg_basebackup: the connection was lost".to_owned()));
@@ -113,10 +107,7 @@ impl World {
         }
         let life = self.nodes[node].file.data.clone();
         let source = source.clone();
-        self.in_agent(node, run, takes, move |world| {
-            if world.nodes[node].agent_run() != Some(run) {
-                return;
-            }
+        self.in_run(node, run, takes, move |world| {
             let unlucky = world.random.chance(120);
             if world.source(node, &source) != Some(from) || unlucky {
                 world.end(node, run, 0, Task::Data, Err("pg_rewind: the source was lost half-way".to_owned()));

@@ -44,10 +44,7 @@ impl World {
 
     pub(super) fn write_histories(&mut self, node: usize, run: u64, texts: BTreeMap<TimelineId, String>) {
         let takes = self.random.tailed(1, 20);
-        self.in_agent(node, run, takes, move |world| {
-            if world.nodes[node].agent_run() != Some(run) {
-                return;
-            }
+        self.in_run(node, run, takes, move |world| {
             let running = world.nodes[node].server.is_some();
             let outcome = world.nodes[node]
                 .disk

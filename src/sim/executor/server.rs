@@ -10,10 +10,7 @@ use crate::{
 impl World {
     pub(super) fn configure(&mut self, node: usize, run: u64, configuration: Configuration) {
         let takes = self.random.tailed(5, 60);
-        self.in_agent(node, run, takes, move |world| {
-            if world.nodes[node].agent_run() != Some(run) {
-                return;
-            }
+        self.in_run(node, run, takes, move |world| {
             world.nodes[node].conf = Some(configuration.clone());
             if let Some(agent) = world.nodes[node].agent_of(run) {
                 agent.rendered = true;
@@ -40,10 +37,7 @@ impl World {
 
     pub(super) fn cut_stream(&mut self, node: usize, run: u64) {
         let takes = self.random.tailed(10, 120);
-        self.in_agent(node, run, takes, move |world| {
-            if world.nodes[node].agent_run() != Some(run) {
-                return;
-            }
+        self.in_run(node, run, takes, move |world| {
             let rendered = world.nodes[node].agent_of(run).is_some_and(|agent| agent.rendered);
             let answers = world.nodes[node]
                 .server
