@@ -6,6 +6,7 @@ use crate::{
     model::{
         instance::{Run, ServerFacts, ServerRole},
         moment::Span,
+        node::Incarnation,
     },
     postgres::{Server, Via, segment::Layout},
 };
@@ -13,10 +14,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// How often the server is looked at, and in which run; changed by the loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
-    /// The run that is alive; `None`: nothing to look at.
-    pub(super) run: Option<Run>,
+    /// The run that is alive, and the guard that counts it; `None`: nothing to look at.
+    pub(super) run: Option<(Incarnation, Run)>,
     /// Between two looks.
     pub(super) every: Span,
 }
@@ -29,15 +30,15 @@ const FRESH_EVERY: u32 = 20;
 
 /// How the WAL of the present run is laid out. Read once a run: it stays what `initdb` made it, and no directory is replaced under a run.
 #[derive(Debug, Default)]
-struct LaidOut(Option<(Run, Layout)>);
+struct LaidOut(Option<(Incarnation, Run, Layout)>);
 
 impl LaidOut {
     /// What `read` says, asked until it says anything of `run`.
-    fn of(&mut self, run: Run, read: impl FnOnce() -> Option<Layout>) -> Option<Layout> {
-        if self.0.is_none_or(|(known, _)| known != run) {
-            self.0 = read().map(|layout| (run, layout));
+    fn of(&mut self, guard: &Incarnation, run: Run, read: impl FnOnce() -> Option<Layout>) -> Option<Layout> {
+        if self.0.as_ref().is_none_or(|(of, known, _)| of != guard || *known != run) {
+            self.0 = read().map(|layout| (guard.clone(), run, layout));
         }
-        self.0.map(|(_, layout)| layout)
+        self.0.as_ref().map(|(_, _, layout)| *layout)
     }
 }
 
@@ -50,13 +51,13 @@ pub(super) fn layout(server: &Server) -> Option<Layout> {
 pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>, events: mpsc::Sender<Event>) {
     let (mut looks, mut laid_out) = (0_u32, LaidOut::default());
     loop {
-        let now = *pace.borrow_and_update();
-        if let Some(run) = now.run {
+        let now = pace.borrow_and_update().clone();
+        if let Some((guard, run)) = now.run {
             looks = looks.wrapping_add(1);
             let calm = now.every >= Span::from_millis(200);
             let via = if calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
             let event = match server.probe(run, via, LOOK_LIMIT).await {
-                Ok(facts) => Event::Server(normal(facts, laid_out.of(run, || layout(&server)))),
+                Ok(facts) => Event::Server(normal(facts, laid_out.of(&guard, run, || layout(&server)))),
                 Err(fault) => Event::ServerSilent { run, why: chain(&fault) },
             };
             if events.send(event).await.is_err() {
@@ -125,11 +126,12 @@ mod tests {
     #[test]
     fn the_layout_of_wal_is_read_once_a_run() {
         let (small, default) = (Layout { segment: crate::model::lsn::Bytes::new(1 << 20), ..Layout::DEFAULT }, Layout::DEFAULT);
+        let [guard, next]: [Incarnation; 2] = ["g1", "g2"].map(|name| name.parse().expect("incarnation"));
         let mut laid_out = LaidOut::default();
-        assert_eq!(laid_out.of(Run(1), || None), None, "nothing says so yet");
-        assert_eq!(laid_out.of(Run(1), || Some(small)), Some(small));
-        assert_eq!(laid_out.of(Run(1), || Some(default)), Some(small));
-        assert_eq!(laid_out.of(Run(2), || Some(default)), Some(default), "another run may have another directory");
-        assert_eq!(laid_out.of(Run(3), || None), None, "what another run had says nothing");
+        assert_eq!(laid_out.of(&guard, Run(1), || None), None, "nothing says so yet");
+        assert_eq!(laid_out.of(&guard, Run(1), || Some(small)), Some(small));
+        assert_eq!(laid_out.of(&guard, Run(1), || Some(default)), Some(small));
+        assert_eq!(laid_out.of(&guard, Run(2), || Some(default)), Some(default), "another run may have another directory");
+        assert_eq!(laid_out.of(&next, Run(2), || None), None, "another guard counts anew");
     }
 }

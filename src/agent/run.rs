@@ -103,7 +103,8 @@ impl Loop {
     fn set_pace(&self, snapshot: &Snapshot, decision: &Decision) {
         let calm = snapshot.policy.timers().renew_every;
         let every = if decision.hurry { HURRY } else { calm };
-        let wanted = Pace { run: snapshot.run(), every };
+        let guard = snapshot.guard().map(|guard| guard.incarnation.clone());
+        let wanted = Pace { run: guard.zip(snapshot.run()), every };
         self.pace.send_if_modified(|pace| {
             let changed = *pace != wanted;
             *pace = wanted;
