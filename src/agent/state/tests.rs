@@ -215,6 +215,7 @@ fn what_the_file_remembers_counts_from_the_first_answer_on() {
 fn a_raised_generation_lowers_the_floors() {
     let mut state = state();
     state.apply(listed(&leader("n1", 3, "L9", 9), 100, 0), at(0));
+    state.file.floors = state.newest_floors();
     let cluster = CLUSTER.replace(r#""generation":1"#, r#""generation":2"#);
     let entries = vec![(Key::Cluster, cluster, 2), (Key::Leader, leader("n1", 4, "M1", 1), 3)];
     state.apply(Event::Listed { entries, revision: 3, sent: at(50).boot }, at(60));
