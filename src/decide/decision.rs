@@ -429,12 +429,26 @@ pub struct ClaimStory {
     pub asked: Option<Moment>,
     /// When the server was seen out of recovery.
     pub promoted: Option<Moment>,
+    /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
+    pub ran_out: bool,
 }
 
 impl ClaimStory {
     /// A claim of which nothing is confirmed yet, and no former primary is known.
     pub const fn begun(term: Term, why: String, triggered: Moment) -> Self {
-        Self { term, why, from: None, former_lsn: None, wal_end: None, triggered, claimed: None, voted: None, asked: None, promoted: None }
+        Self {
+            term,
+            why,
+            from: None,
+            former_lsn: None,
+            wal_end: None,
+            triggered,
+            claimed: None,
+            voted: None,
+            asked: None,
+            promoted: None,
+            ran_out: false,
+        }
     }
 }
 

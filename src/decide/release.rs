@@ -205,9 +205,16 @@ pub(super) fn failed_start(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRe
         d.act(s, Action::WriteFile(Box::new(file)));
         return Keeps::Renewing;
     }
+    let story = s.memory.claim.as_ref().filter(|story| story.term == term);
+    if story.is_some_and(|story| story.ran_out) {
+        d.because("release", format!("the lease ran out before PostgreSQL was announced as primary in term {term}: the claim is released"));
+        vacate(s, d, leader, None, "the lease ran out before PostgreSQL was announced");
+        return Keeps::Not;
+    }
     d.alarm("start-failed", format!("PostgreSQL did not come up as primary in term {term} ({how}): the claim is released"));
-    if s.memory.claim.as_ref().is_some_and(|story| story.term == term) {
-        d.memory.claim = None;
+    // One failure counts once, however often the release has to be sent.
+    d.memory.claim = None;
+    if story.is_some() {
         d.memory.failed_starts = s.memory.failed_starts.saturating_add(1);
         let pause = Span::from_millis(500).times(1 << d.memory.failed_starts.min(7)).min(Span::from_secs(60));
         d.memory.no_claim_before = Some(s.now.boot.plus(pause));

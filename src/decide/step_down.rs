@@ -40,6 +40,9 @@ fn before_the_deadline(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Goes;
     }
     let left = until.since(s.now.boot);
+    if let Some(story) = &mut d.memory.claim {
+        story.ran_out = true;
+    }
     d.because("lease-runs-out", format!("the lease was not renewed and ends in {left}: PostgreSQL is stopped"));
     if left <= KILL_MARGIN {
         d.act(s, Action::Kill);

@@ -1,6 +1,6 @@
 //! Laws that hold of every decision, whatever the snapshot; and how long a decision takes.
 
-use super::base;
+use super::{base, edit};
 use pgbaton::{
     decide::{
         decide,
@@ -234,6 +234,23 @@ fn no_script_needs_its_actions_withheld() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("alarm invariant"), "{}", path.display());
     }
+}
+
+/// A release that has to be sent again is no further failure, for which this node would have to wait longer.
+#[test]
+fn one_failed_start_counts_once() {
+    let mut s = base::named("n2 claims").unwrap();
+    let lines = ["n2 has prepared", "guard.primary_of = 4", "file.demoted = 4", "postgres has died of exit code 1"];
+    for line in lines.into_iter().chain(["the directory is a crashed primary's", "the scan finds 2 0/3000100"]) {
+        edit::apply(&mut s, line).unwrap();
+    }
+    let mut counted = Vec::new();
+    for _ in 0..5 {
+        let decision = decide(&s);
+        s.memory = decision.memory;
+        counted.push(s.memory.failed_starts);
+    }
+    assert_eq!(counted, [1, 1, 1, 1, 1]);
 }
 
 /// Issue figure: p99 < 1 ms. `cargo test --release --test decide -- --ignored --nocapture bench_decide`.

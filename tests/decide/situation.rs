@@ -97,6 +97,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         voted: Some(now),
         asked: None,
         promoted: None,
+        ran_out: false,
     });
     Ok(())
 }

@@ -84,9 +84,15 @@ pub(crate) const FULL: &[Row] = &[
     row("the_disk_of_a_replica_is_full", replica_disk_full),
 ];
 
+/// etcd shows less than it did, until an operator has its records written anew.
+pub(crate) const RECOVERED: &[Row] = &[
+    Row { alarms: &["etcd-suspect"], ..row("etcd_is_wiped_and_recovered", |run| recovered(run, |run| run.lab.etcd().wipe("/pgbaton/"))) },
+    Row { alarms: &["etcd-suspect"], ..row("etcd_is_restored_from_an_older_snapshot_and_recovered", |run| recovered(run, older)) },
+];
+
 /// All rows that a cluster without disks of its own goes through.
 pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
-    [PROCESSES, HOSTS, SERIES, DATA].into_iter().flatten()
+    [PROCESSES, HOSTS, SERIES, DATA, RECOVERED].into_iter().flatten()
 }
 
 /// The primary suffers something that somebody else has to take over after.
@@ -291,4 +297,34 @@ fn replica_disk_full(run: &mut Run<'_>) -> Result<()> {
     }
     run.goes_on_for(TAKEN_OVER_BY)?;
     run.stayed(&primary)
+}
+
+/// Scenario of EXP-26: everything that happened since the snapshot is gone from etcd, a term among it.
+fn older(run: &Run<'_>) -> Result<()> {
+    let path = std::env::temp_dir().join(format!("pgbaton-{}.snapshot", std::process::id()));
+    run.lab.etcd().snapshot(&path)?;
+    let killed = run.inject(Fault::PostmasterKill(run.primary.clone())).and_then(|_| run.outage());
+    let restored = killed.and_then(|()| run.lab.etcd().restore(&path));
+    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    restored
+}
+
+/// Nobody leads on what etcd shows less of, however long it lasts; `etcd recover` asks the nodes and makes the records anew.
+fn recovered(run: &mut Run<'_>, loses: fn(&Run<'_>) -> Result<()>) -> Result<()> {
+    loses(run)?;
+    let names: Vec<String> = run.lab.nodes().iter().map(|node| node.name.clone()).collect();
+    run.lab.wait("all nodes to suspect etcd and no PostgreSQL to be primary", SOON, || {
+        let suspects = |name: &String| run.log_lines(name, "etcd-suspect").is_ok_and(|lines| lines > 0);
+        (names.iter().all(suspects) && run.lab.primaries().is_empty()).then_some(())
+    })?;
+    let node = run.lab.node(&names[0])?;
+    let config = node.config().display().to_string();
+    let recover = [super::support::PROGRAM, "--config", &config, "etcd", "recover"];
+    let refused = node.host.run(&recover, SOON).map_or_else(|error| format!("{error:#}"), |text| format!("not refused: {text}"));
+    ensure!(refused.contains("add --confirm"), "without --confirm nothing may be written: {refused}");
+    ensure!(run.lab.primaries().is_empty(), "somebody leads on records that nobody wrote");
+    run.lab.wait("etcd recover", SOON, || {
+        node.host.run(&[&recover[..], &["--confirm"]].concat(), SOON).map_err(|error| eprintln!("{error:#}")).ok()
+    })?;
+    run.written().map(|_| ())
 }

@@ -1,7 +1,7 @@
 //! Clusters that go through lists of faults, one after the other. Each fault's failure is reported by its name.
 
 use super::{
-    faults::{DATA, FULL, HOSTS, PROCESSES, Row, SERIES},
+    faults::{DATA, FULL, HOSTS, PROCESSES, RECOVERED, Row, SERIES},
     support::{Cluster, spec},
 };
 use pgbaton::{
@@ -53,6 +53,11 @@ fn a_cluster_survives_one_thing_after_the_other() {
 #[test]
 fn a_cluster_survives_data_that_are_lost_or_there_twice() {
     walk(&spec(|_| ()), DATA);
+}
+
+#[test]
+fn a_cluster_survives_the_loss_of_its_records() {
+    walk(&spec(|_| ()), RECOVERED);
 }
 
 #[test]

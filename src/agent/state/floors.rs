@@ -26,6 +26,7 @@ impl State {
         }
         let leader = records.leader.as_ref().map(|leader| &leader.record);
         let checks = [
+            ("generation", cluster.record.generation, floors.generation),
             ("revision", records.revision, floors.revision),
             ("leader.seq", leader.map_or(0, |leader| leader.seq), floors.seq),
             ("sync.term", records.sync.as_ref().map_or(0, |sync| sync.record.term.get()), floors.sync_term.get()),

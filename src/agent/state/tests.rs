@@ -181,6 +181,24 @@ fn an_empty_prefix_and_another_uuid_are_suspect() {
     }
 }
 
+/// A wiped prefix shows itself key by key to whoever watches: what the node knows of its cluster must outlast it.
+#[test]
+fn a_cluster_record_that_is_deleted_makes_etcd_suspect_before_the_next_list() {
+    let wiped = || vec![(Key::Cluster, None, 99), (Key::Leader, None, 99)];
+    let refused = TxnOutcome::Refused { values: wiped(), revision: 99, sent: at(50).boot };
+    let refused = Event::TxnDone { nonce: parsed("R"), task: Task::LeaderTxn, outcome: refused };
+    for event in [Event::Changed { changes: wiped(), revision: 99 }, refused] {
+        let mut state = state();
+        state.apply(listed(&leader("n1", 3, "L1", 1), 10, 0), at(0));
+        state.apply(event, at(60));
+        assert!(state.suspect.is_some());
+        assert!(state.records.cluster.is_some() && state.records.leader.is_some(), "the believed view stays");
+        // Made anew, it is believed again.
+        state.apply(listed(&leader("n1", 3, "L2", 2), 101, 80), at(90));
+        assert_eq!(state.suspect, None);
+    }
+}
+
 #[test]
 fn an_answer_that_keeps_up_is_believed() {
     let mut state = state();
@@ -222,6 +240,9 @@ fn a_raised_generation_lowers_the_floors() {
     assert_eq!(state.suspect, None);
     let floors = Floors { uuid: Some(parsed("u1")), generation: 2, revision: 3, seq: 1, sync_term: Term::ZERO };
     assert_eq!(state.newest_floors(), floors);
+    // The etcd of before, brought back, has seen more of everything else.
+    state.apply(listed(&leader("n1", 5, "L99", 99), 900, 70), at(80));
+    assert!(state.suspect.as_ref().is_some_and(|why| why.starts_with("its generation is 1")), "{:?}", state.suspect);
 }
 
 fn guard(run: u64, process: fn(Run) -> Process) -> Event {
@@ -353,7 +374,8 @@ fn history() -> Vec<(Key, Option<String>, u64)> {
         .map(|revision| {
             let key = keys[usize::try_from(revision % 4).unwrap_or_default()].clone();
             let text = match (revision % 5, &key) {
-                (0, _) => None,
+                // `leader` is never deleted; a view that sees it gone believes nothing any more.
+                (0, key) if *key != Key::Leader => None,
                 (3, _) => Some("{".to_owned()),
                 (_, Key::Bootstrap) => Some(format!(r#"{{"v":1,"node":"n1","agent":"a{revision}"}}"#)),
                 (_, Key::Leader) => Some(leader("n2", 3, &format!("L{revision}"), revision)),

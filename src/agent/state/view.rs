@@ -32,6 +32,8 @@ impl State {
     }
 
     pub(super) fn changed(&mut self, changes: Vec<(Key, Option<String>, u64)>, revision: u64, now: Clocks) {
+        let deleted = changes.iter().map(|(key, text, at)| (key, text.as_deref(), *at));
+        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted));
         if self.suspect.is_some() {
             return;
         }
@@ -48,6 +50,8 @@ impl State {
 
     /// A refusal is a linearizable look at the compared keys.
     pub(super) fn refused(&mut self, values: Vec<(Key, Option<String>, u64)>, revision: u64, now: Clocks) {
+        let deleted = values.iter().map(|(key, text, written)| (key, text.as_deref(), if text.is_some() { *written } else { revision }));
+        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted));
         if self.suspect.is_some() {
             return;
         }
@@ -64,6 +68,15 @@ impl State {
         }
         self.answered = Observed::known((), now.boot);
         self.view_changed(now);
+    }
+
+    /// These records are never deleted by us: somebody wipes the prefix, and what it held is not forgotten key by key. The next list
+    /// says how it stands (protocol 1.2, *suspect etcd*).
+    fn torn_down<'a>(&self, mut changes: impl Iterator<Item = (&'a Key, Option<&'a str>, u64)>) -> Option<String> {
+        let lasts = |key: &Key| matches!(key, Key::Cluster | Key::Term | Key::Leader | Key::Sync);
+        let (key, ..) = changes
+            .find(|(key, text, at)| lasts(key) && text.is_none() && self.records.revision_of(key).is_some_and(|known| *at > known))?;
+        Some(format!("the record `{key}` was deleted"))
     }
 
     fn generation_raised(&self, records: &Records) -> bool {
