@@ -24,6 +24,7 @@ use crate::{
 };
 use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -226,7 +227,15 @@ async fn agent<A>(
     let attached = attach(Attach { handle, metrics: Arc::clone(&metrics), config: Arc::clone(&config), service_uid });
     let _attached = attached.map_err(Error::Api)?;
     let Seat { publisher, commands } = seat;
-    let looped = Loop { state: State::new(me, file, clock::now()), tools, events, pace, measure: Measure::new(metrics), publisher };
+    let looped = Loop {
+        state: State::new(me, file, clock::now()),
+        tools,
+        events,
+        pace,
+        measure: Measure::new(metrics),
+        publisher,
+        doing: BTreeMap::new(),
+    };
     tokio::select! {
         biased;
         why = looped.run() => Ok(why),

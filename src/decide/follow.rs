@@ -326,7 +326,7 @@ fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
 fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     let Some(operation) = &s.file.operation else { return };
     if s.busy(Task::Data) {
-        d.waits("operation", format!("{operation:?} goes on"));
+        d.waits("operation", format!("{operation} goes on"));
         return;
     }
     let done = matches!(
@@ -343,7 +343,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         return;
     }
     if !s.is_empty() {
-        d.waits("operation", format!("{operation:?} was interrupted; PostgreSQL has to stop first"));
+        d.waits("operation", format!("{operation} was interrupted; PostgreSQL has to stop first"));
         stop::stop_postgres(s, d);
         return;
     }
@@ -445,7 +445,8 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
         );
         return;
     }
-    d.because("clone", format!("{why}: copies {} ({place:?})", target.holder.node));
+    let place_in_words = if holds_data { format!(", {place}") } else { String::new() };
+    d.because("clone", format!("{why}: copies {}{place_in_words}", target.holder.node));
     let operation = Operation::Clone { source: target.holder.node.clone(), place };
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }

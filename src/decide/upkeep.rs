@@ -6,7 +6,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::{KillMode, Process, ServerRole},
+    instance::{Process, ServerRole},
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::Span,
@@ -342,11 +342,7 @@ fn state(s: &Snapshot) -> String {
 
 fn fencing(s: &Snapshot) -> String {
     let Some(guard) = s.guard() else { return "none: no guard".to_owned() };
-    let kill = match guard.kill {
-        KillMode::Namespace => "namespace",
-        KillMode::Cgroup => "cgroup",
-        KillMode::Descendants => "descendants",
-    };
+    let kill = guard.kill;
     match (guard.fenced, s.is_fenced()) {
         (true, true) => format!("kernel deadline ({kill})"),
         (true, false) => format!("reduced: {kill} needs a process that is scheduled"),

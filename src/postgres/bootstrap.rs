@@ -167,7 +167,10 @@ pub async fn discard(settings: &Settings, _: InitialisedHere) -> Result<(), Erro
         DataDir::Present(facts) if facts.control.state == ControlState::ShutDown => {}
         DataDir::Present(facts) => {
             let state = facts.control.state;
-            return Err(Error::Refused(format!("{} was started since it was initialised ({state:?})", settings.data_dir.display())));
+            return Err(Error::Refused(format!(
+                "{} was started since it was initialised (pg_control says \"{state}\")",
+                settings.data_dir.display()
+            )));
         }
         // An initdb that was killed before it came to the control file.
         DataDir::Unusable { .. } if has("PG_VERSION") && !has("global/pg_control") => {}
