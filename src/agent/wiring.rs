@@ -111,13 +111,20 @@ pub struct Attach {
 }
 
 /// Who owns the data directory: PostgreSQL runs as this user, and so does the agent.
-struct DataOwner {
-    uid: Uid,
-    gid: Gid,
-    name: String,
+pub struct DataOwner {
+    /// The user's id.
+    pub uid: Uid,
+    /// The user's own group.
+    pub gid: Gid,
+    /// The user's name.
+    pub name: String,
 }
 
-fn owner(config: &Config) -> Result<DataOwner, Error> {
+/// Whom an agent that this user starts would run PostgreSQL as.
+///
+/// # Errors
+/// [`Error::Owner`]: there is no such user.
+pub fn owner(config: &Config) -> Result<DataOwner, Error> {
     let me = geteuid();
     let data_dir = &config.postgres.data_dir;
     let found = fs::metadata(data_dir).ok().map(|metadata| Uid::from_raw(metadata.uid())).filter(|uid| !uid.is_root());

@@ -159,7 +159,7 @@ fn bootstrap_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Boot
         }
     });
     section.finish(reader);
-    let initdb = initdb?.unwrap_or_else(|| vec!["--data-checksums".to_owned()]);
+    let initdb = initdb?.unwrap_or_default();
     Some(BootstrapConfig { initdb, policy: policy?.unwrap_or_default() })
 }
 

@@ -179,7 +179,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.api.advertise.to_string(), "10.0.0.11:8008");
     assert_eq!(config.postgres.advertise.to_string(), "10.0.0.11:5432");
     assert_eq!(config.postgres.replication_tls.mode, TlsMode::Prefer);
-    assert_eq!(config.bootstrap.initdb, ["--data-checksums"]);
+    assert_eq!(config.bootstrap.initdb, Vec::<String>::new());
     assert_eq!((config.guard.kill, config.telemetry.log), (None, LogFormat::Text));
 }
 

@@ -10,7 +10,7 @@
 //! - [`session`], [`server`], [`tls`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
 //! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
-//! - [`disk`], [`mount`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
+//! - [`disk`], [`mount`], [`reach`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
 //! - [`bootstrap`], [`place`], [`basebackup`], [`rewind`]: how a data directory comes to be; [`durable`]: files that outlive a power cut;
 //! - [`fetch`], [`shell`]: what the managed `restore_command` does.
 
@@ -35,6 +35,7 @@ pub mod place;
 pub mod probe;
 pub mod process;
 pub mod processes;
+pub mod reach;
 pub mod replication;
 pub mod rewind;
 pub mod scan;

@@ -48,7 +48,8 @@ pub(super) fn rights(config: &Config) -> Vec<Row> {
             rows.push(Row::fail(subject, found, "chmod 0700 (or 0750): PostgreSQL does not start with more"));
         }
         Ok(metadata) => rows.push(Row::ok(subject, format!("{} belongs to {}", data_dir.display(), name(metadata.uid())))),
-        Err(_) => rows.push(Row::ok(subject, format!("{} will be made", data_dir.display()))),
+        // Whether it can be is a matter of the configuration's rows.
+        Err(_) => rows.push(Row::ok(subject, format!("{} is not there yet", data_dir.display()))),
     }
     let me = geteuid().as_raw();
     if me != 0 && owner.is_some_and(|owner| owner != me) {

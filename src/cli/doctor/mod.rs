@@ -101,7 +101,7 @@ fn fault(fault: &config::Fault) -> Row {
 
 async fn host_rows(config: &Config) -> Vec<Row> {
     let mut rows = Vec::new();
-    if let Err(faults) = config::check_environment(config) {
+    if let Err(faults) = super::config::check_host(config) {
         rows.extend(faults.as_slice().iter().map(fault));
     }
     let mut known = Known::default();

@@ -205,7 +205,14 @@ pub const NODE: &[Table] = &[
         path: "bootstrap",
         meaning: "Used once, by the first node of a new cluster.",
         keys: &[
-            key("initdb", Default, "[\"--data-checksums\"]", "list of texts", Fixed, "Arguments of initdb beside pgbaton's own."),
+            key(
+                "initdb",
+                Default,
+                "[]",
+                "list of texts",
+                Fixed,
+                "Arguments of initdb beside pgbaton's own. --data-checksums is given unless one of these says otherwise.",
+            ),
             key("policy", Optional, "\"policy.toml\"", "path", Fixed, "The first cluster policy; without it the defaults."),
         ],
     },
