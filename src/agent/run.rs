@@ -58,7 +58,7 @@ impl Loop {
                 return why;
             }
             let wake_at = decision.wake_at;
-            self.publisher.publish(Published { snapshot, decision });
+            self.publisher.publish(Published { snapshot, decision, heard: BTreeMap::new() });
             self.observe(wake_at).await;
         }
     }
