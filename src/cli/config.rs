@@ -80,7 +80,8 @@ pub(super) fn check_host(config: &Config) -> Result<(), Faults> {
             if refused == path {
                 return (format!("user {name}, who runs PostgreSQL, may not write in {shown}: {why}"), format!("chown {name} {shown}"));
             }
-            let what = format!("{shown} does not exist, and user {name}, who runs PostgreSQL, may not write in {}: {why}", refused.display());
+            let what =
+                format!("{shown} does not exist, and user {name}, who runs PostgreSQL, may not write in {}: {why}", refused.display());
             (what, format!("make it for that user: install -d -o {name} -g {name} -m 0700 {shown}"))
         })
     })

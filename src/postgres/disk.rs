@@ -202,7 +202,8 @@ fn makeable(path: &Path, owner: Owner) -> Result<(), Unfit> {
     let shown = path.display();
     reach::may_make(owner, path).map_err(|(refused, why)| {
         let uid = owner.uid;
-        let remedy = if refused == path { format!("chown {uid} {shown}") } else { format!("install -d -o {uid} -g {} -m 0700 {shown}", owner.gid) };
+        let remedy =
+            if refused == path { format!("chown {uid} {shown}") } else { format!("install -d -o {uid} -g {} -m 0700 {shown}", owner.gid) };
         Unfit(format!("{shown} cannot be made or written by user id {uid}, which runs PostgreSQL: {}: {why}; {remedy}", refused.display()))
     })
 }

@@ -7,7 +7,7 @@
 //! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline; [`version`];
 //! - [`config_files`], [`parameters`], [`hba`]: the managed configuration; [`command`]: how the postmaster is started;
 //!   [`overrides`]: what `ALTER SYSTEM` puts above it;
-//! - [`session`], [`server`], [`tls`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
+//! - [`session`], [`server`], [`tls`], [`certificate`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
 //! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
 //! - [`disk`], [`mount`], [`reach`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
@@ -16,6 +16,7 @@
 
 pub mod basebackup;
 pub mod bootstrap;
+pub mod certificate;
 pub mod command;
 pub mod config_files;
 mod conninfo;
