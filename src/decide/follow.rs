@@ -433,6 +433,10 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
         d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
         return;
     }
+    if s.etcd.records.members.get(&target.holder.node).is_some_and(|stored| stored.record.roles_missing) {
+        d.waits("clone", format!("a copy is needed ({why}); waits until {} has made the roles by which others log in", target.holder.node));
+        return;
+    }
     let Some(place) = s.place else {
         d.act(s, Action::InspectDisk);
         return;
