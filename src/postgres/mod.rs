@@ -181,7 +181,7 @@ pub enum Error {
         why: String,
     },
     /// No answer in time.
-    #[error("{doing}: no answer within {limit}")]
+    #[error("{doing}: no answer within {}", .limit.rounded())]
     Timeout {
         /// What was being done.
         doing: String,
@@ -236,5 +236,18 @@ impl Error {
     pub fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { doing, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_limit_is_told_in_milliseconds() {
+        let limit = Span::from_nanos(4_699_912_345);
+        assert_eq!(Error::Timeout { doing: "look".to_owned(), limit }.to_string(), "look: no answer within 4.699s");
+        let killed = Failure::Deadline { command: "initdb".to_owned(), limit, stderr: String::new() };
+        assert_eq!(killed.to_string(), "run initdb: killed after 4.699s: ");
     }
 }
