@@ -115,6 +115,24 @@ async fn an_unusable_directory_is_explained_and_left_alone() {
     }
 }
 
+/// Nothing is claimed for a directory that initdb could never make: it would fail for ever.
+#[tokio::test]
+async fn a_directory_that_its_owner_cannot_make_is_unusable() {
+    let instance = Instance::empty();
+    let mut settings = instance.settings();
+    let parent = instance.home().join("mount");
+    fs::create_dir(&parent).expect("directory");
+    settings.data_dir = parent.join("data");
+    let text = why(&settings).await;
+    let uid = pg::owner().uid;
+    assert_says(&text, &format!("cannot be made or written by user id {uid}"));
+    assert_says(&text, "mount: permission denied; install -d -o");
+    give(&parent);
+    assert_eq!(disk::inspect(&settings).await, DataDir::Missing);
+    settings.wal_dir = Some("/proc/wal".into());
+    assert_says(&why(&settings).await, "/proc/wal cannot be made");
+}
+
 fn assert_says(text: &str, expected: &str) {
     assert!(text.contains(expected), "{text:?} does not say {expected:?}");
 }
@@ -206,6 +224,25 @@ async fn an_empty_mount_point_is_not_taken_for_an_empty_data_directory() {
     }
 }
 
+/// An initdb that only notes what it is given.
+#[tokio::test]
+async fn initdb_is_asked_for_checksums_once() {
+    let instance = Instance::empty();
+    let mut settings = instance.settings();
+    settings.bin_dir = instance.home().join("bin");
+    fs::create_dir(&settings.bin_dir).expect("directory");
+    let (program, noted) = (settings.bin_dir.join("initdb"), instance.home().join("noted"));
+    fs::write(&program, format!("#!/bin/sh\necho \"$@\" > {}\nexit 1\n", noted.display())).expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("mode");
+    for (given, wanted) in [(vec![], "--data-checksums"), (vec!["--data-checksums"], "--data-checksums"), (vec!["-k"], "-k")] {
+        let options = Options { args: given.into_iter().map(str::to_owned).collect(), password: None };
+        bootstrap::initdb(&settings, &options, LIMIT).await.expect_err("it makes nothing");
+        let text = fs::read_to_string(&noted).expect("read");
+        let asked: Vec<&str> = text.split_whitespace().filter(|arg| *arg == "-k" || arg.contains("checksums")).collect();
+        assert_eq!(asked, [wanted], "{text}");
+    }
+}
+
 #[tokio::test]
 async fn initdb_makes_a_directory_with_checksums_that_is_at_rest() {
     let mut instance = Instance::empty();
@@ -279,6 +316,7 @@ async fn initdb_refuses_what_is_not_its_to_take() {
     let wal_dir = instance.home().join("wal");
     fs::create_dir(&wal_dir).expect("directory");
     fs::write(wal_dir.join("somebodys"), "").expect("write");
+    give(&wal_dir);
     settings.wal_dir = Some(wal_dir.clone());
     let options = |arg: &str| Options { args: vec![arg.to_owned()], password: None };
     for (settings, options, expected) in

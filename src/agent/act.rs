@@ -417,7 +417,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole, lif
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
     match rewind::source_state(&facts, source.tli) {
         rewind::SourceState::Ready { .. } => {}
-        other => return Err(format!("{} is not ready to be rewound to: {other:?}", source.node)),
+        other => return Err(format!("{} is not ready to be rewound to: {other}", source.node)),
     }
     archive_waiting(tools).await?;
     if !fork.is_zero() {
@@ -443,7 +443,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole, lif
 async fn migrate(tools: &Tools) -> Result<(), String> {
     let applied = tools.server.migrate(CHORE_LIMIT).await.map_err(|fault| chain(&fault))?;
     if !applied.is_empty() {
-        tracing::info!(?applied, "migrations applied");
+        tracing::info!(applied = applied.join(", "), "migrations applied");
     }
     said(tools.server.set_role_logins(SQL_LIMIT).await)
 }

@@ -9,15 +9,16 @@
 use crate::{
     decide::{decision::Decision, snapshot::Snapshot},
     model::{
-        moment::Span,
+        moment::{Moment, Span},
+        node::NodeName,
         policy::ClusterPolicy,
         policy_check::PolicyFault,
-        record::{AuditRecord, HistoryRecord, IntentRecord, PolicyRecord},
+        record::{AuditRecord, HistoryRecord, IntentRecord, MemberRecord, PolicyRecord, Stored},
         request::Request,
         term::Term,
     },
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use super::news::{EventNews, Heard, News, Reader};
@@ -32,6 +33,9 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// What was decided.
     pub decision: Decision,
+    /// When each member's record last changed before our eyes (`CLOCK_BOOTTIME`), with the revision that did. For people: no decision
+    /// depends on it. Filled in by [`Publisher::publish`].
+    pub heard: BTreeMap<NodeName, (u64, Moment)>,
 }
 
 /// Who asks for a change, from where, and why: what its `audit` record says.
@@ -147,11 +151,21 @@ pub fn pair(run: &str) -> (Handle, Seat) {
 
 impl Publisher {
     /// Shows a decision to every reader, at once; tells the listeners what changed. Never waits.
-    pub fn publish(&self, published: Published) {
+    pub fn publish(&self, mut published: Published) {
+        published.heard = heard(self.published.borrow().as_deref(), &published.snapshot);
         let published = Arc::new(published);
         let before = self.published.send_replace(Some(Arc::clone(&published)));
         self.news.tell(before.as_deref(), &published);
     }
+}
+
+fn heard(before: Option<&Published>, now: &Snapshot) -> BTreeMap<NodeName, (u64, Moment)> {
+    let members = now.etcd.records.members.iter();
+    let one = |(node, stored): (&NodeName, &Stored<MemberRecord>)| {
+        let known = before.and_then(|before| before.heard.get(node)).filter(|(revision, _)| *revision == stored.revision);
+        (node.clone(), known.copied().unwrap_or((stored.revision, now.now.boot)))
+    };
+    members.map(one).collect()
 }
 
 impl Seat {

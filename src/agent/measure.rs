@@ -29,11 +29,13 @@ pub(super) struct Measure {
     gauges_at: Moment,
     alarms: BTreeSet<String>,
     sent: BTreeMap<Task, Moment>,
+    /// What was last begun on the data directory: its failure does not say it.
+    data: Option<Completed>,
 }
 
 impl Measure {
     pub(super) const fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, gauges_at: Moment::ZERO, alarms: BTreeSet::new(), sent: BTreeMap::new() }
+        Self { metrics, gauges_at: Moment::ZERO, alarms: BTreeSet::new(), sent: BTreeMap::new(), data: None }
     }
 
     pub(super) fn decision(&mut self, started: Moment, s: &Snapshot, decision: &Decision) {
@@ -53,6 +55,7 @@ impl Measure {
     }
 
     fn action(&mut self, action: &Action, now: Moment) {
+        self.data = action.completes().or(self.data);
         match action {
             Action::Txn(..) => {
                 self.sent.insert(action.task(), now);
@@ -74,7 +77,11 @@ impl Measure {
             Event::TxnDone { task, outcome, .. } => self.answered(*task, outcome),
             Event::Completed(Completed::Clone) => self.metrics.add(metrics::CLONES, &["done"], 1),
             Event::Completed(Completed::Rewind) => self.metrics.add(metrics::REWINDS, &["done"], 1),
-            Event::Done { task: Task::Data, outcome: Err(_) } => self.metrics.add(metrics::REWINDS, &["failed"], 1),
+            Event::Done { task: Task::Data, outcome: Err(_) } => match self.data {
+                Some(Completed::Clone) => self.metrics.add(metrics::CLONES, &["failed"], 1),
+                Some(Completed::Rewind) => self.metrics.add(metrics::REWINDS, &["failed"], 1),
+                Some(Completed::InitDb | Completed::Discard) | None => {}
+            },
             _ => {}
         }
     }
@@ -152,5 +159,40 @@ impl Measure {
                 self.metrics.set(metrics::LAG_SECONDS, &[replica.node.as_str(), "replay"], Span::from_millis(millis).as_secs_f64());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{decide::decision::Source, model::node_file::ClonePlace};
+
+    #[test]
+    fn a_failed_clone_is_no_failed_rewind() {
+        let metrics = Arc::new(Metrics::new(&"orders".parse().expect("cluster"), &"n1".parse().expect("node")));
+        let mut measure = Measure::new(Arc::clone(&metrics));
+        let source = Source {
+            node: "n2".parse().expect("node"),
+            address: "10.0.0.2:5432".parse().expect("address"),
+            tli: crate::model::timeline::TimelineId::FIRST,
+        };
+        let failed = |measure: &mut Measure, action: Action| {
+            measure.action(&action, Moment::ZERO);
+            measure.event(&Event::Done { task: action.task(), outcome: Err("no route".to_owned()) });
+            let text = metrics.render();
+            let count = |name: &str| {
+                text.lines()
+                    .find(|line| line.starts_with(name) && line.contains("failed"))
+                    .map_or("", |line| &line[line.len() - 1..])
+                    .to_owned()
+            };
+            (count("pgbaton_clones_total"), count("pgbaton_rewinds_total"))
+        };
+        let clone = Action::Clone { source: source.clone(), place: ClonePlace::Beside };
+        assert_eq!(failed(&mut measure, clone), ("1".to_owned(), String::new()));
+        assert_eq!(failed(&mut measure, Action::InitDb), ("1".to_owned(), String::new()));
+        let nowhere = crate::model::lsn::Lsn::ZERO;
+        let rewind = Action::Rewind { tli: source.tli, source, fork: nowhere, whole: nowhere };
+        assert_eq!(failed(&mut measure, rewind), ("1".to_owned(), "1".to_owned()));
     }
 }

@@ -18,7 +18,10 @@ use crate::{
     },
     model::{moment::Span, term::Term},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::sync::{mpsc, watch};
 
 /// So many events are taken in before one decision.
@@ -35,6 +38,8 @@ pub(super) struct Loop {
     pub(super) measure: Measure,
     /// Shows what was decided to everybody who asks.
     pub(super) publisher: Publisher,
+    /// What goes on, in words: one of each kind.
+    pub(super) doing: BTreeMap<Task, String>,
 }
 
 impl Loop {
@@ -53,7 +58,7 @@ impl Loop {
                 return why;
             }
             let wake_at = decision.wake_at;
-            self.publisher.publish(Published { snapshot, decision });
+            self.publisher.publish(Published { snapshot, decision, heard: BTreeMap::new() });
             self.observe(wake_at).await;
         }
     }
@@ -68,6 +73,7 @@ impl Loop {
                 let now = clock::now();
                 self.state.apply(Event::TxnSent { nonce: txn.nonce.clone(), at: now.boot }, now);
             }
+            self.doing.insert(action.task(), action.to_string());
             let context = context(snapshot);
             #[expect(clippy::disallowed_methods, reason = "one short task an action; `Task` allows one of a kind at a time")]
             tokio::spawn(execute(Arc::clone(&self.tools), action.clone(), context));
@@ -95,7 +101,7 @@ impl Loop {
     }
 
     fn take(&mut self, event: Event) {
-        note(&event);
+        note(&event, &self.doing);
         self.measure.event(&event);
         self.state.apply(event, clock::now());
     }
@@ -154,11 +160,12 @@ fn tell(reasons: &[Reason], snapshot: &Snapshot, told: &mut BTreeSet<(ReasonKind
 }
 
 /// Logs what went wrong in an action, once, where it is handled.
-fn note(event: &Event) {
+fn note(event: &Event, doing: &BTreeMap<Task, String>) {
+    let action = |task: &Task| doing.get(task).cloned().unwrap_or_else(|| task.to_string());
     match event {
-        Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => tracing::warn!(?task, why, "an action failed"),
+        Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => tracing::warn!(why, "could not {}", action(task)),
         Event::TxnDone { task, outcome: super::event::TxnOutcome::NotDone { why } | super::event::TxnOutcome::Unknown { why }, .. } => {
-            tracing::warn!(?task, why, "etcd gave no clear answer to a transaction");
+            tracing::warn!(why, "etcd gave no clear answer when asked to {}", action(task));
         }
         Event::GuardGone { why } => tracing::debug!(why, "no guard in session"),
         Event::ServerSilent { why, .. } => tracing::debug!(why, "PostgreSQL did not answer"),

@@ -232,7 +232,7 @@ impl State {
             Err(why) => {
                 if matches!(task, Task::Start | Task::Scan | Task::Data | Task::WriteHistories) {
                     // The directory may not be what it was when it was looked at.
-                    self.disk.lost(now, format!("{task:?} failed"));
+                    self.disk.lost(now, format!("could not {task}"));
                 }
                 if matches!(task, Task::Configure | Task::CutStream) {
                     // The files may say either by now.

@@ -24,6 +24,7 @@ use crate::{
 };
 use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -110,13 +111,20 @@ pub struct Attach {
 }
 
 /// Who owns the data directory: PostgreSQL runs as this user, and so does the agent.
-struct DataOwner {
-    uid: Uid,
-    gid: Gid,
-    name: String,
+pub struct DataOwner {
+    /// The user's id.
+    pub uid: Uid,
+    /// The user's own group.
+    pub gid: Gid,
+    /// The user's name.
+    pub name: String,
 }
 
-fn owner(config: &Config) -> Result<DataOwner, Error> {
+/// Whom an agent that this user starts would run PostgreSQL as.
+///
+/// # Errors
+/// [`Error::Owner`]: there is no such user.
+pub fn owner(config: &Config) -> Result<DataOwner, Error> {
     let me = geteuid();
     let data_dir = &config.postgres.data_dir;
     let found = fs::metadata(data_dir).ok().map(|metadata| Uid::from_raw(metadata.uid())).filter(|uid| !uid.is_root());
@@ -226,7 +234,15 @@ async fn agent<A>(
     let attached = attach(Attach { handle, metrics: Arc::clone(&metrics), config: Arc::clone(&config), service_uid });
     let _attached = attached.map_err(Error::Api)?;
     let Seat { publisher, commands } = seat;
-    let looped = Loop { state: State::new(me, file, clock::now()), tools, events, pace, measure: Measure::new(metrics), publisher };
+    let looped = Loop {
+        state: State::new(me, file, clock::now()),
+        tools,
+        events,
+        pace,
+        measure: Measure::new(metrics),
+        publisher,
+        doing: BTreeMap::new(),
+    };
     tokio::select! {
         biased;
         why = looped.run() => Ok(why),

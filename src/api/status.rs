@@ -8,7 +8,7 @@ use crate::{
         snapshot::{Snapshot, is_held},
     },
     model::{
-        instance::{DataDir, KillMode, Process, ServerRole},
+        instance::{DataDir, KillMode, Process, ServerRole, Walsender},
         lsn::Lsn,
         moment::{Moment, Span},
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, Replica, SystemId},
@@ -116,8 +116,11 @@ pub struct MemberStatus {
     pub role: Option<MemberRole>,
     /// Whether `leader` names it as a holder that may act.
     pub leader: bool,
-    /// What its PostgreSQL is doing, for people.
+    /// What its PostgreSQL is doing, for people: by its own word, or as the primary sees that it is not so.
     pub state: String,
+    /// For how long it has not renewed its record, once that is longer than it should be (4 s): its word may not hold any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_seconds: Option<f64>,
     /// Its timeline.
     pub tli: Option<TimelineId>,
     /// Insert position (primary) or received position (replica).
@@ -221,7 +224,7 @@ impl Status {
                 .filter(|_| s.holds())
                 .and_then(|leader| s.lease.until(leader.record.term))
                 .map(|until| left(until, now)),
-            members: members(s),
+            members: members(published, now),
             electable: s.sync().map(|sync| sync.record.electable.clone()).unwrap_or_default(),
             routing: RoutingStatus {
                 writes: health::takes_writes(published, now),
@@ -324,15 +327,42 @@ impl LeaderStatus {
     }
 }
 
-/// Every node that the records name; what each says of itself, and, on the primary, what its walsenders show.
-fn members(s: &Snapshot) -> Vec<MemberStatus> {
+/// A record that is older than this was not renewed: each node renews its own every 2 s.
+const SILENT_AFTER: Span = Span::from_secs(4);
+
+/// Every node that the records name; what each says of itself, for how long it has said nothing, and, on the primary, what its
+/// walsenders show.
+fn members(published: &Published, now: Moment) -> Vec<MemberStatus> {
+    let s = &published.snapshot;
+    // While etcd says nothing to us, nobody's silence is known.
+    let until = match &s.etcd.answered {
+        Observed::Known { .. } | Observed::Absent { .. } => now,
+        Observed::Unknown { since, .. } => *since,
+    };
     let mut members = members_of(&s.etcd.records, Some(&s.me.node));
     for member in &mut members {
-        if let Some(said) = s.etcd.records.members.get(&member.node) {
-            member.lag = lag(s, &member.node, &said.record);
+        let Some(said) = s.etcd.records.members.get(&member.node).map(|stored| &stored.record) else { continue };
+        member.lag = lag(s, &member.node, said);
+        if member.node == s.me.node {
+            continue;
+        }
+        let silent = published.heard.get(&member.node).map(|(_, heard)| until.since(*heard));
+        member.silent_seconds = silent.filter(|silent| *silent >= SILENT_AFTER).map(seconds);
+        if member.state == "streaming" && walsenders(s).is_some_and(|rows| row_of(rows, &member.node, said).is_none()) {
+            "not connected".clone_into(&mut member.state);
         }
     }
     members
+}
+
+/// What the primary's own server shows of those who stream from it; `None` where ours is no primary.
+fn walsenders(s: &Snapshot) -> Option<&[Walsender]> {
+    s.server().filter(|facts| matches!(facts.role, ServerRole::Primary { .. })).map(|facts| facts.walsenders.as_slice())
+}
+
+fn row_of<'a>(rows: &'a [Walsender], node: &NodeName, said: &MemberRecord) -> Option<&'a Walsender> {
+    let name = Replica::new(node.clone(), said.data.clone()).application_name();
+    rows.iter().find(|row| row.application_name == name)
 }
 
 /// Every node that has a key of any kind in `records`, and `also`.
@@ -356,6 +386,7 @@ fn member(records: &Records, node: &NodeName, electable: &[Replica]) -> MemberSt
         role: said.map(|said| said.role),
         leader: held,
         state: said.map_or_else(|| "silent".to_owned(), |said| said.state.clone()),
+        silent_seconds: None,
         tli: said.and_then(|said| said.tli),
         lsn: ahead.map(|said| said.lsn),
         replay: ahead.map(|said| said.replay),
@@ -381,8 +412,7 @@ fn lag(s: &Snapshot, node: &NodeName, said: &MemberRecord) -> Lag {
     }) else {
         return said.lag;
     };
-    let name = Replica::new(node.clone(), said.data.clone()).application_name();
-    let Some(row) = facts.walsenders.iter().find(|row| row.application_name == name) else { return said.lag };
+    let Some(row) = row_of(&facts.walsenders, node, said) else { return said.lag };
     let behind = |position: Option<Lsn>| position.map(|position| insert.bytes_ahead_of(position).get());
     Lag {
         sent: behind(row.sent),

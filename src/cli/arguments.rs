@@ -433,6 +433,8 @@ anew, above the highest term that any node knows. One node alone may become prim
 To make another node primary than the one that was last, every former primary that any node knows of must be proven dead: by its own \
 agent, which says that no process of PostgreSQL lives, or by you (--assert-dead). Nodes that cannot be asked must be asserted dead too.
 
+Without --confirm nothing is written, and it ends with 4 (refused), so that a script does not go on.
+
 Examples:
   pgbaton etcd recover                                   show what would be written
   pgbaton etcd recover --confirm

@@ -8,8 +8,10 @@ use super::{
     target::Target,
 };
 use crate::{
-    config::{self, Faults, reference},
+    agent::wiring,
+    config::{self, Config, Faults, reference},
     model::{policy::ClusterPolicy, record::PolicyRecord},
+    postgres,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeSet, fmt::Write};
@@ -57,7 +59,7 @@ pub(super) fn check(target: &Target, options: &CheckOptions) -> anyhow::Result<E
     } else if options.shape_only {
         config::check_shape(&file)
     } else {
-        config::read(&file).and_then(|config| config::check_environment(&config))
+        config::read(&file).and_then(|config| check_host(&config))
     };
     let faults = outcome.err().unwrap_or_default();
     match target.output() {
@@ -66,6 +68,23 @@ pub(super) fn check(target: &Target, options: &CheckOptions) -> anyhow::Result<E
         Output::Table => table::print(&format!("{faults}\n")).map(drop)?,
     }
     Ok(if faults.is_empty() { Exit::Done } else { Exit::Config })
+}
+
+/// What the host lacks, seen with the eyes of the user that would run PostgreSQL.
+pub(super) fn check_host(config: &Config) -> Result<(), Faults> {
+    let Ok(owner) = wiring::owner(config) else { return config::check_environment(config) };
+    let user = postgres::Owner { uid: owner.uid.as_raw(), gid: owner.gid.as_raw() };
+    config::check_host(config, |path| {
+        postgres::reach::may_make(user, path).map_err(|(refused, why)| {
+            let (name, shown) = (&owner.name, path.display());
+            if refused == path {
+                return (format!("user {name}, who runs PostgreSQL, may not write in {shown}: {why}"), format!("chown {name} {shown}"));
+            }
+            let what =
+                format!("{shown} does not exist, and user {name}, who runs PostgreSQL, may not write in {}: {why}", refused.display());
+            (what, format!("make it for that user: install -d -o {name} -g {name} -m 0700 {shown}"))
+        })
+    })
 }
 
 pub(super) fn explain(options: &ExplainOptions) -> anyhow::Result<Exit> {

@@ -28,7 +28,7 @@ pub enum Exit {
     Aborted = 9,
 }
 
-/// Every exit code with its meaning, as `pgbaton help exit-codes` and the manual show it.
+/// Every exit code with its meaning, as `pgbaton --help` and `docs/src/exit-codes.md` show it.
 pub const TABLE: [(Exit, &str); 10] = [
     (Exit::Done, "done"),
     (Exit::Failed, "failed, for another reason than those below"),

@@ -172,7 +172,7 @@ fn row(topology: &Topology, member: &MemberStatus) -> Vec<String> {
     vec![
         member.node.to_string(),
         role(member).to_owned(),
-        member.state.clone(),
+        state(member),
         member.tli.map(|tli| tli.to_string()).unwrap_or_default(),
         member.lsn.map(|lsn| lsn.to_string()).unwrap_or_default(),
         lag(member.lag.write),
@@ -181,6 +181,11 @@ fn row(topology: &Topology, member: &MemberStatus) -> Vec<String> {
         failover(member).to_owned(),
         notes(topology, member),
     ]
+}
+
+/// What it says, unless it has said nothing for longer than it should.
+fn state(member: &MemberStatus) -> String {
+    member.silent_seconds.map_or_else(|| member.state.clone(), |silent| format!("silent {}", table::seconds(silent)))
 }
 
 const fn role(member: &MemberStatus) -> &'static str {

@@ -43,7 +43,10 @@ fn find<'a>(status: &'a Status, node: &str) -> anyhow::Result<&'a MemberStatus> 
         return Err(Failure::of(Exit::NotFound, format!("no node {node} is known to cluster {}", status.cluster)));
     };
     if member.leader {
-        return Err(Failure::of(Exit::Refused, format!("{node} is the primary and cannot be removed: switch over first")));
+        let what = format!(
+            "{node} is the primary and cannot be removed: stop its agent with SIGINT, so that a replica takes over, then ask again"
+        );
+        return Err(Failure::of(Exit::Refused, what));
     }
     Ok(member)
 }

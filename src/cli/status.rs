@@ -105,7 +105,7 @@ fn etcd(status: &Status) -> String {
 }
 
 fn job_line(job: &JobStatus) -> String {
-    let name = serde_json::to_value(job.task).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    let name = job.task;
     let state = job.seconds.map_or_else(|| "rests".to_owned(), |since| format!("for {}", seconds(since)));
     match &job.why {
         Some(why) if job.failures > 0 => format!("{name}: {state}; failed {} times: {why}", job.failures),

@@ -9,7 +9,7 @@ mod postgres;
 use super::{
     fault::Faults,
     file::{self, Entry, Places, Reader, Section},
-    node::{ApiConfig, BootstrapConfig, Config, GuardConfig, LogFormat, NetworkFence, PostgresConfig, TelemetryConfig},
+    node::{ApiConfig, BootstrapConfig, Config, GuardConfig, LogFormat, PostgresConfig, TelemetryConfig},
     policy_file,
 };
 use crate::model::{instance::KillMode, node::ClusterName, policy::ClusterPolicy, record::Tags};
@@ -56,7 +56,6 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<Config> {
     let node = root.require(reader, "node", "name this node: node = \"n1\"");
     let node = node.and_then(|entry| reader.parsed(&entry, "write this node's name"));
     let zone = optional(root.get("zone"), |entry| domain(reader, entry));
-    let region = optional(root.get("region"), |entry| domain(reader, entry));
     let tags = root.section(reader, "tags");
     let tags = tags_section(reader, tags);
     let own = |base: &str| cluster.as_ref().map(|cluster| PathBuf::from(format!("{base}/pgbaton/{cluster}")));
@@ -74,7 +73,6 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<Config> {
         cluster: cluster?,
         node: node?,
         zone: zone?.unwrap_or_default(),
-        region: region?.unwrap_or_default(),
         tags: tags?,
         state_dir: state_dir?,
         run_dir: run_dir?,
@@ -161,7 +159,7 @@ fn bootstrap_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Boot
         }
     });
     section.finish(reader);
-    let initdb = initdb?.unwrap_or_else(|| vec!["--data-checksums".to_owned()]);
+    let initdb = initdb?.unwrap_or_default();
     Some(BootstrapConfig { initdb, policy: policy?.unwrap_or_default() })
 }
 
@@ -203,10 +201,13 @@ fn guard_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<GuardCon
         ("descendants", Some(KillMode::Descendants)),
     ];
     let kill = optional(section.get("kill"), |entry| reader.word(entry, &kill));
-    let fence = [("auto", NetworkFence::Auto), ("off", NetworkFence::Off)];
-    let network_fence = optional(section.get("network_fence"), |entry| reader.word(entry, &fence));
     if kill == Some(Some(Some(KillMode::Cgroup))) {
         reader.fault("guard.kill", NOT_YET, "set kill = \"auto\": \"cgroup\" comes with the systemd units");
+    }
+    if let Some(entry) = section.get("network_fence")
+        && reader.word(&entry, &[("off", false), ("auto", true)]) == Some(true)
+    {
+        reader.fault(&entry.path, NOT_YET, "set network_fence = \"off\"");
     }
     if let Some(entry) = section.get("watchdog")
         && reader.word(&entry, &[("off", false), ("automatic", true), ("required", true)]) == Some(true)
@@ -217,7 +218,7 @@ fn guard_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<GuardCon
         reader.absolute(&entry);
     }
     section.finish(reader);
-    Some(GuardConfig { kill: kill?.flatten(), network_fence: network_fence?.unwrap_or(NetworkFence::Auto) })
+    Some(GuardConfig { kill: kill?.flatten() })
 }
 
 fn telemetry_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<TelemetryConfig> {
@@ -230,8 +231,11 @@ fn telemetry_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Tele
     Some(TelemetryConfig { log: log?.unwrap_or(LogFormat::Text) })
 }
 
-/// `[[endpoint]]` and `[[notify]]`: refused aloud, because an address that is silently not moved costs an outage.
+/// Keys of later versions: refused aloud, because an address that is silently not moved costs an outage.
 fn not_yet(reader: &mut Reader, root: &mut Section<'_>) {
+    if let Some(entry) = root.get("region") {
+        reader.fault(&entry.path, NOT_YET, "remove it; zone alone tells failure domains apart");
+    }
     let lists = [
         ("endpoint", "remove it; route by GET /primary and /replica, or by several hosts in the connection string"),
         ("notify", "remove it; watch the log, /v1/events or /metrics"),

@@ -18,6 +18,15 @@ pub const PROGRAMS: [(&str, &str); 6] = [
 /// # Errors
 /// Everything that is wrong. Nothing was touched.
 pub fn check_environment(config: &Config) -> Result<(), Faults> {
+    check_host(config, |_| Ok(()))
+}
+
+/// As [`check_environment`], and whether PostgreSQL's directories can be made where they are missing: `may_make` asks the
+/// kernel that for one path, and says what is in the way and what to do.
+///
+/// # Errors
+/// Everything that is wrong. Nothing was touched.
+pub fn check_host(config: &Config, may_make: impl Fn(&Path) -> Result<(), (String, String)>) -> Result<(), Faults> {
     let mut faults = Faults::default();
     let mut fault = |key: &str, what: String, remedy: String| faults.push(config.places.fault(key, what, remedy));
     let postgres = &config.postgres;
@@ -30,11 +39,17 @@ pub fn check_environment(config: &Config) -> Result<(), Faults> {
     ];
     for (key, path) in directories {
         if let Some(path) = path {
-            directory(&mut fault, key, path);
+            let well = directory(&mut fault, key, path);
+            if well && key.starts_with("postgres.") {
+                makeable(&mut fault, &may_make, key, path);
+            }
         }
     }
     for (source, target) in &postgres.tablespace_map {
-        directory(&mut fault, &format!("postgres.tablespace_map.{:?}", source.display().to_string()), target);
+        let key = format!("postgres.tablespace_map.{:?}", source.display().to_string());
+        if directory(&mut fault, &key, target) {
+            makeable(&mut fault, &may_make, &key, target);
+        }
     }
     if let Some(path) = &postgres.base_config
         && let Err(error) = fs::File::open(path)
@@ -61,25 +76,35 @@ fn programs(fault: &mut impl FnMut(&str, String, String), bin_dir: &Path) {
     }
 }
 
-/// A directory that is there, or can be made: its nearest parent that exists is a directory.
-fn directory(fault: &mut impl FnMut(&str, String, String), key: &str, path: &Path) {
+fn makeable(
+    fault: &mut impl FnMut(&str, String, String),
+    may_make: &impl Fn(&Path) -> Result<(), (String, String)>,
+    key: &str,
+    path: &Path,
+) {
+    if let Err((what, remedy)) = may_make(path) {
+        fault(key, what, remedy);
+    }
+}
+
+/// A directory that is there, or whose nearest parent that exists is one. Returns whether it is.
+fn directory(fault: &mut impl FnMut(&str, String, String), key: &str, path: &Path) -> bool {
     for ancestor in path.ancestors() {
         match fs::metadata(ancestor) {
-            Ok(metadata) if metadata.is_dir() => return,
+            Ok(metadata) if metadata.is_dir() => return true,
             Ok(_) => {
-                return fault(
-                    key,
-                    format!("{} is not a directory", ancestor.display()),
-                    "move the file away, or choose another path".to_owned(),
-                );
+                fault(key, format!("{} is not a directory", ancestor.display()), "move the file away, or choose another path".to_owned());
+                return false;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let what = format!("{} cannot be looked at: {}", ancestor.display(), in_words(&error));
-                return fault(key, what, "give the user who runs the agent access".to_owned());
+                fault(key, what, "give the user who runs the agent access".to_owned());
+                return false;
             }
         }
     }
+    true
 }
 
 /// The operating system's words without its error number.

@@ -294,11 +294,6 @@ impl<'a> Section<'a> {
         join(&self.path, key)
     }
 
-    /// Whether this table is written at all.
-    pub(super) const fn is_written(&self) -> bool {
-        self.table.is_some()
-    }
-
     /// The value of `key`, where it is written.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Entry<'a>> {
         self.asked.push(key);

@@ -21,7 +21,7 @@ pub mod reference;
 pub mod secret;
 
 pub use check::{check_shape, read};
-pub use environment::check_environment;
+pub use environment::{check_environment, check_host};
 pub use fault::{Fault, Faults};
 pub use node::Config;
 pub use policy_file::{check_policy, read_policy};

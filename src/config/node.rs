@@ -22,8 +22,6 @@ pub struct Config {
     pub node: NodeName,
     /// Its failure domain; empty when not told.
     pub zone: String,
-    /// The region of that zone; empty when not told.
-    pub region: String,
     /// What this node may be used for.
     pub tags: Tags,
     /// Where the node file, the journal and the managed PostgreSQL files live.
@@ -78,23 +76,8 @@ pub struct ApiConfig {
     pub listen: Vec<Address>,
     /// What others use.
     pub advertise: Address,
-    /// HTTPS, where configured.
-    pub tls: Option<ApiTls>,
-    /// Bearer tokens.
-    pub tokens: Option<SecretFile>,
-    /// What peers prove themselves with.
-    pub peer_key: Option<SecretFile>,
     /// From where requests are accepted; empty for everywhere.
     pub allow: Vec<Network>,
-}
-
-/// The API's own certificate, and whose client certificates it accepts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ApiTls {
-    /// The server's certificate.
-    pub server: KeyPair,
-    /// Client certificates of these authorities are accepted.
-    pub client_ca: Option<CertificateFile>,
 }
 
 /// The PostgreSQL instance.
@@ -195,18 +178,6 @@ pub struct BootstrapConfig {
 pub struct GuardConfig {
     /// By which means; `None` for the best that works here.
     pub kill: Option<KillMode>,
-    /// Whether the network lease may be used.
-    pub network_fence: NetworkFence,
-}
-
-/// The network lease on the PostgreSQL port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NetworkFence {
-    /// Where the kernel can.
-    Auto,
-    /// Never.
-    Off,
 }
 
 /// What this node tells of itself.

@@ -88,7 +88,8 @@ const fn key(
 /// The annotated node configuration: a valid file.
 pub fn node_reference() -> String {
     let mut text = render(NODE);
-    text.push_str("\n# Not available in this version: [[endpoint]], [[notify]], telemetry.otlp, tags.clone_from, tags.replicate_from.\n");
+    text.push_str("\n# Not available in this version: api.tls, api.tokens_file, api.peer_key_file, region, [[endpoint]], [[notify]],\n");
+    text.push_str("# telemetry.otlp, tags.clone_from, tags.replicate_from.\n");
     text
 }
 

@@ -8,7 +8,7 @@ mod soup;
 use super::{
     check::{self, read},
     environment::check_environment,
-    node::{LogFormat, NetworkFence, TlsMode},
+    node::{LogFormat, TlsMode},
     policy_file,
 };
 use crate::model::{instance::KillMode, policy::Preset};
@@ -27,7 +27,7 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let host = Self { directory: tempfile::tempdir().expect("directory") };
-        for secret in ["replication.password", "rewind.password", "etcd.password", "api.tokens", "peer.key"] {
+        for secret in ["replication.password", "rewind.password", "etcd.password"] {
             host.secret(secret, "hunter2\n");
         }
         host.write("ca.crt", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n");
@@ -88,7 +88,6 @@ rewind = { password_file = "rewind.password" }
 const FULL: &str = r#"cluster = "orders"
 node    = "n1"
 zone    = "eu-west-1a"
-region  = "eu-west-1"
 tags    = { no_failover = true, priority = 200, no_sync = true, no_load_balance = true }
 state_dir = "/srv/state/"
 run_dir = "/run/x"
@@ -105,9 +104,6 @@ password_file = "etcd.password"
 [api]
 listen = "0.0.0.0:8008, [::]:8008"
 advertise = "db1.example:8008"
-tls = { cert_file = "own.crt", key_file = "own.key", client_ca_file = "ca.crt" }
-tokens_file = "api.tokens"
-peer_key_file = "peer.key"
 allow = ["10.0.0.0/8", "fd00::/8"]
 
 [postgres]
@@ -144,7 +140,7 @@ fn a_full_file_says_what_it_says() {
     host.write("policy.toml", "preset = \"fast\"\n");
     let config = read(&host.write("node.toml", FULL)).map_err(|faults| faults.to_string()).expect("good");
     assert_eq!((config.cluster.as_str(), config.node.as_str()), ("orders", "n1"));
-    assert_eq!((config.zone.as_str(), config.region.as_str()), ("eu-west-1a", "eu-west-1"));
+    assert_eq!(config.zone, "eu-west-1a");
     assert!(config.tags.no_failover && config.tags.no_sync && config.tags.no_load_balance && config.tags.priority == 200);
     assert_eq!((config.state_dir.as_path(), config.run_dir.as_path()), (Path::new("/srv/state"), Path::new("/run/x")));
     assert_eq!(config.etcd.endpoints, ["https://10.0.0.21:2379", "https://[fd00::22]:2379"]);
@@ -155,9 +151,6 @@ fn a_full_file_says_what_it_says() {
     assert_eq!((user.name.as_str(), user.password.content.reveal()), ("orders", "hunter2"));
     assert_eq!(config.api.listen.len(), 2);
     assert_eq!(config.api.advertise.to_string(), "db1.example:8008");
-    assert!(
-        config.api.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) && config.api.tokens.is_some() && config.api.peer_key.is_some()
-    );
     assert_eq!(config.api.allow.len(), 2);
     let postgres = &config.postgres;
     assert_eq!((postgres.listen.as_slice(), postgres.port), (&["0.0.0.0".to_owned()][..], 5433));
@@ -170,7 +163,7 @@ fn a_full_file_says_what_it_says() {
     assert_eq!(postgres.replication_tls.mode, TlsMode::VerifyCa);
     assert_eq!(config.bootstrap.initdb, ["--data-checksums", "--locale=C.UTF-8"]);
     assert_eq!(config.bootstrap.policy.preset, Preset::Fast);
-    assert_eq!((config.guard.kill, config.guard.network_fence), (Some(KillMode::Namespace), NetworkFence::Off));
+    assert_eq!(config.guard.kill, Some(KillMode::Namespace));
     assert_eq!(config.telemetry.log, LogFormat::Json);
 }
 
@@ -186,7 +179,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.api.advertise.to_string(), "10.0.0.11:8008");
     assert_eq!(config.postgres.advertise.to_string(), "10.0.0.11:5432");
     assert_eq!(config.postgres.replication_tls.mode, TlsMode::Prefer);
-    assert_eq!(config.bootstrap.initdb, ["--data-checksums"]);
+    assert_eq!(config.bootstrap.initdb, Vec::<String>::new());
     assert_eq!((config.guard.kill, config.telemetry.log), (None, LogFormat::Text));
 }
 
@@ -268,13 +261,13 @@ fn what_the_host_lacks_is_told_with_its_line() {
     }
     host.write("bin/pg_rewind", "");
     let text = SMALLEST.replace("/usr/lib/postgresql/15/bin", &host.path("bin").display().to_string());
-    let text = text.replace("/srv/data", &host.path("peer.key/data").display().to_string());
+    let text = text.replace("/srv/data", &host.path("own.key/data").display().to_string());
     let text = text.replace("[etcd]", &format!("[etcd] # \n#{}", "x"));
     let config = read(&host.write("node.toml", &text)).map_err(|faults| faults.to_string()).expect("good");
     let faults = host.plain(&check_environment(&config).expect_err("faults").to_string());
     assert_eq!(
         faults,
-        "node.toml:12: postgres.data_dir: peer.key/data cannot be looked at: it is not a directory; give the user who runs the agent access\n\
+        "node.toml:12: postgres.data_dir: own.key/data cannot be looked at: it is not a directory; give the user who runs the agent access\n\
          node.toml:13: postgres.bin_dir: bin/pg_rewind is not there or not executable; it is needed for the return of a former primary; install PostgreSQL's server package, or correct the path"
     );
 }

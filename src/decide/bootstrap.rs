@@ -94,12 +94,28 @@ fn initialise(s: &Snapshot, d: &mut Draft) {
         return;
     }
     d.because("initdb", "this node initialises the cluster");
+    initdb_fails(s, d);
     if s.file.operation == Some(Operation::InitDb) {
         d.act(s, Action::InitDb);
     } else {
         let file = NodeFile { operation: Some(Operation::InitDb), ..new_life(s) };
         d.act(s, Action::WriteFile(Box::new(file)));
     }
+}
+
+/// So many failures of `initdb` in a row are no accident.
+const INITDB_TRIES: u32 = 3;
+
+/// The right to initialise is kept while this agent lives, so that nobody else does it: what an operator can do is said.
+fn initdb_fails(s: &Snapshot, d: &mut Draft) {
+    let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.count >= INITDB_TRIES) else { return };
+    let text = format!(
+        "initdb has failed {} times here, and while this agent runs no other node initialises the cluster: {}. Correct that \
+         (`pgbaton config check` looks at the directories), or stop this agent, and another node takes its place",
+        failure.count,
+        failure.why.trim_end_matches('.')
+    );
+    d.alarm("initdb-fails", text);
 }
 
 fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts) {
@@ -115,7 +131,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts) {
         d.refused(
             "bootstrap",
             format!(
-                "the data directory was a standby, or was not stopped cleanly (pg_control says {:?}): start the agent of the cleanly stopped \
+                "the data directory was a standby, or was not stopped cleanly (pg_control says \"{}\"): start the agent of the cleanly stopped \
                  primary first; it makes the first claim",
                 disk.control.state
             ),

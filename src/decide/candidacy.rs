@@ -241,7 +241,7 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
         return Some("it is tagged no_failover".to_owned());
     }
     if let Some(operation) = &s.file.operation {
-        return Some(format!("an operation on its data directory is not finished ({operation:?})"));
+        return Some(format!("{operation} has not ended"));
     }
     if let Some(tli) = ledger::conflict(s) {
         return Some(format!("its history file of timeline {tli} is not the ledger's"));

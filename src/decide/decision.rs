@@ -64,7 +64,7 @@ pub enum Action {
     WriteFile(Box<NodeFile>),
     /// Start a guard: none runs.
     StartGuard,
-    /// Arm the kernel's deadline. `renewed`: by a swap of this agent's own, so that it may move later.
+    /// Arm the kernel's deadline. Only after a swap of this agent's own, so that it may move later.
     Arm {
         /// For which term.
         term: Term,

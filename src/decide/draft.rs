@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, Decision, Memory, Reason, ReasonKind, Routing, Task},
     snapshot::Snapshot,
+    wording,
 };
 use crate::model::moment::{Moment, Span};
 
@@ -60,7 +61,8 @@ impl Draft {
             self.wake(rested);
             if let Some(failure) = s.failures.get(&task) {
                 let rest = s.left(rested);
-                self.waits("retry", format!("{task:?} failed {} times: {}; again in {rest}", failure.count, failure.why));
+                let times = wording::times(failure.count);
+                self.waits("retry", format!("could not {action}, tried {times}: {}; again in {rest}", failure.why));
             }
             return false;
         }

@@ -326,7 +326,7 @@ fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
 fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     let Some(operation) = &s.file.operation else { return };
     if s.busy(Task::Data) {
-        d.waits("operation", format!("{operation:?} goes on"));
+        d.waits("operation", format!("{operation} goes on"));
         return;
     }
     let done = matches!(
@@ -343,7 +343,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         return;
     }
     if !s.is_empty() {
-        d.waits("operation", format!("{operation:?} was interrupted; PostgreSQL has to stop first"));
+        d.waits("operation", format!("{operation} was interrupted; PostgreSQL has to stop first"));
         stop::stop_postgres(s, d);
         return;
     }
@@ -433,6 +433,10 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
         d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
         return;
     }
+    if s.etcd.records.members.get(&target.holder.node).is_some_and(|stored| stored.record.roles_missing) {
+        d.waits("clone", format!("a copy is needed ({why}); waits until {} has made the roles by which others log in", target.holder.node));
+        return;
+    }
     let Some(place) = s.place else {
         d.act(s, Action::InspectDisk);
         return;
@@ -445,7 +449,8 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
         );
         return;
     }
-    d.because("clone", format!("{why}: copies {} ({place:?})", target.holder.node));
+    let place_in_words = if holds_data { format!(", {place}") } else { String::new() };
+    d.because("clone", format!("{why}: copies {}{place_in_words}", target.holder.node));
     let operation = Operation::Clone { source: target.holder.node.clone(), place };
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }

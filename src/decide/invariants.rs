@@ -30,7 +30,7 @@ fn violation(s: &Snapshot, action: &Action) -> Option<String> {
     match action {
         Action::Promote { .. } => no_promotion(s).map(|why| format!("I4: a promotion, but {why}")),
         Action::Start { start, .. } => {
-            let unfinished = s.file.operation.as_ref().map(|operation| format!("I7: a start on a directory with {operation:?} unfinished"));
+            let unfinished = s.file.operation.as_ref().map(|operation| format!("I7: a start on a directory before {operation} has ended"));
             let primary = (*start == StartAs::Primary).then(|| no_start_as_primary(s)).flatten();
             unfinished.or(primary.map(|why| format!("I4: a start as primary, but {why}")))
         }

@@ -33,6 +33,7 @@ mod step_down;
 mod stop;
 mod upkeep;
 mod vote;
+mod wording;
 
 pub use ledger::texts as ledger_texts;
 

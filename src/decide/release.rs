@@ -84,7 +84,8 @@ fn mute(s: &Snapshot, d: &mut Draft) {
     let since = *d.memory.mute_since.get_or_insert(s.now.boot);
     let ends = since.plus(MUTE_LIMIT);
     d.wake(ends);
-    d.waits("mute", format!("PostgreSQL does not answer since {}; after {MUTE_LIMIT} it counts as dead", s.now.boot.since(since)));
+    let silent = s.now.boot.since(since).rounded();
+    d.waits("mute", format!("PostgreSQL has not answered for {silent}; after {MUTE_LIMIT} it counts as dead"));
     if s.now.boot >= ends {
         d.alarm("mute", "PostgreSQL has a process and answers nobody: it is killed");
         d.act(s, Action::Kill);

@@ -1,12 +1,12 @@
 //! What is kept in order beside the decisions: file, configuration, slots, member record, history, old promises.
 
 use super::{
-    decision::{Action, Configuration, Follow, Published, Purpose},
+    decision::{Action, Configuration, Follow, Published, Purpose, Task},
     draft::Draft,
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::{KillMode, Process, ServerRole},
+    instance::{Process, ServerRole},
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::Span,
@@ -100,7 +100,9 @@ fn primary(s: &Snapshot, d: &mut Draft) {
     let Some(leader) = s.leader() else { return };
     let term = leader.record.term;
     configured(s, d, None, false);
-    if s.memory.migrated != Some(term) && d.act(s, Action::Migrate) {
+    // What failed is done again, after a rest.
+    let migrated = s.memory.migrated == Some(term) && !s.failures.contains_key(&Task::Migrate);
+    if !migrated && d.act(s, Action::Migrate) {
         d.memory.migrated = Some(term);
     }
     slots(s, d);
@@ -268,8 +270,8 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
 
 fn essence(record: &MemberRecord) -> String {
     format!(
-        "{} {} {:?} {} {:?} {:?} {}",
-        record.data, record.postgres, record.role, record.state, record.tli, record.tags, record.pending_restart
+        "{} {} {:?} {} {:?} {:?} {} {}",
+        record.data, record.postgres, record.role, record.state, record.tli, record.tags, record.pending_restart, record.roles_missing
     )
 }
 
@@ -293,8 +295,18 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         postgres_version: s.server().map_or_else(|| s.me.major.to_string(), |facts| version(facts.version_num)),
         fencing: fencing(s),
         pending_restart: s.server().is_some_and(|facts| !facts.pending_restart.is_empty()),
+        roles_missing: roles_missing(s),
         unknown: Unknown::new(),
     }
+}
+
+/// Only the first term can lack them: later primaries have them from their predecessor. Told from the claim on, so that whoever
+/// sees this node serve knows it.
+fn roles_missing(s: &Snapshot) -> bool {
+    let Some(leader) = s.leader().map(|leader| &leader.record) else { return false };
+    let first = leader.term == Term::new(1) && leader.holder.node == s.me.node;
+    let made = s.memory.migrated == Some(leader.term) && !s.busy(Task::Migrate) && !s.failures.contains_key(&Task::Migrate);
+    first && !made
 }
 
 fn version(number: u32) -> String {
@@ -342,11 +354,7 @@ fn state(s: &Snapshot) -> String {
 
 fn fencing(s: &Snapshot) -> String {
     let Some(guard) = s.guard() else { return "none: no guard".to_owned() };
-    let kill = match guard.kill {
-        KillMode::Namespace => "namespace",
-        KillMode::Cgroup => "cgroup",
-        KillMode::Descendants => "descendants",
-    };
+    let kill = guard.kill;
     match (guard.fenced, s.is_fenced()) {
         (true, true) => format!("kernel deadline ({kill})"),
         (true, false) => format!("reduced: {kill} needs a process that is scheduled"),

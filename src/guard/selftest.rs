@@ -53,11 +53,11 @@ pub(super) fn choose(choice: KillChoice) -> (KillMode, bool) {
 fn passes(mode: KillMode) -> bool {
     (0..TRIES).any(|_| match test(mode) {
         Ok(span) => {
-            tracing::info!(?mode, took = %span, "self-test: everything was dead after the deadline");
+            tracing::info!(%mode, took = %span.rounded(), "self-test: everything was dead after the deadline");
             span <= BOUND
         }
         Err(why) => {
-            tracing::warn!(?mode, reason = why, "self-test: this kill mode does not work here");
+            tracing::warn!(%mode, reason = why, "self-test: this kill mode does not work here");
             false
         }
     })

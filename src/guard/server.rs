@@ -152,7 +152,7 @@ impl Guard {
         let instance = Instance::new(settings.data_dir.clone(), kill, lock);
         let doors = Doors::open(&settings)?;
         let incarnation = clock::incarnation();
-        tracing::info!(cluster = %settings.cluster, node = %settings.node, %incarnation, ?kill, fenced, "the guard listens");
+        tracing::info!(cluster = %settings.cluster, node = %settings.node, %incarnation, %kill, fenced, "the guard listens");
         let law = Law::default();
         Ok(Self { settings, incarnation, kill, fenced, law, deadline, instance, doors, signals, leaving: false, told: None })
     }

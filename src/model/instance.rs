@@ -8,7 +8,7 @@ use super::{
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Counts the starts of PostgreSQL under one guard. Facts of one run say nothing of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,6 +85,16 @@ pub enum KillMode {
     Cgroup,
     /// Guard and sub-reaper watch each other.
     Descendants,
+}
+
+impl fmt::Display for KillMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Namespace => "namespace",
+            Self::Cgroup => "cgroup",
+            Self::Descendants => "descendants",
+        })
+    }
 }
 
 /// The deadline at which the kernel ends PostgreSQL.
@@ -208,6 +218,20 @@ pub enum ControlState {
     InArchiveRecovery,
     /// `in production`: a primary, running or killed.
     InProduction,
+}
+
+impl fmt::Display for ControlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StartingUp => "starting up",
+            Self::ShutDown => "shut down",
+            Self::ShutDownInRecovery => "shut down in recovery",
+            Self::ShuttingDown => "shutting down",
+            Self::InCrashRecovery => "in crash recovery",
+            Self::InArchiveRecovery => "in archive recovery",
+            Self::InProduction => "in production",
+        })
+    }
 }
 
 /// The end of the last complete record on disk, found by a scan from a known boundary.

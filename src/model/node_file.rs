@@ -7,6 +7,7 @@ use super::{
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The node file. One writer; written whole and fsynced before what it says takes effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,16 @@ pub enum Operation {
     },
 }
 
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InitDb => f.write_str("initdb"),
+            Self::Clone { source, place } => write!(f, "the clone from {source} ({place})"),
+            Self::Rewind { source } => write!(f, "the rewind to the history of {source}"),
+        }
+    }
+}
+
 /// Where a copy is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +98,15 @@ pub enum ClonePlace {
     Beside,
     /// In place, for want of space or because the directory is a mount point.
     InPlace,
+}
+
+impl fmt::Display for ClonePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Beside => "beside the old directory",
+            Self::InPlace => "in place of the old directory",
+        })
+    }
 }
 
 /// What etcd must not fall below.

@@ -53,7 +53,9 @@ pub async fn initdb(settings: &Settings, options: &Options, limit: Span) -> Resu
 async fn run(settings: &Settings, options: &Options, password: Option<&PasswordFile>, limit: Span) -> Result<(), Error> {
     let mut program = settings.program("initdb").arg("--pgdata").arg(&settings.data_dir);
     program = program.args(["--username", &settings.roles.superuser, "--auth-local=peer", "--auth-host=scram-sha-256"]);
-    program = program.arg("--data-checksums");
+    if !options.args.iter().any(|arg| decides_checksums(arg)) {
+        program = program.arg("--data-checksums");
+    }
     if let Some(wal_dir) = &settings.wal_dir {
         program = program.arg("--waldir").arg(wal_dir);
     }
@@ -100,6 +102,12 @@ fn is_ours(arg: &str) -> bool {
     let short = arg.strip_prefix('-').and_then(|rest| rest.chars().next()).is_some_and(|first| OURS_SHORT.contains(&first));
     // Anything that is no option would be taken for the data directory, unless it is the value of the option before it.
     ours || short || arg == "--"
+}
+
+/// Whether an argument of the operator's says how it is with data checksums: ours would be there twice, or against it.
+fn decides_checksums(arg: &str) -> bool {
+    // Since PostgreSQL 18 there is --no-data-checksums; getopt takes an unambiguous beginning.
+    arg == "-k" || ["--data-checksums", "--no-data-checksums"].iter().any(|option| arg.len() > 6 && option.starts_with(arg))
 }
 
 /// The password in a file that only the owner can read, gone when dropped.
@@ -167,7 +175,10 @@ pub async fn discard(settings: &Settings, _: InitialisedHere) -> Result<(), Erro
         DataDir::Present(facts) if facts.control.state == ControlState::ShutDown => {}
         DataDir::Present(facts) => {
             let state = facts.control.state;
-            return Err(Error::Refused(format!("{} was started since it was initialised ({state:?})", settings.data_dir.display())));
+            return Err(Error::Refused(format!(
+                "{} was started since it was initialised (pg_control says \"{state}\")",
+                settings.data_dir.display()
+            )));
         }
         // An initdb that was killed before it came to the control file.
         DataDir::Unusable { .. } if has("PG_VERSION") && !has("global/pg_control") => {}
@@ -183,6 +194,16 @@ pub async fn discard(settings: &Settings, _: InitialisedHere) -> Result<(), Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_checksums_are_asked_for_once() {
+        for arg in ["-k", "--data-checksums", "--data-check", "--no-data-checksums"] {
+            assert!(decides_checksums(arg), "{arg}");
+        }
+        for arg in ["--locale=C", "--no-sync", "--encoding=UTF8", "--wal-segsize=64"] {
+            assert!(!decides_checksums(arg), "{arg}");
+        }
+    }
 
     #[test]
     fn options_that_name_directories_or_the_superuser_are_ours() {

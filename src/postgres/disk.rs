@@ -3,7 +3,7 @@
 //! A mount that is missing at boot looks like an empty directory; nothing may be initialised or cloned into it
 //! (scenario 119). So the mount point of a healthy data directory is remembered in the state directory.
 
-use super::{Error, Settings, control_data, durable, history, mount, rewind, version::Version};
+use super::{Error, Owner, Settings, control_data, durable, history, mount, reach, rewind, version::Version};
 use crate::model::{
     instance::{DataDir, DiskFacts},
     moment::Span,
@@ -94,8 +94,8 @@ struct Outside {
 }
 
 async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
-    let (path, memory, uid) = (settings.data_dir.clone(), memory(settings), settings.owner.uid);
-    let seen = durable::within(LIMIT, path.clone(), move || Ok(outside(&path, &memory, uid))).await??;
+    let (path, wal_dir, memory, owner) = (settings.data_dir.clone(), settings.wal_dir.clone(), memory(settings), settings.owner);
+    let seen = durable::within(LIMIT, path.clone(), move || Ok(outside(&path, wal_dir.as_deref(), &memory, owner))).await??;
     let outside = match seen {
         Seen::Missing => return Ok(DataDir::Missing),
         Seen::Empty => return Ok(DataDir::Empty),
@@ -123,11 +123,12 @@ enum Seen {
     Data(Outside),
 }
 
-fn outside(path: &Path, memory: &Path, uid: u32) -> Result<Seen, Unfit> {
+fn outside(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> Result<Seen, Unfit> {
     let shown = path.display();
+    let uid = owner.uid;
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return missing(path, memory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return missing(path, wal_dir, memory, owner),
         Err(error) => return Err(Unfit(format!("{shown} cannot be read: {error}"))),
     };
     if !metadata.is_dir() {
@@ -142,6 +143,7 @@ fn outside(path: &Path, memory: &Path, uid: u32) -> Result<Seen, Unfit> {
     let names = names_in(path)?;
     if names.is_empty() {
         same_mount(path, memory)?;
+        wal_dir.map_or(Ok(()), |wal_dir| makeable(wal_dir, owner))?;
         return Ok(Seen::Empty);
     }
     let Ok(version) = fs::read_to_string(path.join("PG_VERSION")) else {
@@ -178,8 +180,8 @@ fn names_in(path: &Path) -> Result<Vec<String>, Unfit> {
     Ok(names)
 }
 
-/// Not there: fine if its parent is, and if it was not on another mount before.
-fn missing(path: &Path, memory: &Path) -> Result<Seen, Unfit> {
+/// Not there: fine if its parent is, if it was not on another mount before, and if its owner can make it.
+fn missing(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> Result<Seen, Unfit> {
     let shown = path.display();
     if let Ok(target) = fs::read_link(path) {
         return Err(Unfit(format!("{shown} is a link to {}, which is not there: is its mount missing?", target.display())));
@@ -189,7 +191,21 @@ fn missing(path: &Path, memory: &Path) -> Result<Seen, Unfit> {
         return Err(Unfit(format!("{shown} is not there, nor its parent {}: is a mount missing, or data_dir wrong?", parent.display())));
     }
     same_mount(path, memory)?;
+    for path in [Some(path), wal_dir].into_iter().flatten() {
+        makeable(path, owner)?;
+    }
     Ok(Seen::Missing)
+}
+
+/// Refuses a place where `initdb` or a copy would fail for ever, before anything is claimed or begun.
+fn makeable(path: &Path, owner: Owner) -> Result<(), Unfit> {
+    let shown = path.display();
+    reach::may_make(owner, path).map_err(|(refused, why)| {
+        let uid = owner.uid;
+        let remedy =
+            if refused == path { format!("chown {uid} {shown}") } else { format!("install -d -o {uid} -g {} -m 0700 {shown}", owner.gid) };
+        Unfit(format!("{shown} cannot be made or written by user id {uid}, which runs PostgreSQL: {}: {why}; {remedy}", refused.display()))
+    })
 }
 
 /// Refuses an empty place where the data directory once was, when it now lies on another mount.

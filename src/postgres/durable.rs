@@ -186,7 +186,7 @@ pub(super) async fn within<T: Send + 'static>(
         Err(_) => Err(Error::File {
             doing: "work on",
             path,
-            source: io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit}")),
+            source: io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {}", limit.rounded())),
         }),
     }
 }

@@ -7,15 +7,16 @@
 //! - [`settings`]: who and where; [`process`]: PostgreSQL's own programs as children with a deadline; [`version`];
 //! - [`config_files`], [`parameters`], [`hba`]: the managed configuration; [`command`]: how the postmaster is started;
 //!   [`overrides`]: what `ALTER SYSTEM` puts above it;
-//! - [`session`], [`server`], [`tls`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
+//! - [`session`], [`server`], [`tls`], [`certificate`], [`peer`], [`conninfo`]: SQL, to the local server and to other members;
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
 //! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
-//! - [`disk`], [`mount`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
+//! - [`disk`], [`mount`], [`reach`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
 //! - [`bootstrap`], [`place`], [`basebackup`], [`rewind`]: how a data directory comes to be; [`durable`]: files that outlive a power cut;
 //! - [`fetch`], [`shell`]: what the managed `restore_command` does.
 
 pub mod basebackup;
 pub mod bootstrap;
+pub mod certificate;
 pub mod command;
 pub mod config_files;
 mod conninfo;
@@ -35,6 +36,7 @@ pub mod place;
 pub mod probe;
 pub mod process;
 pub mod processes;
+pub mod reach;
 pub mod replication;
 pub mod rewind;
 pub mod scan;
@@ -179,7 +181,7 @@ pub enum Error {
         why: String,
     },
     /// No answer in time.
-    #[error("{doing}: no answer within {limit}")]
+    #[error("{doing}: no answer within {}", .limit.rounded())]
     Timeout {
         /// What was being done.
         doing: String,
@@ -234,5 +236,18 @@ impl Error {
     pub fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { doing, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_limit_is_told_in_milliseconds() {
+        let limit = Span::from_nanos(4_699_912_345);
+        assert_eq!(Error::Timeout { doing: "look".to_owned(), limit }.to_string(), "look: no answer within 4.699s");
+        let killed = Failure::Deadline { command: "initdb".to_owned(), limit, stderr: String::new() };
+        assert_eq!(killed.to_string(), "run initdb: killed after 4.699s: ");
     }
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 /// What holds where neither the operator's file nor the policy says anything.
 ///
 /// `wal_keep_size`: pg_rewind needs the WAL back to the last common checkpoint, and failed without it (measured on 15 and 17).
-const DEFAULTS: &[(&str, &str)] = &[("wal_keep_size", "512MB"), ("password_encryption", "scram-sha-256")];
+pub const DEFAULTS: &[(&str, &str)] = &[("wal_keep_size", "512MB"), ("password_encryption", "scram-sha-256")];
 
 /// Before crash recovery and after a rewind the server makes its whole directory durable: file by file that takes longer than
 /// the replay (measured: 1 to 2.5 s for a new cluster of 1,000 files, in every restart after a crash), by file system a moment.

@@ -101,7 +101,7 @@ pub enum Failure {
         stderr: String,
     },
     /// It had not ended at its deadline and was killed, with its process group. What it did until then is unknown.
-    #[error("run {command}: killed after {limit}: {stderr}")]
+    #[error("run {command}: killed after {}: {stderr}", .limit.rounded())]
     Deadline {
         /// The command line.
         command: String,

@@ -29,7 +29,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -92,6 +92,16 @@ pub enum SourceState {
         /// The timeline of its newest checkpoint.
         checkpoint: TimelineId,
     },
+}
+
+impl fmt::Display for SourceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready { tli } => write!(f, "it serves on timeline {tli}"),
+            Self::InRecovery => f.write_str("it is in recovery"),
+            Self::NotCheckpointed { checkpoint } => write!(f, "its newest checkpoint is still on timeline {checkpoint}"),
+        }
+    }
 }
 
 /// Judges what the source said ([`super::peer::ask`]), of which the ledger says that it is on `tli`.

@@ -96,7 +96,7 @@ impl Builder {
             routing,
             memory: Memory::default(),
         };
-        Published { snapshot: self.snapshot(), decision }
+        Published { snapshot: self.snapshot(), decision, heard: BTreeMap::new() }
     }
 
     fn snapshot(self) -> Snapshot {

@@ -88,6 +88,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("deadpool_postgres", &["postgres", "endpoint/pgbouncer", "lab"]),
     ("tokio_postgres_rustls", &["postgres", "lab"]),
     ("refinery", &["postgres"]),
+    ("x509_cert", &["postgres"]),
     ("rustls", &["dcs", "postgres", "peers", "api", "lab"]),
     ("nix", &["guard", "postgres", "lab", "clock", "cli", "agent/wiring"]),
     ("libc", &["guard", "postgres", "lab", "clock", "cli"]),

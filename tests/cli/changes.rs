@@ -89,7 +89,7 @@ fn removing_the_primary_or_nobody_is_refused_before_anything_is_asked_for() {
     let agent = host.agent(builder().build());
     let ran = host.run(&["remove", "n1", "--yes"]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("is the primary"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is the primary and cannot be removed: stop its agent with SIGINT"), "{}", ran.stderr);
     assert_eq!(host.run(&["remove", "n9", "--yes"]).code, 5);
     // Over TCP the node itself refuses.
     let ran = super::host::run(&["remove", "n4", "--yes", "--url", &format!("http://{}", agent.address())]);

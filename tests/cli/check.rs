@@ -1,6 +1,7 @@
 //! `config check` and `config explain`.
 
 use super::host::{Host, run};
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn every_fault_is_shown_at_once_with_its_line() {
@@ -46,6 +47,26 @@ fn a_good_file_is_well_and_the_host_is_looked_at() {
     assert_eq!(ran.code, 7);
     assert!(ran.stdout.contains("postgres.bin_dir: /nonexistent"), "{}", ran.stdout);
     assert_eq!(host.run(&["config", "check", "--shape-only", &file]).code, 0);
+}
+
+/// initdb and copies run as the owner, not as the one who checks: what that user cannot make fails for ever.
+#[test]
+fn directories_that_the_owner_cannot_make_are_told_before_the_start() {
+    let host = Host::new();
+    let text = std::fs::read_to_string(host.path("orders.toml")).expect("read");
+    let wal = format!("wal_dir = \"{}\"\nlisten = \"127.0.0.1:5432\"", host.path("wal/here").display());
+    host.write("orders.toml", &text.replace("/pg/data", "/data").replace("listen = \"127.0.0.1:5432\"", &wal));
+    std::fs::set_permissions(host.path(""), std::fs::Permissions::from_mode(0o555)).expect("mode");
+    let ran = host.run(&["config", "check"]);
+    std::fs::set_permissions(host.path(""), std::fs::Permissions::from_mode(0o755)).expect("mode");
+    assert_eq!(ran.code, 7, "{}", ran.stderr);
+    for expected in [
+        "orders.toml:13: postgres.data_dir: <host>/data does not exist, and user postgres, who runs PostgreSQL, may not write in <host>: permission denied",
+        "install -d -o postgres -g postgres -m 0700 <host>/data",
+        ": postgres.wal_dir: <host>/wal/here does not exist, and user",
+    ] {
+        assert!(ran.stdout.contains(expected), "{expected} in\n{}", ran.stdout);
+    }
 }
 
 #[test]

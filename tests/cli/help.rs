@@ -31,6 +31,18 @@ fn help_is_as_it_was_written() {
     }
 }
 
+/// `--help` and the manual say the same.
+#[test]
+fn every_exit_code_is_in_the_help_and_in_the_manual() {
+    let manual = include_str!("../../docs/src/exit-codes.md");
+    let help = run(&["--help"]).stdout;
+    for (code, meaning) in pgbaton::cli::exit::TABLE {
+        assert!(help.contains(&format!("  {}  {meaning}", code as u8)), "{meaning}");
+        assert!(manual.contains(&format!("| {} | {meaning}", code as u8)), "{meaning}");
+    }
+    assert!(run(&["etcd", "recover", "--help"]).stdout.contains("ends with 4"));
+}
+
 #[test]
 fn hidden_verbs_are_not_offered() {
     let help = run(&["--help"]).stdout;

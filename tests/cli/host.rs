@@ -56,7 +56,7 @@ endpoints = ["{endpoint}"]
 listen = "127.0.0.1:8008"
 
 [postgres]
-data_dir = "{directory}/data"
+data_dir = "{directory}/pg/data"
 bin_dir = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:5432"
 replication = {{ password_file = "replication.password" }}
@@ -65,6 +65,12 @@ rewind = {{ password_file = "rewind.password" }}
         );
         host.write("orders.toml", &text);
         fs::create_dir(host.path("run")).expect("directory");
+        fs::create_dir(host.path("pg")).expect("directory");
+        // Root's own tests run PostgreSQL as another user.
+        if let (true, Ok(Some(user))) = (nix::unistd::geteuid().is_root(), nix::unistd::User::from_name("postgres")) {
+            fs::set_permissions(host.directory.path(), fs::Permissions::from_mode(0o755)).expect("mode");
+            nix::unistd::chown(&host.path("pg"), Some(user.uid), Some(user.gid)).expect("chown");
+        }
         host
     }
 

@@ -4,7 +4,10 @@ use super::{
     host::{Host, run},
     published::{Builder, primary, reason, replica},
 };
-use pgbaton::{decide::decision::ReasonKind, model::moment::Span};
+use pgbaton::{
+    decide::decision::ReasonKind,
+    model::{moment::Span, observed::Observed},
+};
 
 const LONG: Span = Span::from_secs(600);
 
@@ -25,6 +28,39 @@ n4    -        silent      -          -    -       -     -  no
     assert_eq!(ran.stdout, expected);
     // The same by URL, without a configuration.
     assert_eq!(run(&["list", "--url", &format!("http://{}", agent.address())]).stdout, expected);
+}
+
+/// A host that died is listed until its etcd lease ends: what it said last is not taken for the present.
+#[test]
+fn a_member_that_has_said_nothing_for_long_is_shown_as_silent() {
+    let host = Host::new();
+    let mut published = primary(LONG).build();
+    published.snapshot.now.boot = published.snapshot.now.boot.minus(Span::from_secs(5));
+    let agent = host.agent(published.clone());
+    // The same record again is no sign of life.
+    agent.seat.publish(primary(LONG).build());
+    let shown = host.run(&["list"]).stdout;
+    assert_eq!(shown.matches("replica  silent 5").count(), 2, "{shown}");
+    assert!(shown.contains("n1    primary  running"), "{shown}");
+    let json: serde_json::Value = serde_json::from_str(&host.run(&["list", "-o", "json"]).stdout).expect("json");
+    assert!(json["members"][1]["silent_seconds"].as_f64().is_some_and(|silent| silent >= 5.0), "{json}");
+    // And a new one is.
+    let records = &mut published.snapshot.etcd.records;
+    records.members.values_mut().for_each(|stored| stored.revision += 1);
+    published.snapshot.now.boot = published.snapshot.now.boot.plus(Span::from_secs(5));
+    agent.seat.publish(published);
+    assert!(!host.run(&["list"]).stdout.contains("silent 5"));
+}
+
+#[test]
+fn a_replica_that_the_primary_does_not_see_is_not_shown_as_streaming() {
+    let host = Host::new();
+    let mut published = primary(LONG).build();
+    let Observed::Known { value: facts, .. } = &mut published.snapshot.server else { panic!("no facts") };
+    facts.walsenders.retain(|row| row.application_name.contains("n3"));
+    let _agent = host.agent(published);
+    let shown = host.run(&["list"]).stdout;
+    assert!(shown.contains("n2    replica  not connected") && shown.contains("n3    replica  streaming"), "{shown}");
 }
 
 #[test]

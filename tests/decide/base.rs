@@ -353,6 +353,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             postgres_version: "15.4".to_owned(),
             fencing: String::new(),
             pending_restart: false,
+            roles_missing: false,
             unknown: Unknown::new(),
         },
         90,

@@ -45,6 +45,39 @@ fn every_script_says_what_is_decided() {
     assert!(cases >= 40, "{cases} cases");
 }
 
+/// What the primary says of itself is what the others wait for.
+#[test]
+fn only_the_first_primary_tells_that_its_roles_are_not_made_yet() {
+    let told = |edits: &[&str]| {
+        let mut s = base::named("n1 serves").unwrap();
+        edits.iter().for_each(|edit| edit::apply(&mut s, edit).unwrap());
+        let decision = pgbaton::decide::decide(&s);
+        let said = decision.actions.into_iter().find_map(|action| match action {
+            pgbaton::decide::decision::Action::PutMember(record) => Some(record.roles_missing),
+            _ => None,
+        });
+        said.expect("a member record")
+    };
+    let failed = r#"failures.migrate = {"count": 1, "at": "0s", "why": "lock timeout"}"#;
+    assert!(told(&["leader.term = 1"]));
+    assert!(!told(&["leader.term = 1", "memory.migrated = 1"]));
+    assert!(told(&["leader.term = 1", "memory.migrated = 1", "tasks.migrate = now"]));
+    assert!(told(&["leader.term = 1", "memory.migrated = 1", failed]));
+    assert!(!told(&[]));
+}
+
+/// Migrations that failed are not forgotten with the decision that asked for them.
+#[test]
+fn migrations_that_failed_are_made_again() {
+    let mut s = base::named("n1 serves").unwrap();
+    let migrates =
+        |s: &pgbaton::decide::snapshot::Snapshot| pgbaton::decide::decide(s).actions.contains(&pgbaton::decide::decision::Action::Migrate);
+    edit::apply(&mut s, "memory.migrated = 3").unwrap();
+    assert!(!migrates(&s));
+    edit::apply(&mut s, r#"failures.migrate = {"count": 1, "at": "0s", "why": "lock timeout"}"#).unwrap();
+    assert!(migrates(&s));
+}
+
 /// A few lines around the first difference.
 fn first_difference(before: &str, now: &str) -> String {
     let (before, now): (Vec<&str>, Vec<&str>) = (before.lines().collect(), now.lines().collect());

@@ -11,7 +11,7 @@ use pgbaton::{
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -44,6 +44,28 @@ const AT_BOOTSTRAP: &[Mistake] = &[
         node: "n6",
         make: state_is_file,
         said: &["n6/state", "not a directory", "state_dir"],
+    },
+];
+
+/// Made before the cluster exists, too: what the operating system does not allow, or does not show.
+const OF_THE_HOST: &[Mistake] = &[
+    Mistake {
+        name: "a missing mount",
+        node: "n2",
+        make: mount_is_missing,
+        said: &["n2/pg/data", "the data was on the mount /srv/of-former-days", "is that mount missing?"],
+    },
+    Mistake {
+        name: "a data directory without the right to read it",
+        node: "n3",
+        make: unreadable,
+        said: &["n3/pg/data", "cannot be read", "ermission denied"],
+    },
+    Mistake {
+        name: "a parent in which the owner may not make it",
+        node: "n4",
+        make: foreign_parent,
+        said: &["n4/pg/data", "cannot be made or written by user id", "install -d"],
     },
 ];
 
@@ -85,6 +107,28 @@ fn no_etcd(lab: &Lab, node: &Node) -> Result<()> {
 fn foreign_owner(_: &Lab, node: &Node) -> Result<()> {
     fs::create_dir(data(node)).context("make the data directory")?;
     fs::write(data(node).join("PG_VERSION"), "15\n").context("write PG_VERSION")
+}
+
+/// The node once had data on a mount of its own: what is there now is the empty place below it.
+fn mount_is_missing(_: &Lab, node: &Node) -> Result<()> {
+    let config = fs::read_to_string(node.seen_directory.join("pgbaton.toml")).context("read the configuration")?;
+    let config: toml::Table = config.parse().context("understand the configuration")?;
+    let data_dir = config.get("postgres").and_then(|postgres| postgres.get("data_dir")).context("no data_dir")?;
+    let remembered = serde_json::json!({ "v": 1, "data_dir": data_dir.as_str(), "mount_point": "/srv/of-former-days" });
+    let file = node.seen_directory.join("state/data-mount.json");
+    fs::write(&file, remembered.to_string()).context("write what was remembered")?;
+    as_owner(node, &["mkdir", "-m", "0700", &data(node).display().to_string()]).map(|_| ())
+}
+
+fn unreadable(_: &Lab, node: &Node) -> Result<()> {
+    foreign_cluster_files(node)?;
+    fs::set_permissions(data(node), fs::Permissions::from_mode(0o000)).context("take the rights away")
+}
+
+fn foreign_parent(_: &Lab, node: &Node) -> Result<()> {
+    let parent = node.seen_directory.join("pg");
+    std::os::unix::fs::chown(&parent, Some(0), Some(0)).context("give the parent to root")?;
+    fs::set_permissions(&parent, fs::Permissions::from_mode(0o755)).context("let others look")
 }
 
 fn state_is_file(_: &Lab, node: &Node) -> Result<()> {
@@ -186,6 +230,16 @@ fn a_node_that_was_set_up_wrongly_says_so_once_and_touches_nothing() {
     lab.wait_primary(SOON).expect("the healthy node does not care");
     complaints.extend(made(&lab, AT_JOINING));
     assert_eq!(lab.primaries(), ["n1"]);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n  "));
+}
+
+#[test]
+fn a_node_whose_host_does_not_give_the_directory_says_so_and_claims_nothing() {
+    let lab = Lab::build(&spec(|spec| (spec.nodes, spec.members, spec.timing) = (4, 1, EtcdTiming::FAST)), &|_| ()).expect("lab");
+    let complaints = made(&lab, OF_THE_HOST);
+    // None of them has taken the right to initialise the cluster.
+    lab.start_agent("n1").expect("agent");
+    assert_eq!(lab.wait_primary(SOON).expect("the healthy node does not care"), "n1");
     assert!(complaints.is_empty(), "{}", complaints.join("\n  "));
 }
 

@@ -4,6 +4,7 @@ use super::{Known, Row, host::nearest, program};
 use crate::{
     config::Config,
     model::{lsn::Bytes, policy::Reclone},
+    postgres::parameters::DEFAULTS,
 };
 use nix::sys::statvfs::statvfs;
 use std::{
@@ -104,7 +105,10 @@ fn rewind(known: &Known, control: &str) -> Row {
         return Row::ok(subject, "checksums or wal_log_hints are on; the policy is not known yet");
     };
     let parameter = |name: &str| policy.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
+    // What pgbaton sets where the policy says nothing; a base_config may say otherwise, and is the operator's own.
+    let default = DEFAULTS.iter().find(|(name, _)| *name == "wal_keep_size").map(|(_, value)| *value);
     let keeps = parameter("wal_keep_size")
+        .or(default)
         .is_some_and(|size| size.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().is_ok_and(|size| size > 0));
     let restores = parameter("restore_command").is_some_and(|command| !command.trim().is_empty());
     if keeps || restores {
@@ -201,7 +205,7 @@ Data page checksum version:           1
         let verdict = |parameters: &[(&str, &str)], control: &str| rewind(&known(parameters), control).verdict;
         assert_eq!(verdict(&[("wal_keep_size", "1GB")], CONTROL), Verdict::Ok);
         assert_eq!(verdict(&[("restore_command", "cp /a/%f %p")], CONTROL), Verdict::Ok);
-        assert_eq!(verdict(&[], CONTROL), Verdict::Warn);
+        assert_eq!(verdict(&[], CONTROL), Verdict::Ok, "the managed default keeps 512MB");
         assert_eq!(verdict(&[("wal_keep_size", "0")], CONTROL), Verdict::Warn);
         assert_eq!(verdict(&[("wal_keep_size", "1GB")], &CONTROL.replace("version:           1", "version:           0")), Verdict::Warn);
     }

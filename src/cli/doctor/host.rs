@@ -48,7 +48,8 @@ pub(super) fn rights(config: &Config) -> Vec<Row> {
             rows.push(Row::fail(subject, found, "chmod 0700 (or 0750): PostgreSQL does not start with more"));
         }
         Ok(metadata) => rows.push(Row::ok(subject, format!("{} belongs to {}", data_dir.display(), name(metadata.uid())))),
-        Err(_) => rows.push(Row::ok(subject, format!("{} will be made", data_dir.display()))),
+        // Whether it can be is a matter of the configuration's rows.
+        Err(_) => rows.push(Row::ok(subject, format!("{} is not there yet", data_dir.display()))),
     }
     let me = geteuid().as_raw();
     if me != 0 && owner.is_some_and(|owner| owner != me) {
@@ -100,14 +101,14 @@ pub(super) fn fencing(known: &Known, config: &Config) -> Row {
     let unfenced = "run the guard as root, or allow user namespaces; else this node becomes primary only with allow_unfenced";
     if let Some(fencing) = known.status.as_ref().map(|status| &status.fencing) {
         return match (&fencing.kill, fencing.works) {
-            (Some(kill), true) => Row::ok(subject, format!("the guard's self-test passed ({kill:?})").to_lowercase()),
-            (Some(kill), false) => Row::fail(subject, format!("the guard's self-test of {kill:?} failed").to_lowercase(), unfenced),
+            (Some(kill), true) => Row::ok(subject, format!("the guard's self-test passed ({kill})")),
+            (Some(kill), false) => Row::fail(subject, format!("the guard's self-test of {kill} failed"), unfenced),
             (None, _) => Row::warn(subject, "there is no guard at the moment", "look at the agent's log"),
         };
     }
     let namespaces = Path::new("/proc/self/ns/pid").exists();
     let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let wanted = config.guard.kill.map_or_else(|| "auto".to_owned(), |kill| format!("{kill:?}").to_lowercase());
+    let wanted = config.guard.kill.map_or_else(|| "auto".to_owned(), |kill| kill.to_string());
     if namespaces && (geteuid().is_root() || users.is_some_and(|users| users > 0)) {
         Row::ok(subject, format!("process namespaces can be made (kill = {wanted}); the guard tests it when it starts"))
     } else {

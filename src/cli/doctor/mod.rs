@@ -1,8 +1,9 @@
 //! `doctor`: whether this host can do what its configuration says. Looks, and changes nothing.
 //!
 //! Every row is one thing that was looked at, with what to do where it is not well. In reading order: [`Row`]; `host` (programs,
-//! rights, clock, fencing, ports), `etcd`, `data` (disk, data directory, rewind, copies); `program` runs PostgreSQL's programs.
+//! rights, clock, fencing, ports), `etcd`, `certificates`, `data` (disk, data directory, rewind, copies); `program` runs PostgreSQL's programs.
 
+mod certificates;
 mod data;
 mod etcd;
 mod host;
@@ -101,7 +102,7 @@ fn fault(fault: &config::Fault) -> Row {
 
 async fn host_rows(config: &Config) -> Vec<Row> {
     let mut rows = Vec::new();
-    if let Err(faults) = config::check_environment(config) {
+    if let Err(faults) = super::config::check_host(config) {
         rows.extend(faults.as_slice().iter().map(fault));
     }
     let mut known = Known::default();
@@ -115,6 +116,7 @@ async fn host_rows(config: &Config) -> Vec<Row> {
     rows.push(host::fencing(&known, config));
     rows.extend(host::ports(config, known.status.is_some()));
     rows.extend(etcd);
+    rows.extend(certificates::rows(config, crate::clock::unix_seconds()));
     rows.extend(data::rows(config, &known, version.ok()).await);
     rows
 }

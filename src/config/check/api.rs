@@ -1,37 +1,33 @@
 //! `[api]`.
 
-use super::{Optional, address, named_files, optional};
+use super::{address, optional};
 use crate::config::{
     file::{Entry, Reader, Section},
-    node::{ApiConfig, ApiTls, Network},
+    node::{ApiConfig, Network},
 };
 
 pub(super) fn section(reader: &mut Reader, root: &mut Section<'_>) -> Option<ApiConfig> {
     let mut section = root.section(reader, "api");
     let addresses = address::listen_and_advertise(reader, &mut section, "0.0.0.0:8008");
-    let tls = tls(reader, &mut section);
-    let tokens = optional(section.get("tokens_file"), |entry| named_files::secret(reader, entry));
-    let peer_key = optional(section.get("peer_key_file"), |entry| named_files::password(reader, entry));
+    unprotected(reader, &mut section);
     let allow = optional(section.get("allow"), |entry| networks(reader, entry));
     section.finish(reader);
     let (listen, advertise) = addresses?;
-    Some(ApiConfig { listen, advertise, tls: tls?, tokens: tokens?, peer_key: peer_key?, allow: allow?.unwrap_or_default() })
+    Some(ApiConfig { listen, advertise, allow: allow?.unwrap_or_default() })
 }
 
-fn tls(reader: &mut Reader, api: &mut Section<'_>) -> Optional<ApiTls> {
-    let mut section = api.section(reader, "tls");
-    let server = named_files::key_pair(reader, &mut section);
-    let client_ca = optional(section.get("client_ca_file"), |entry| named_files::certificate(reader, entry));
-    let (written, path) = (section.is_written(), section.path("cert_file"));
-    section.finish(reader);
-    let client_ca = client_ca?;
-    match server? {
-        Some(server) => Some(Some(ApiTls { server, client_ca })),
-        None if written => {
-            reader.missing(&path, "is missing", "set cert_file and key_file of this node, or remove api.tls");
-            None
+/// Keys of a protection that this version does not have: refused, because an operator would count on it.
+fn unprotected(reader: &mut Reader, section: &mut Section<'_>) {
+    const WHAT_TO_DO: &str = "remove it, and bind api.listen to loopback or a trusted network, or limit it with api.allow";
+    let keys = [
+        ("tls", "the API speaks plain HTTP"),
+        ("tokens_file", "changes are accepted over the Unix socket alone, and reading over TCP needs no token"),
+        ("peer_key_file", "nodes prove nothing to each other over HTTP"),
+    ];
+    for (key, instead) in keys {
+        if let Some(entry) = section.get(key) {
+            reader.fault(&entry.path, format!("is not supported by this version: {instead}"), WHAT_TO_DO);
         }
-        None => Some(None),
     }
 }
 

@@ -15,7 +15,6 @@ pub const NODE: &[Table] = &[
             key("cluster", Required, "\"orders\"", "text, 1 to 63 of a-z, 0-9 and -", Fixed, "The cluster that this node belongs to."),
             key("node", Required, "\"n1\"", "text, 1 to 40 of a-z, 0-9 and -", Fixed, "This node's name, unique in the cluster."),
             key("zone", Default, "\"\"", "text", Agent, "Failure domain."),
-            key("region", Default, "\"\"", "text", Agent, "The region of that zone."),
             key(
                 "state_dir",
                 Optional,
@@ -40,7 +39,14 @@ pub const NODE: &[Table] = &[
         keys: &[
             key("no_failover", Default, "false", "boolean", Agent, "Never becomes primary."),
             key("priority", Default, "100", "number, 0 to 1000", Agent, "Among equal candidates the higher is preferred."),
-            key("no_sync", Default, "false", "boolean", Agent, "Its flush never counts for a commit."),
+            key(
+                "no_sync",
+                Default,
+                "false",
+                "boolean",
+                Agent,
+                "Its flush never counts for a commit: shown by list and asked by /replica?tag_no_sync=true, and true of every node in this version.",
+            ),
             key("no_load_balance", Default, "false", "boolean", Agent, "Not offered to readers."),
         ],
     },
@@ -84,39 +90,7 @@ pub const NODE: &[Table] = &[
                 Agent,
                 "How others reach it. Required where listen is a wildcard.",
             ),
-            key(
-                "tokens_file",
-                Optional,
-                "\"api.tokens\"",
-                "path of a secret file",
-                Agent,
-                "Bearer tokens. Without tokens and client certificates, changes are accepted over the Unix socket alone.",
-            ),
-            key(
-                "peer_key_file",
-                Optional,
-                "\"peer.key\"",
-                "path of a secret file, one line",
-                Agent,
-                "What the cluster's nodes prove themselves with to each other.",
-            ),
             key("allow", Default, "[]", "list of networks", Agent, "From where requests are accepted; empty for everywhere."),
-        ],
-    },
-    Table {
-        path: "api.tls",
-        meaning: "HTTPS for the API.",
-        keys: &[
-            key("cert_file", Optional, "\"api.crt\"", "path of a PEM file", Agent, "The server's certificate."),
-            key("key_file", Optional, "\"api.key\"", "path of a secret PEM file", Agent, "Its private key."),
-            key(
-                "client_ca_file",
-                Optional,
-                "\"clients-ca.crt\"",
-                "path of a PEM file",
-                Agent,
-                "Client certificates of this authority are accepted.",
-            ),
         ],
     },
     Table {
@@ -231,7 +205,14 @@ pub const NODE: &[Table] = &[
         path: "bootstrap",
         meaning: "Used once, by the first node of a new cluster.",
         keys: &[
-            key("initdb", Default, "[\"--data-checksums\"]", "list of texts", Fixed, "Arguments of initdb beside pgbaton's own."),
+            key(
+                "initdb",
+                Default,
+                "[]",
+                "list of texts",
+                Fixed,
+                "Arguments of initdb beside pgbaton's own. --data-checksums is given unless one of these says otherwise.",
+            ),
             key("policy", Optional, "\"policy.toml\"", "path", Fixed, "The first cluster policy; without it the defaults."),
         ],
     },
@@ -250,10 +231,10 @@ pub const NODE: &[Table] = &[
             key(
                 "network_fence",
                 Default,
-                "\"auto\"",
-                "auto or off",
+                "\"off\"",
+                "off; auto is not available in this version",
                 Postgres,
-                "The kernel's lease on the PostgreSQL port, where there is one.",
+                "The kernel's lease on the PostgreSQL port.",
             ),
             key(
                 "watchdog",

@@ -36,7 +36,8 @@ fn the_reference_names_every_key_that_is_read_and_no_other() {
     let (config, asked) =
         check_text(Path::new("node.toml"), &text, false).map_err(|faults| faults.to_string()).expect("the reference is a valid file");
     let refused = ["password_file", "cert_file", "key_file"].map(|key| format!("postgres.superuser.{key}"));
-    let later = named(&["endpoint", "notify", "telemetry.otlp", "tags.clone_from", "tags.replicate_from"]);
+    let unprotected = named(&["api.tls", "api.tokens_file", "api.peer_key_file"]);
+    let later = &named(&["region", "endpoint", "notify", "telemetry.otlp", "tags.clone_from", "tags.replicate_from"]) | &unprotected;
     let certificates = ["rewind", "monitor"].map(|role| [format!("postgres.{role}.cert_file"), format!("postgres.{role}.key_file")]);
     let later = &(&later | &BTreeSet::from(refused)) | &certificates.into_iter().flatten().collect();
     assert_eq!(asked.into_iter().collect::<BTreeSet<_>>(), &catalogue(reference::NODE) | &later);

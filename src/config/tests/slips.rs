@@ -74,11 +74,30 @@ const SLIPS: &[(&str, &str, &str)] = &[
         "[api]\nallow = [\"10.0.0.5/8\"]",
         "node.toml:8: api.allow[0]: \"10.0.0.5/8\" has bits beyond its prefix: the network is 10.0.0.0/8; write it as \"10.0.0.0/8\", \"fd00::/8\" or a single address",
     ),
-    ("[api]", "[api]\ntls = {}", "node.toml:8: api.tls.cert_file: is missing; set cert_file and key_file of this node, or remove api.tls"),
     (
         "[api]",
-        "[api]\ntls = true",
-        "node.toml:8: api.tls: true where a table belongs; write it as [api.tls] with its keys below it, or tls = { … }",
+        "[api]\ntls = { cert_file = \"own.crt\", key_file = \"own.key\" }",
+        "node.toml:8: api.tls: is not supported by this version: the API speaks plain HTTP; remove it, and bind api.listen to loopback or a trusted network, or limit it with api.allow",
+    ),
+    (
+        "[api]",
+        "[api]\ntokens_file = \"api.tokens\"",
+        "node.toml:8: api.tokens_file: is not supported by this version: changes are accepted over the Unix socket alone, and reading over TCP needs no token; remove it, and bind api.listen to loopback or a trusted network, or limit it with api.allow",
+    ),
+    (
+        "[api]",
+        "[api]\npeer_key_file = \"peer.key\"",
+        "node.toml:8: api.peer_key_file: is not supported by this version: nodes prove nothing to each other over HTTP; remove it, and bind api.listen to loopback or a trusted network, or limit it with api.allow",
+    ),
+    (
+        "node = \"n1\"",
+        "node = \"n1\"\nregion = \"eu-west-1\"",
+        "node.toml:3: region: not available in this version; remove it; zone alone tells failure domains apart",
+    ),
+    (
+        "[etcd]",
+        "guard = { network_fence = \"auto\" }\n[etcd]",
+        "node.toml:4: guard.network_fence: not available in this version; set network_fence = \"off\"",
     ),
     ("/srv/data", "data", "node.toml:11: postgres.data_dir: \"data\" is a relative path; write the whole path, beginning with /"),
     ("/srv/data", "/", "node.toml:11: postgres.data_dir: / is no data directory; name the directory that holds PG_VERSION, or will"),

@@ -95,8 +95,8 @@ impl Endpoint {
         };
         let answer = match tokio::time::timeout(deadline.to_std(), work).await {
             Ok(answer) => answer,
-            Err(_) if sent.load(Ordering::Relaxed) => Err(Fault::Unclear(format!("no answer within {deadline}"))),
-            Err(_) => Err(Fault::NotYet(format!("not connected within {deadline}"))),
+            Err(_) if sent.load(Ordering::Relaxed) => Err(Fault::Unclear(format!("no answer within {}", deadline.rounded()))),
+            Err(_) => Err(Fault::NotYet(format!("not connected within {}", deadline.rounded()))),
         };
         self.note(answer.as_ref().err());
         answer.map_err(|fault| fault.at(&self.url.text))

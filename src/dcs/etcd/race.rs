@@ -79,7 +79,7 @@ impl Course {
     }
 
     fn error(self, fault: Option<Fault>, deadline: Span, sent: bool) -> Error {
-        let why = fault.or(self.newest);
+        let (why, deadline) = (fault.or(self.newest), deadline.rounded());
         match why {
             // The last fault is harmless, but an earlier attempt may have arrived.
             Some(fault) if !fault.is_unclear() && (sent || !self.arrived.is_empty()) => {
@@ -172,4 +172,16 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     let half = u64::try_from(pause.as_nanos() / 2).unwrap_or(u64::MAX);
     // The low digits of the clock are chance enough for this.
     Duration::from_nanos(half.saturating_add(clock::boot().as_nanos() % half.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_deadline_is_told_in_milliseconds() {
+        let left = Span::from_nanos(699_912_345);
+        assert!(Course::default().error(None, left, true).to_string().ends_with("no answer within 699ms"));
+        assert!(Course::default().error(None, left, false).to_string().ends_with("not connected within 699ms"));
+    }
 }

@@ -36,7 +36,7 @@ pub struct HistoryRecord {
     pub at: String,
 }
 
-/// `audit/<revision>`: one accepted change by an operator.
+/// `audit/<id>` (a nonce that begins with the time, so that they sort by it): one accepted change by an operator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuditRecord {
     /// Format version.

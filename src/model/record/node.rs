@@ -66,6 +66,9 @@ pub struct MemberRecord {
     pub fencing: String,
     /// Whether a PostgreSQL setting waits for a restart.
     pub pending_restart: bool,
+    /// The first primary of a new cluster, while it has not made the roles yet by which others log in to copy it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub roles_missing: bool,
     /// Unknown fields.
     #[serde(flatten)]
     pub unknown: Unknown,
