@@ -22,7 +22,7 @@ use pgbaton::{
         Error, Settings, disk,
         history::{self, When},
         peer,
-        rewind::{self, Options, Readiness, Rewound, SourceState},
+        rewind::{self, Options, Rewound, SourceState},
         scan,
         segment::Layout,
     },
@@ -123,7 +123,6 @@ fn follow(old: &mut Instance, new: &Instance) {
 async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
     let (mut old, new, fork) = diverged().await;
     let settings = settings(&old);
-    assert_eq!(rewind::readiness(&settings).await.expect("readiness"), Readiness::RecoverFirst);
     let whole = scan::whole(&settings, fork.at, fork.parent, LIMIT).await.expect("scan").lsn;
     let report = rewind::diverged(&settings, fork.parent, fork.at, LIMIT).await.expect("report");
     assert_eq!((report.from, report.to, report.transactions), (fork.at, whole, 3));
@@ -139,7 +138,6 @@ async fn a_crashed_primary_is_recovered_counted_rewound_and_follows() {
 
     recover(&mut old, whole).await;
     assert_eq!(facts(&settings).await.control.state, ControlState::ShutDownInRecovery);
-    assert_eq!(rewind::readiness(&settings).await.expect("readiness"), Readiness::Ready);
     let source = peer::ask(&settings, &new.settings().advertise, &settings.roles.rewind, LIMIT).await.expect("ask");
     assert_eq!(rewind::source_state(&source, tli(2)), SourceState::Ready { tli: tli(2) });
     assert_eq!(rewind::source_state(&source, tli(3)), SourceState::NotCheckpointed { checkpoint: tli(2) });

@@ -124,10 +124,9 @@ async fn only_our_own_slots_that_nobody_uses_are_dropped() {
     pg::wait_until("the slot is used", LIMIT, || primary.sql("select count(*) from pg_replication_slots where active") == "1");
     let used = server.drop_slot(RUN, &"pgbaton_n3".parse().expect("name"), LIMIT).await;
     assert!(matches!(&used, Err(Error::Sql { code, .. }) if code == "55006"), "{used:?}");
-    let ended = server.terminate_walsenders(RUN, &["pg_receivewal".to_owned()], LIMIT).await;
-    assert_eq!(ended.expect("terminated"), 1);
     let _ = receiver.kill();
     let _ = receiver.wait();
+    pg::wait_until("the slot is free", LIMIT, || primary.sql("select count(*) from pg_replication_slots where active") == "0");
 
     server.drop_slot(RUN, &ours, LIMIT).await.expect("dropped");
     server.drop_slot(RUN, &ours, LIMIT).await.expect("gone already");
@@ -219,31 +218,10 @@ async fn processes_in_a_pid_namespace_are_found_by_the_ids_they_have_outside() {
     let start = start_command(&settings, &configuration(), StartAs::Primary).await.expect("command");
     primary.start_in_namespace(&start);
     let inner: i32 = primary.sql("select pid from pg_stat_activity where backend_type = 'checkpointer'").parse().expect("pid");
-    let found = processes::by_inner_pid(&primary.data, inner).expect("look").expect("found");
+    let found = processes::processes(&primary.data).expect("look").into_iter().find(|process| process.inner == inner).expect("found");
     assert!(found.title.contains("checkpointer"), "{found:?}");
     assert_ne!(found.pid, found.inner);
     assert!(kill(Pid::from_raw(found.pid), None).is_ok());
-    let refused = processes::remove_stale_pid_file(&primary.data);
-    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
-}
-
-/// Scenario 120: the id in the file belongs to somebody else by now.
-#[tokio::test]
-async fn a_pid_file_that_a_dead_postmaster_left_behind_does_not_prevent_the_next_start() {
-    let mut primary = Instance::primary();
-    primary.stop(Signal::SIGKILL);
-    pg::wait_until("every backend has left", LIMIT, || primary.processes().is_empty());
-    let file = primary.data.join("postmaster.pid");
-    let text = fs::read_to_string(&file).expect("left behind");
-    let (_, rest) = text.split_once('\n').expect("lines");
-    // A process of the same user, as after a reboot in a container.
-    let mut other = pg::as_postgres("/bin/sleep").arg("30").spawn().expect("sleep");
-    fs::write(&file, format!("{}\n{rest}", other.id())).expect("write");
-    assert!(processes::remove_stale_pid_file(&primary.data).expect("removed"));
-    assert!(!processes::remove_stale_pid_file(&primary.data).expect("nothing left"));
-    primary.start();
-    let _ = other.kill();
-    let _ = other.wait();
 }
 
 #[tokio::test]

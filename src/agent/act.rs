@@ -264,11 +264,23 @@ async fn configure(
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
     if let Some(run) = run {
         // Also where the files did not change: an earlier reload may have been lost with its agent.
-        let _ = changed;
         said(tools.server.reload_sql(run, SQL_LIMIT).await)?;
     }
     publish(tools, Event::Configured(Box::new(configuration))).await;
+    if let Some(run) = run.filter(|_| changed) {
+        tell_faults(tools, run).await;
+    }
     Ok(())
+}
+
+/// PostgreSQL passes over lines that it cannot use, in its own log at best: whoever changed the policy is told here.
+async fn tell_faults(tools: &Tools, run: Run) {
+    match tools.server.configuration_faults(run, SQL_LIMIT).await {
+        Ok(faults) => faults.iter().for_each(|fault| {
+            tracing::warn!(file = fault.file, line = fault.line, "PostgreSQL cannot use a line of its configuration: {}", fault.what);
+        }),
+        Err(fault) => tracing::debug!(error = chain(&fault), "whether PostgreSQL can use its configuration was not to be learned"),
+    }
 }
 
 /// What stands in `postgresql.auto.conf` wins over the managed file: a standby that another tool made would go on

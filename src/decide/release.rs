@@ -218,10 +218,18 @@ pub(super) fn failed_start(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRe
     if story.is_some() {
         d.memory.failed_starts = s.memory.failed_starts.saturating_add(1);
         let pause = Span::from_millis(500).times(1 << d.memory.failed_starts.min(7)).min(Span::from_secs(60));
-        d.memory.no_claim_before = Some(s.now.boot.plus(pause));
+        d.memory.no_claim_before = Some(s.now.boot.plus(jittered(s, pause)));
     }
     vacate(s, d, leader, None, "PostgreSQL did not start as primary");
     Keeps::Not
+}
+
+/// From half of a pause to all of it, by this snapshot's random text: claimants that failed together do not meet again (protocol 1.7
+/// step 4).
+fn jittered(s: &Snapshot, pause: Span) -> Span {
+    let drawn = s.fresh.nonce.as_str().bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 256;
+    let half = pause.as_nanos() / 2;
+    Span::from_nanos(half + half / 256 * drawn)
 }
 
 /// A claim that comes to nothing before anything was promoted.
@@ -239,7 +247,7 @@ pub(super) fn abandon(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>
     if s.memory.claim.is_some() {
         d.memory.failed_claims = s.memory.failed_claims.saturating_add(1);
         let pause = Span::from_millis(250).times(1 << d.memory.failed_claims.min(7)).min(Span::from_secs(30));
-        d.memory.no_claim_before = Some(s.now.boot.plus(pause));
+        d.memory.no_claim_before = Some(s.now.boot.plus(jittered(s, pause)));
     }
     let reason = format!("claim given up: {why}");
     // `dead` and the end of WAL are carried along: they speak of the former primary, not of this claim.

@@ -302,14 +302,6 @@ pub async fn discard_old(settings: &Settings, id: &DataIncarnation) -> Result<()
     durable::within(DISK_LIMIT, marker.clone(), move || durable::remove(&marker).map_err(Error::file("remove", &marker))).await
 }
 
-/// Removes what is left of copies that will not be finished: not what was there before one was swapped in.
-///
-/// # Errors
-/// When the disk fails. May be called again.
-pub async fn discard_unfinished(settings: &Settings) -> Result<(), Error> {
-    clear(settings, |leftover| leftover.kind != LeftoverKind::Old).await
-}
-
 async fn clear(settings: &Settings, which: impl Fn(&Leftover) -> bool + Send + 'static) -> Result<(), Error> {
     let settings = settings.clone();
     durable::within(DISK_LIMIT, settings.data_dir.clone(), move || {

@@ -1,7 +1,7 @@
 //! PostgreSQL's processes as the kernel shows them: found by their working directory, told apart by their titles.
 //!
 //! Where PostgreSQL lives in a PID namespace of its own (protocol 1.5), the ids that it knows itself by (`pg_stat_activity`,
-//! `postmaster.pid`) are not ours; nobody may signal them here (scenario 214).
+//! `postmaster.pid`) are not ours; nobody may signal them here (scenario 214). The file itself is the guard's.
 
 use super::Error;
 use crate::model::lsn::Lsn;
@@ -49,35 +49,6 @@ fn is_walreceiver(title: &str) -> bool {
         ["walreceiver", "streaming", at] | ["walreceiver", "restarting", "at", at] => at.parse::<Lsn>().is_ok(),
         _ => false,
     }
-}
-
-/// The process of the server in `data_dir` that PostgreSQL itself shows as `inner`.
-///
-/// # Errors
-/// As [`processes`].
-pub fn by_inner_pid(data_dir: &Path, inner: i32) -> Result<Option<ServerProcess>, Error> {
-    Ok(processes(data_dir)?.into_iter().find(|process| process.inner == inner))
-}
-
-/// Removes a `postmaster.pid` that a dead postmaster left behind, before a start; returns whether there was one.
-///
-/// The id in it may belong to anybody by now, and to somebody else in another PID namespace, so that PostgreSQL would refuse to start
-/// (scenario 120). What counts is whether a process works in the data directory. PostgreSQL itself still refuses to start while a
-/// shared memory segment of this directory is in use (scenario 121).
-///
-/// # Errors
-/// [`Error::Refused`] while a process works there: end it first. [`Error::File`].
-pub fn remove_stale_pid_file(data_dir: &Path) -> Result<bool, Error> {
-    let file = data_dir.join("postmaster.pid");
-    if !file.exists() {
-        return Ok(false);
-    }
-    if let Some(process) = processes(data_dir)?.first() {
-        let (pid, title) = (process.pid, &process.title);
-        return Err(Error::Refused(format!("remove {}: process {pid} ({title}) still works there", file.display())));
-    }
-    fs::remove_file(&file).map_err(Error::file("remove", &file))?;
-    Ok(true)
 }
 
 fn in_directory(pid: i32, data_dir: &Path) -> Option<ServerProcess> {

@@ -23,7 +23,7 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tokio_postgres::{error::SqlState, types::Type};
+use tokio_postgres::error::SqlState;
 
 /// How long a walreceiver may take to end by itself before it is signalled (EXP-16).
 const BEFORE_SIGNAL: Span = Span::from_millis(100);
@@ -114,16 +114,6 @@ impl Server {
                    AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver')";
         let rows = self.rows(run, "look for a walreceiver", sql, &[], limit).await;
         rows.map_or(true, |rows| rows.first().and_then(|row| row.try_get(0).ok()) == Some(true))
-    }
-
-    /// Ends the walsenders whose `application_name` is one of `names` and returns how many were signalled.
-    ///
-    /// # Errors
-    /// As for any session.
-    pub async fn terminate_walsenders(&self, run: Run, names: &[String], limit: Span) -> Result<usize, Error> {
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = ANY ($1)";
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.rows(run, "end walsenders", sql, &[(&names, Type::TEXT_ARRAY)], limit).await.map(|rows| rows.len())
     }
 }
 

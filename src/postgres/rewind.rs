@@ -1,8 +1,8 @@
 //! `pg_rewind`: making a data directory that went another way follow the primary again, without a full copy.
 //!
-//! The order (protocol 1.13 c) is the caller's to keep: [`archive_ready_segments`]; [`readiness`], and where it says
-//! [`Readiness::RecoverFirst`] a start with [`Recovery::OwnWal`] until replay reaches the end of WAL, then a fast stop; only
-//! then the ledger's history files (EXP-30 ii); [`diverged`], because it will be gone; [`source_state`]; [`run`].
+//! The order (protocol 1.13 c) is the caller's to keep: [`archive_ready_segments`]; where the server was not stopped cleanly, a
+//! start with [`Recovery::OwnWal`] until replay reaches the end of WAL, then a fast stop; only then the ledger's history files
+//! (EXP-30 ii); [`diverged`], because it will be gone; [`source_state`]; [`run`].
 //! pg_rewind's own recovery of its target runs `postgres --single`, which refuses a directory with `standby.signal`
 //! (EXP-27), and is never asked for.
 //!
@@ -11,7 +11,7 @@
 use super::{
     Error, Failure, Settings, Stream, basebackup,
     conninfo::conninfo,
-    control_data, durable,
+    durable,
     peer::PeerFacts,
     scan,
     shell::{self, Words},
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     model::{
-        instance::{ControlState, RewindMark},
+        instance::RewindMark,
         lsn::{Bytes, Lsn},
         moment::Span,
         node::{Address, DataIncarnation},
@@ -35,46 +35,6 @@ use std::{
 
 /// How long the disk may take for a handful of small files.
 const DISK_LIMIT: Span = Span::from_secs(60);
-
-/// Whether the target can be rewound as it lies there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// It was stopped cleanly.
-    Ready,
-    /// It has to be recovered first, by a start with [`super::Recovery::OwnWal`] and a fast stop.
-    RecoverFirst,
-    /// It can only be cloned.
-    Never {
-        /// Why.
-        why: String,
-    },
-}
-
-/// Whether our data directory can be rewound: neither running nor of unknown state, and with what pg_rewind needs.
-///
-/// # Errors
-/// When the control file cannot be read.
-pub async fn readiness(settings: &Settings) -> Result<Readiness, Error> {
-    let control = control_data::read(settings, &settings.data_dir).await?.data;
-    if !control.can_rewind {
-        // PG manual, "pg_rewind": needs wal_log_hints = on, or data checksums, since the directory diverged.
-        let why = "it has neither data checksums nor wal_log_hints: pg_rewind cannot tell which blocks differ".to_owned();
-        return Ok(Readiness::Never { why });
-    }
-    let unfinished = mark(settings)? == Some(RewindMark::Unfinished);
-    Ok(match control.state {
-        // A half-rewound directory must not be recovered: its blocks are of two histories.
-        _ if unfinished && control.state != ControlState::ShutDown && control.state != ControlState::ShutDownInRecovery => {
-            Readiness::Never { why: "an earlier pg_rewind was interrupted after it had changed the control file".to_owned() }
-        }
-        ControlState::ShutDown | ControlState::ShutDownInRecovery => Readiness::Ready,
-        ControlState::StartingUp
-        | ControlState::ShuttingDown
-        | ControlState::InCrashRecovery
-        | ControlState::InArchiveRecovery
-        | ControlState::InProduction => Readiness::RecoverFirst,
-    })
-}
 
 /// Whether the source can be rewound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
