@@ -442,7 +442,11 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole, lif
             Err(fault) => tracing::warn!(error = chain(&fault), from = %fork, to = %whole.lsn, "what diverged could not be counted"),
         }
     }
-    let options = rewind::Options { source: source.address.clone(), restore_by: None, life: life.clone(), limit: DATA_LIMIT };
+    // WAL back to the last common checkpoint may be in the archive alone (scenario 145); the managed command has a limit of its own.
+    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let archive = rendered.is_some_and(|rendered| rendered.restore_command.is_some());
+    let restore_by = archive.then(|| ConfigFiles::main(&tools.settings));
+    let options = rewind::Options { source: source.address.clone(), restore_by, life: life.clone(), limit: DATA_LIMIT };
     let see = |progress: basebackup::Progress| tracing::debug!(done = progress.done.get(), total = progress.total.get(), "rewinding");
     match rewind::run(&tools.settings, &options, see).await {
         Ok(rewind::Rewound::Done { .. }) => Ok(()),

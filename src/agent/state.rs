@@ -37,7 +37,7 @@ use crate::{
 use boundary::newest;
 use lease::{Pending, leader_attempt};
 use server::is_idle_repetition;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Everything that one agent knows.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct State {
     policy: ClusterPolicy,
     guard: Observed<GuardStatus>,
     former_guard: Option<Incarnation>,
-    records: Records,
+    records: Arc<Records>,
     /// The newest change of keys that are not in `records`: deleted, or not readable. An older change does not bring them back.
     gone: BTreeMap<Key, u64>,
     answered: Observed<()>,
@@ -92,7 +92,7 @@ impl State {
             file,
             guard: Observed::never(),
             former_guard: None,
-            records: Records::default(),
+            records: Arc::default(),
             gone: BTreeMap::new(),
             answered: Observed::never(),
             suspect: None,
@@ -135,7 +135,7 @@ impl State {
             policy: self.policy.clone(),
             guard: self.guard.clone(),
             former_guard: self.former_guard.clone(),
-            etcd: Etcd { records: self.records.clone(), answered: self.answered.clone(), suspect: self.suspect.clone() },
+            etcd: Etcd { records: Arc::clone(&self.records), answered: self.answered.clone(), suspect: self.suspect.clone() },
             lease: self.lease.clone(),
             standing: self.standing.clone(),
             server: self.server.clone(),

@@ -93,8 +93,9 @@ pub fn run<A>(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> R
     let launch = launch(&config, program, &owner)?;
     let keeper = if geteuid().is_root() { Some(Keeper::spawn(&launch).map_err(system("start the starter of guards"))?) } else { None };
     become_owner(&owner)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(system("start the runtime"))?;
+    // One thread: nothing here computes for long, and waking another costs more than most events. Files are written on threads of
+    // their own, the API has a runtime of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
     runtime.block_on(agent(config, owner, launch, keeper, attach))
 }
 

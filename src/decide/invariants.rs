@@ -137,6 +137,19 @@ fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn) -> Option<String> {
     None
 }
 
+/// Whether nobody else can act on this record any more: given up, or unchanged for as long as it says.
+fn is_over(s: &Snapshot, record: &LeaderRecord) -> bool {
+    match &record.state {
+        LeaderState::Vacant { .. } => true,
+        LeaderState::Handoff { to } if *to == s.me.node => true,
+        LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => {
+            let seen = s.standing.as_ref().filter(|standing| standing.nonce == record.nonce && !s.now.slept_since(standing.suspended));
+            seen.is_some_and(|standing| s.now.mono.since(standing.since).rounded() >= record.wait)
+        }
+        LeaderState::Paused { .. } | LeaderState::Foreign { .. } => false,
+    }
+}
+
 fn leader_write(s: &Snapshot, purpose: Purpose, record: &LeaderRecord, compares: &dyn Fn(&Key) -> bool) -> Option<String> {
     let before = s.leader().map(|leader| &leader.record);
     if before.is_some_and(|before| matches!(before.state, LeaderState::Paused { .. })) && purpose == Purpose::Claim {
@@ -150,6 +163,12 @@ fn leader_write(s: &Snapshot, purpose: Purpose, record: &LeaderRecord, compares:
                 "the claim of term {} is not above every term seen, not in the file, or does not compare `sync`",
                 record.term
             ));
+        }
+        if !s.is_electable() && !s.is_owner() {
+            return Some("a node would claim that is neither electable nor the last primary".to_owned());
+        }
+        if let Some(before) = before.filter(|before| !s.holds() && !is_over(s, before)) {
+            return Some(format!("term {} would be claimed over before its lease is over for whoever holds it", before.term));
         }
     }
     let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });

@@ -52,15 +52,19 @@ pub(super) fn history(s: &Snapshot, tli: TimelineId) -> Option<TimelineHistory> 
 ///
 /// A gap strands replicas. Of burnt ids the text is a comment: PostgreSQL then skips the id (EXP-4).
 pub fn texts(s: &Snapshot) -> BTreeMap<TimelineId, String> {
+    owned(known_texts(s))
+}
+
+fn known_texts(s: &Snapshot) -> BTreeMap<TimelineId, &str> {
     let records = &s.etcd.records;
-    let mut texts: BTreeMap<TimelineId, String> = records.base.as_ref().map(|base| base.record.histories.clone()).unwrap_or_default();
-    for (tli, stored) in &records.timelines {
-        let written = stored.record.state != TimelineState::Reserved && *tli != TimelineId::FIRST;
-        if written {
-            texts.insert(*tli, stored.record.history.clone());
-        }
-    }
-    texts
+    let base = records.base.iter().flat_map(|base| base.record.histories.iter().map(|(tli, text)| (*tli, text.as_str())));
+    let written = |record: &TimelineRecord| record.state != TimelineState::Reserved;
+    let ours = records.timelines.iter().filter(|(tli, stored)| **tli != TimelineId::FIRST && written(&stored.record));
+    base.chain(ours.map(|(tli, stored)| (*tli, stored.record.history.as_str()))).collect()
+}
+
+fn owned(texts: BTreeMap<TimelineId, &str>) -> BTreeMap<TimelineId, String> {
+    texts.into_iter().map(|(tli, text)| (tli, text.to_owned())).collect()
 }
 
 /// The text of a burnt id's history file.
@@ -70,7 +74,9 @@ pub(super) fn burnt_text(tli: TimelineId, term: Term) -> String {
 
 /// The history files that a running server still lacks, of the whole ledger: a promotion then skips every burnt id.
 pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
-    texts(s).into_iter().filter(|(tli, text)| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text))).collect()
+    let mut texts = known_texts(s);
+    texts.retain(|tli, text| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text)));
+    owned(texts)
 }
 
 /// Puts history files in place. After a failure it is looked at first what is there.
@@ -83,7 +89,7 @@ pub(super) fn put(s: &Snapshot, d: &mut Draft, texts: BTreeMap<TimelineId, Strin
 ///
 /// A running server may have taken it for its target: it is replaced while PostgreSQL is stopped.
 pub(super) fn conflict(s: &Snapshot) -> Option<TimelineId> {
-    texts(s).into_iter().find(|(tli, text)| s.histories.get(tli).is_some_and(|there| !says_the_same(there, text))).map(|(tli, _)| tli)
+    known_texts(s).into_iter().find(|(tli, text)| s.histories.get(tli).is_some_and(|there| !says_the_same(there, text))).map(|(tli, _)| tli)
 }
 
 /// What is wrong with the history files before a start: what has to be written; `None` when all is well.
@@ -91,18 +97,20 @@ pub(super) fn conflict(s: &Snapshot) -> Option<TimelineId> {
 /// A server that starts in recovery takes the newest history file for its target, and dies where that is a comment of a burnt
 /// id. So those that no real history follows must not be there at a start; they come back once it runs.
 pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
-    let texts = texts(s);
-    let newest = texts.iter().chain(&s.histories).filter(|(_, text)| is_real(text)).map(|(tli, _)| *tli).max();
-    let newest = newest.unwrap_or(TimelineId::FIRST);
+    let texts = known_texts(s);
+    let known = texts.iter().rev().find(|(_, text)| is_real(text)).map(|(tli, _)| *tli);
+    let here = s.histories.iter().rev().find(|(_, text)| is_real(text)).map(|(tli, _)| *tli);
+    let newest = known.max(here).unwrap_or(TimelineId::FIRST);
     let missing = texts.range(..=newest).any(|(tli, text)| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text)));
     let trailing = s.histories.keys().any(|tli| *tli > newest);
-    (missing || trailing).then_some(texts)
+    (missing || trailing).then(|| owned(texts))
 }
 
 /// Whether two history texts name the same forks: reasons and comments do not count.
 fn says_the_same(one: &str, other: &str) -> bool {
     let forks = |text: &str| text.parse::<TimelineHistory>().ok();
-    forks(one).is_some() && forks(one) == forks(other)
+    // After many failovers there are many texts, of which each decision asks: most are what was written.
+    one == other || forks(one).is_some() && forks(one) == forks(other)
 }
 
 /// Whether the text is of a timeline that somebody used: burnt ids have a comment only.

@@ -14,7 +14,10 @@ use crate::model::{
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::decision::{Completed, Configuration, Memory, Task};
 
@@ -99,7 +102,7 @@ pub struct Me {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Etcd {
     /// All records, never going back.
-    pub records: Records,
+    pub records: Arc<Records>,
     /// When the newest linearizable answer was asked for; `Unknown` while etcd is silent.
     pub answered: Observed<()>,
     /// Why this etcd must not be believed, where that is so.

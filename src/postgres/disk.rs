@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::TcpListener,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -97,8 +98,8 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
     let (path, wal_dir, memory, owner) = (settings.data_dir.clone(), settings.wal_dir.clone(), memory(settings), settings.owner);
     let seen = durable::within(LIMIT, path.clone(), move || Ok(outside(&path, wal_dir.as_deref(), &memory, owner))).await??;
     let outside = match seen {
-        Seen::Missing => return Ok(DataDir::Missing),
-        Seen::Empty => return Ok(DataDir::Empty),
+        Seen::Missing => return nothing_else_listens(settings).await.map(|()| DataDir::Missing),
+        Seen::Empty => return nothing_else_listens(settings).await.map(|()| DataDir::Empty),
         Seen::Data(outside) => outside,
     };
     let data_dir = settings.data_dir.display();
@@ -115,6 +116,23 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
     let Outside { major, standby_signal, backup_label, histories } = outside;
     let rewind = rewind::mark(settings)?;
     Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, rewind, histories }))
+}
+
+/// Before anything is made here: a server that could not listen would hold a new cluster's first claim, or a copy for nothing.
+async fn nothing_else_listens(settings: &Settings) -> Result<(), Unfit> {
+    let (hosts, port) = (settings.listen.clone(), settings.port);
+    let looked = durable::within(LIMIT, settings.data_dir.clone(), move || {
+        let any = ["0.0.0.0".to_owned(), "::".to_owned()];
+        let all = hosts.iter().flat_map(|host| if host == "*" { any.as_slice() } else { std::slice::from_ref(host) });
+        let in_use = |host: &&String| TcpListener::bind((host.as_str(), port)).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+        Ok(all.into_iter().find(in_use).cloned())
+    });
+    match looked.await? {
+        Some(host) => Err(Unfit(format!(
+            "port {port} on {host} is in use by another program: stop it (a PostgreSQL of the distribution?), or change [postgres] port or listen"
+        ))),
+        None => Ok(()),
+    }
 }
 
 enum Seen {

@@ -27,7 +27,7 @@ fn api() -> Api {
 }
 
 fn records() -> Records {
-    primary(Span::from_secs(30)).build().snapshot.etcd.records
+    primary(Span::from_secs(30)).build().snapshot.etcd.records.as_ref().clone()
 }
 
 fn refused(outcome: Result<Value, Error>) -> (u16, String, Vec<String>) {

@@ -47,7 +47,7 @@ fn serve(agent: Agent, drops: bool) -> Receiver<(Option<String>, String)> {
                         if !drops {
                             for path in ["nodes/n4", "members/n4"] {
                                 let key: Key = path.parse().expect("key");
-                                done.snapshot.etcd.records.apply(&key, None, 11);
+                                std::sync::Arc::make_mut(&mut done.snapshot.etcd.records).apply(&key, None, 11);
                             }
                         }
                         agent.seat.publish(done);

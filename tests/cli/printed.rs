@@ -45,7 +45,7 @@ fn a_member_that_has_said_nothing_for_long_is_shown_as_silent() {
     let json: serde_json::Value = serde_json::from_str(&host.run(&["list", "-o", "json"]).stdout).expect("json");
     assert!(json["members"][1]["silent_seconds"].as_f64().is_some_and(|silent| silent >= 5.0), "{json}");
     // And a new one is.
-    let records = &mut published.snapshot.etcd.records;
+    let records = std::sync::Arc::make_mut(&mut published.snapshot.etcd.records);
     records.members.values_mut().for_each(|stored| stored.revision += 1);
     published.snapshot.now.boot = published.snapshot.now.boot.plus(Span::from_secs(5));
     agent.seat.publish(published);

@@ -25,7 +25,7 @@ use pgbaton::{
         timeline::TimelineId,
     },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// `CLOCK_BOOTTIME` in every base; `CLOCK_MONOTONIC` is 100 s behind it.
 pub(crate) const NOW: Moment = Moment::from_nanos(1_000_000_000_000);
@@ -128,7 +128,7 @@ pub(crate) fn claims() -> Snapshot {
     let mut s = streams(2);
     let term = Term::new(4);
     (s.file.term, s.file.promised, s.file.claimed) = (term, term, Some(term));
-    let records = &mut s.etcd.records;
+    let records = Arc::make_mut(&mut s.etcd.records);
     let leader = LeaderRecord {
         term,
         holder: holder(2),
@@ -170,9 +170,10 @@ pub(crate) fn down(number: u32) -> Snapshot {
         s.file.claimed = Some(Term::new(3));
         s.file.promoted = Some(Promoted { tli: tli(2), term: Term::new(3) });
         // A guard of before the boot.
-        s.etcd.records.leader.as_mut().unwrap().record.holder.guard = parsed("g0");
+        Arc::make_mut(&mut s.etcd.records).leader.as_mut().unwrap().record.holder.guard = parsed("g0");
     }
-    s.etcd.records.leader = s.etcd.records.leader.map(|leader| Stored::written(leader.record, leader.revision));
+    let records = Arc::make_mut(&mut s.etcd.records);
+    records.leader = records.leader.take().map(|leader| Stored::written(leader.record, leader.revision));
     s
 }
 
@@ -180,7 +181,7 @@ pub(crate) fn down(number: u32) -> Snapshot {
 pub(crate) fn blank() -> Snapshot {
     let mut s = down(1);
     s.file = NodeFile { starts: 1, ..NodeFile::fresh(parsed("orders"), parsed("n1"), parsed("000000a1")) };
-    s.etcd.records = Records { revision: 1, ..Records::default() };
+    s.etcd.records = Arc::new(Records { revision: 1, ..Records::default() });
     s.standing = None;
     s.boundary = None;
     s.histories = BTreeMap::new();
@@ -219,7 +220,7 @@ fn node(number: u32) -> Snapshot {
         policy: ClusterPolicy::default(),
         guard: Observed::never(),
         former_guard: None,
-        etcd: Etcd { records: records(), answered: Observed::known((), NOW), suspect: None },
+        etcd: Etcd { records: Arc::new(records()), answered: Observed::known((), NOW), suspect: None },
         lease: Lease::default(),
         standing: Some(Standing { nonce: parsed("L40"), since: mono(), suspended: SLEPT }),
         server: Observed::never(),

@@ -18,6 +18,7 @@ use pgbaton::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Applies one line.
 pub(crate) fn apply(s: &mut Snapshot, line: &str) -> Result<(), String> {
@@ -66,9 +67,9 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         let role = ServerRole::Primary { tli: base::tli(base::parsed(tli)), insert: base::END, flush: base::END };
         answers(s, role)?;
     } else if let Some(to) = line.strip_prefix("leader hands over to ") {
-        let leader = s.etcd.records.leader.as_mut().ok_or("no leader")?;
+        let leader = Arc::make_mut(&mut s.etcd.records).leader.as_mut().ok_or("no leader")?;
         leader.record.state = LeaderState::Handoff { to: base::parsed(to) };
-        rewrite(&mut s.etcd.records);
+        rewrite(Arc::make_mut(&mut s.etcd.records));
     } else if line == "the last processes do not die" {
         let Observed::Known { value: guard, .. } = &mut s.guard else { return Err("no guard".to_owned()) };
         let Process::Running { run, .. } = guard.process else { return Err("nothing runs".to_owned()) };
@@ -168,7 +169,7 @@ fn set(s: &mut Snapshot, path: &str, value: Option<Value>) -> Result<(), String>
     let records = all.pointer_mut("/etcd/records").and_then(Value::as_object_mut);
     records.into_iter().flat_map(|records| records.values_mut()).for_each(store);
     *s = serde_json::from_value(all).map_err(|fault| fault.to_string())?;
-    rewrite(&mut s.etcd.records);
+    rewrite(Arc::make_mut(&mut s.etcd.records));
     Ok(())
 }
 

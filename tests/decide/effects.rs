@@ -14,7 +14,7 @@ use pgbaton::{
         timeline::{TimelineHistory, TimelineId},
     },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Ten milliseconds later everything is done. Scans and looks at the directory find what the script says next.
 pub(crate) fn carry_out(s: &mut Snapshot, decision: &Decision) {
@@ -98,13 +98,14 @@ fn with_guard(s: &mut Snapshot, change: impl FnOnce(&mut GuardStatus)) {
 
 fn commit(s: &mut Snapshot, txn: &Txn, sent: pgbaton::model::moment::Moment) {
     let revision = s.etcd.records.revision + 1;
+    let records = Arc::make_mut(&mut s.etcd.records);
     for write in &txn.then {
         match write {
-            Write::Put(key, text) => s.etcd.records.apply(key, Some(text), revision),
-            Write::Delete(key) => s.etcd.records.apply(key, None, revision),
+            Write::Put(key, text) => records.apply(key, Some(text), revision),
+            Write::Delete(key) => records.apply(key, None, revision),
         }
     }
-    s.etcd.records.revision = revision;
+    records.revision = revision;
     let Some(leader) = s.leader().filter(|leader| leader.record.nonce == txn.nonce).cloned() else { return };
     let holds = pgbaton::decide::snapshot::is_held(&leader.record);
     let attempt = Attempt { nonce: txn.nonce.clone(), term: leader.record.term, sent, hold: leader.record.hold, holds };

@@ -14,6 +14,7 @@ use pgbaton::{
         timeline::TimelineId,
     },
 };
+use std::sync::Arc;
 
 /// Applies the line, if it is one of these.
 pub(crate) fn apply(s: &mut Snapshot, line: &str) -> Result<bool, String> {
@@ -38,7 +39,7 @@ fn term_of(text: &str) -> Result<Term, String> {
 }
 
 fn leader(s: &mut Snapshot, node: u32, term: Term, state: LeaderState, tli: TimelineId, lsn: Lsn) {
-    let records = &mut s.etcd.records;
+    let records = Arc::make_mut(&mut s.etcd.records);
     let before = records.leader.clone().unwrap().record;
     let record = LeaderRecord { term, holder: base::holder(node), nonce: base::parsed("L50"), seq: 50, state, tli, lsn, ..before };
     records.leader = Some(Stored::written(record, 150));
@@ -57,14 +58,14 @@ fn sync(s: &mut Snapshot, node: u32, term: Term) {
     let before = s.etcd.records.sync.clone().unwrap().record;
     let record =
         SyncRecord { term, primary: base::replica(node), address: base::address(node), nonce: base::parsed("S2"), electable, ..before };
-    s.etcd.records.sync = Some(Stored::written(record, 151));
+    Arc::make_mut(&mut s.etcd.records).sync = Some(Stored::written(record, 151));
 }
 
 fn timeline(s: &mut Snapshot, tli: TimelineId, node: u32, term: Term, state: TimelineState, switch: Option<Lsn>) {
     let history = switch.map(|at| format!("{HISTORY_2}2\t{at}\tno recovery target specified\n")).unwrap_or_default();
     let owner = base::replica(node);
     let record = TimelineRecord { v: VERSION, owner, term, parent: Some(base::tli(2)), switch, state, history, unknown: Unknown::new() };
-    s.etcd.records.timelines.insert(tli, Stored::written(record, 151));
+    Arc::make_mut(&mut s.etcd.records).timelines.insert(tli, Stored::written(record, 151));
 }
 
 fn reserve(s: &mut Snapshot, node: u32, tli: TimelineId, term: Term) {
@@ -76,7 +77,7 @@ fn promise(s: &mut Snapshot, node: u32, term: Term, tli: TimelineId, whole: Lsn)
         if tli == base::tli(2) { HISTORY_2.to_owned() } else { format!("{HISTORY_2}2\t0/3000000\tno recovery target specified\n") };
     let data = base::replica(node).data;
     let record = PromiseRecord { v: VERSION, data, tli, history, whole, replay_lag: 0, postgres: base::address(node) };
-    s.etcd.records.promises.entry(term).or_default().insert(base::replica(node).node, Stored::written(record, 152));
+    Arc::make_mut(&mut s.etcd.records).promises.entry(term).or_default().insert(base::replica(node).node, Stored::written(record, 152));
 }
 
 /// Its claim has everything that a promotion to timeline 3 needs.

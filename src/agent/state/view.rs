@@ -8,6 +8,7 @@ use crate::model::{
     observed::Observed,
     records::Records,
 };
+use std::sync::Arc;
 
 /// Deleted keys are remembered for so many revisions.
 const GONE_KEPT: u64 = 100_000;
@@ -23,7 +24,7 @@ impl State {
         }
         if self.generation_raised(&records) {
             self.gone.clear();
-            self.records = records;
+            self.records = Arc::new(records);
         } else {
             self.merge(records);
         }
@@ -43,7 +44,8 @@ impl State {
                 self.take(&key, text.as_deref(), written);
             }
         }
-        self.records.revision = self.records.revision.max(revision);
+        let records = Arc::make_mut(&mut self.records);
+        records.revision = records.revision.max(revision);
         self.answered = Observed::known((), now.boot);
         self.view_changed(now);
     }
@@ -97,10 +99,11 @@ impl State {
                 self.take(&key, list.text(&key), list.revision_of(&key).unwrap_or_default());
             }
         }
-        self.records.unreadable = list.unreadable;
+        let records = Arc::make_mut(&mut self.records);
+        records.unreadable = list.unreadable;
+        records.revision = records.revision.max(list.revision);
         // Changes come again for a while only.
         self.gone.retain(|_, at| at.saturating_add(GONE_KEPT) > list.revision);
-        self.records.revision = self.records.revision.max(list.revision);
     }
 
     /// The revision of the newest change of a key that this state has taken in; `None` where it knows of none.
@@ -110,7 +113,7 @@ impl State {
 
     /// Takes over one newer value.
     fn take(&mut self, key: &Key, text: Option<&str>, revision: u64) {
-        self.records.apply(key, text, revision);
+        Arc::make_mut(&mut self.records).apply(key, text, revision);
         if self.records.revision_of(key).is_some() {
             self.gone.remove(key);
         } else if !matches!(key, Key::History(_) | Key::Audit(_)) {
