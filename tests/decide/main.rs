@@ -86,3 +86,26 @@ fn first_difference(before: &str, now: &str) -> String {
     let part = |lines: &[&str]| lines.iter().skip(at).take(8).map(|line| format!("    {line}\n")).collect::<String>();
     format!("  {title}\n  line {}, the script says\n{}  decided is\n{}", at + 1, part(&before), part(&now))
 }
+
+/// An operator who reads an id in a log finds it in the guide.
+#[test]
+fn every_reason_stands_in_the_guide() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (alarms, reasons) = (read("docs/src/alarms.md"), read("docs/src/reasons.md"));
+    let mut found = 0;
+    let mut missing = Vec::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/decide")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for (call, page) in [("alarm(", &alarms), ("waits(", &reasons), ("refused(", &reasons), ("because(", &reasons)] {
+            for after in text.split(&format!("d.{call}")).skip(1) {
+                let Some(id) = after.trim_start().strip_prefix('"').and_then(|text| text.split('"').next()) else { continue };
+                found += 1;
+                if !page.contains(&format!("`{id}`")) {
+                    missing.push(format!("{id} ({call}…)"));
+                }
+            }
+        }
+    }
+    assert!(found > 80, "only {found} reasons were found in the rules");
+    assert!(missing.is_empty(), "not in the guide: {missing:?}");
+}
