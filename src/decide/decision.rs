@@ -10,7 +10,7 @@ use crate::model::{
     policy::{CrashPolicy, SlotRetention},
     record::{HistoryRecord, MemberRecord},
     term::Term,
-    timeline::TimelineId,
+    timeline::{Fork, TimelineId},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -103,6 +103,11 @@ pub enum Action {
     CutStream,
     /// Look at the data directory.
     InspectDisk,
+    /// Ask a source for its size, and look where a copy of it can be made.
+    MeasureCopy {
+        /// Whose copy.
+        source: Source,
+    },
     /// Find the end of the last complete record.
     Scan {
         /// From this boundary, which is on this disk.
@@ -122,6 +127,8 @@ pub enum Action {
         source: Source,
         /// Where to.
         place: ClonePlace,
+        /// Where the cluster's history left that of the data that go, where they went on by themselves.
+        discards: Option<Fork>,
     },
     /// Rewind the data directory to the source's history.
     Rewind {
@@ -235,6 +242,8 @@ pub enum Task {
     CutStream,
     /// [`Action::InspectDisk`].
     InspectDisk,
+    /// [`Action::MeasureCopy`].
+    MeasureCopy,
     /// [`Action::Scan`].
     Scan,
     /// [`Action::WriteHistories`].
@@ -269,6 +278,7 @@ impl Action {
             Self::Configure(_) => Task::Configure,
             Self::CutStream => Task::CutStream,
             Self::InspectDisk => Task::InspectDisk,
+            Self::MeasureCopy { .. } => Task::MeasureCopy,
             Self::Scan { .. } => Task::Scan,
             Self::WriteHistories(_) => Task::WriteHistories,
             Self::InitDb | Self::DiscardInitialised | Self::Clone { .. } | Self::Rewind { .. } => Task::Data,

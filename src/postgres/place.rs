@@ -127,6 +127,22 @@ pub struct Leftover {
     pub path: PathBuf,
 }
 
+impl Leftover {
+    /// What it is, and what an operator should do about it: what may be the last copy is not to be removed.
+    pub fn advice(&self, data_dir: &Path) -> String {
+        let what = match self.kind {
+            LeftoverKind::Copying => "an interrupted copy left it",
+            LeftoverKind::Copy => "a whole copy that was not swapped in",
+            LeftoverKind::Old => "what a copy replaced",
+        };
+        if self.kind == LeftoverKind::Copying || data_dir.join("global/pg_control").exists() {
+            format!("{what}: remove it")
+        } else {
+            format!("{what}, and {} holds no data: keep it until another copy is known to be whole", data_dir.display())
+        }
+    }
+}
+
 /// What is left of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeftoverKind {
