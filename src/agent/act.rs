@@ -31,7 +31,9 @@ use crate::{
         term::Term,
         timeline::{Fork, TimelineId},
     },
-    postgres::{self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, replace, replace::Way, rewind, scan},
+    postgres::{
+        self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, replace, replace::Way, rewind, scan,
+    },
 };
 use std::{
     collections::BTreeMap,

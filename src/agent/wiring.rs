@@ -18,7 +18,11 @@ use crate::{
     dcs::{self, Etcd},
     decide::snapshot::Me,
     guard::{GuardSettings, KillChoice, client::Guard, socket_in},
-    model::{instance::KillMode, moment::Span, node_file::{NodeFile, Operation}},
+    model::{
+        instance::KillMode,
+        moment::Span,
+        node_file::{NodeFile, Operation},
+    },
     postgres::{self, Owner, Server},
     telemetry::Metrics,
 };

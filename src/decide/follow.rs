@@ -445,7 +445,7 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, pl
     }
     let source = source(target);
     let Some(room) = s.place.as_ref().filter(|room| room.source == source.node) else {
-        d.waits("place", format!("a copy is needed ({why}): {} is asked for its size", source.node));
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
         d.act(s, Action::MeasureCopy { source });
         return;
     };
@@ -469,7 +469,7 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, pl
         return;
     }
     if !is_fresh {
-        d.waits("place", format!("a copy is needed ({why}): {} is asked for its size again", source.node));
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size again", source.node));
         return;
     }
     let place_in_words = match room.place {

@@ -167,7 +167,12 @@ pub(super) fn leftovers_now(settings: &Settings) -> Result<Vec<Leftover>, Error>
     let parent = durable::parent(&settings.data_dir).map_err(Error::file("look at", &settings.data_dir))?;
     let base = settings.data_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut found = Vec::new();
-    for entry in fs::read_dir(parent).map_err(Error::file("read", parent))? {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(Error::file("read", parent)(error)),
+    };
+    for entry in entries {
         let path = entry.map_err(Error::file("read", parent))?.path();
         let Some(rest) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(&base)) else { continue };
         let kinds = [(COPYING, LeftoverKind::Copying), (COPY, LeftoverKind::Copy), (OLD, LeftoverKind::Old)];

@@ -153,7 +153,9 @@ async fn copy(settings: &Settings, known: &Known) -> Row {
             format!("a fresh copy of {size} would be made in place of the old directory{who}: {why}"),
             "then the old data is gone before the new is there; give it room, or a directory below the mount point",
         ),
-        Err(fault) => Row::warn(subject, format!("where a copy would be made is not known: {fault}"), "run the doctor as root or as its owner"),
+        Err(fault) => {
+            Row::warn(subject, format!("where a copy would be made is not known: {fault}"), "run the doctor as root or as its owner")
+        }
     }
 }
 
@@ -162,10 +164,13 @@ async fn leftovers(settings: &Settings) -> Vec<Row> {
     let subject = "leftovers";
     match place::leftovers(settings).await {
         // A clone that goes on uses them, or removes them.
-        Ok(left) => left.iter().map(|leftover| {
-            let advice = format!("unless a clone goes on now: {}", leftover.advice(&settings.data_dir));
-            Row::warn(subject, leftover.path.display().to_string(), advice)
-        }).collect(),
+        Ok(left) => left
+            .iter()
+            .map(|leftover| {
+                let advice = format!("unless a clone goes on now: {}", leftover.advice(&settings.data_dir));
+                Row::warn(subject, leftover.path.display().to_string(), advice)
+            })
+            .collect(),
         Err(fault) => vec![Row::warn(subject, format!("whether copies left anything is not known: {fault}"), "run the doctor as root")],
     }
 }
