@@ -24,6 +24,7 @@ use pgbaton::{
         basebackup::{self, Patience, Source, VerifiedOtherCopy},
         disk,
         place::{self, LeftoverKind},
+        replace::{Way, replace},
     },
 };
 use std::{
@@ -206,6 +207,51 @@ async fn a_swap_that_was_interrupted_is_finished() {
     assert!(!Path::new(&old).exists());
 }
 
+/// Whichever step the agent died after: what is whole is not copied again, and nothing is left.
+#[tokio::test]
+async fn a_replacement_that_was_interrupted_goes_on_with_the_copy_that_it_has() {
+    let primary = Instance::primary();
+    let target = Instance::initialised();
+    let settings = settings(&target);
+    let source = source(&settings, &primary).await;
+    // Whoever copies again fails there.
+    let nobody = "127.0.0.1:1".parse().expect("address");
+    let beside = |name: &str| PathBuf::from(format!("{}.pgbaton-{name}", target.data.display()));
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("metadata"));
+    for (steps, id) in [(1, id("00000001")), (2, id("00000002")), (3, id("00000003"))] {
+        let former = inode(&target.data);
+        basebackup::copy(&settings, &source, &id, PATIENCE, |_| ()).await.expect("copy");
+        let copied = inode(&beside(&format!("copy-{id}")));
+        if steps > 1 {
+            basebackup::swap(&settings, &id).await.expect("swap");
+        }
+        if steps > 2 {
+            basebackup::discard_old(&settings, &id).await.expect("discard");
+        }
+        fs::create_dir(beside("copying-00000009")).expect("half a copy of another life");
+        for _ in 0..2 {
+            replace(&settings, &nobody, &id, &Way::Beside, PATIENCE, |_| ()).await.expect("it goes on");
+            assert_eq!((inode(&target.data), place::leftovers(&settings).await.expect("leftovers")), (copied, vec![]), "{steps} steps");
+        }
+        assert_ne!(former, copied);
+        assert!(matches!(disk::inspect(&settings).await, DataDir::Present(facts) if facts.backup_label && facts.standby_signal));
+    }
+    // Another life is another copy; what a former one replaced stays.
+    let (before, kept) = (inode(&target.data), beside("old-00000001"));
+    fs::create_dir(&kept).expect("directory");
+    let fourth = id("00000004");
+    let error = replace(&settings, &nobody, &fourth, &Way::Beside, PATIENCE, |_| ()).await.expect_err("nobody is there");
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    assert_eq!(inode(&target.data), before);
+    replace(&settings, &source.address, &fourth, &Way::Beside, PATIENCE, |_| ()).await.expect("replace");
+    assert_ne!(inode(&target.data), before);
+    let left = place::leftovers(&settings).await.expect("leftovers");
+    assert_eq!(left.iter().map(|it| it.path.clone()).collect::<Vec<_>>(), [kept]);
+    assert_eq!(left[0].advice(&settings.data_dir), "what a copy replaced: remove it");
+    fs::remove_file(target.data.join("global/pg_control")).expect("remove");
+    assert!(left[0].advice(&settings.data_dir).contains("holds no data: keep it"), "the last copy is not to be removed");
+}
+
 struct Mount<'a>(&'a Path);
 
 impl Drop for Mount<'_> {
@@ -237,6 +283,17 @@ async fn a_mount_point_is_cloned_in_place() {
         stream_from(&mut target, &primary);
         target.stop(Signal::SIGINT);
     }
+    // What is whole is not copied again, nor what was half moved up when the agent died.
+    let (fourth, way, nobody) = (id("00000004"), Way::InPlace(proof.clone()), "127.0.0.1:1".parse().expect("address"));
+    replace(&settings, &source.address, &fourth, &way, PATIENCE, |_| ()).await.expect("replace");
+    replace(&settings, &nobody, &fourth, &way, PATIENCE, |_| ()).await.expect("it is there");
+    let inside = point.join("pgbaton-00000004");
+    fs::create_dir(&inside).expect("directory");
+    for name in ["global", "base", ".pgbaton-copy"] {
+        fs::rename(point.join(name), inside.join(name)).expect("rename");
+    }
+    replace(&settings, &nobody, &fourth, &way, PATIENCE, |_| ()).await.expect("it goes on");
+    assert!(matches!(disk::inspect(&settings).await, DataDir::Present(facts) if facts.standby_signal) && !inside.exists());
     // A failure leaves nothing that could be started.
     let mut gone = source.clone();
     gone.address = "127.0.0.1:1".parse().expect("address");

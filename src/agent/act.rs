@@ -12,23 +12,28 @@ use super::{
 use crate::{
     clock, dcs,
     dcs::{Etcd, Hedge},
-    decide::decision::{Action, Configuration, Purpose, Source},
+    decide::{
+        decision::{Action, Configuration, Purpose, Source},
+        snapshot::CopyPlace,
+    },
     guard::{
         self,
         client::{ArmedBy, Disarm, Guard},
     },
     model::{
-        instance::{DataDir, Run, StartAs, Whole},
+        instance::{DataDir, RewindMark, Run, StartAs},
         key::Txn,
-        lsn::{Bytes, Lsn},
+        lsn::Lsn,
         moment::Span,
         node::{DataIncarnation, NodeName},
         node_file::{ClonePlace, NodeFile},
         record::to_text,
         term::Term,
-        timeline::TimelineId,
+        timeline::{Fork, TimelineId},
     },
-    postgres::{self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, rewind, scan},
+    postgres::{
+        self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, replace, replace::Way, rewind, scan,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -159,12 +164,13 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
         Action::CutStream => cut_stream(tools, run).await,
         Action::InspectDisk => inspect(tools).await,
+        Action::MeasureCopy { source } => measure_copy(tools, source).await,
         Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
         Action::WriteHistories(texts) => write_histories(tools, texts, run, ledger).await,
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
-        Action::Clone { source, place } => clone(tools, source, place, &file, other_copy).await,
-        Action::Rewind { source, fork, whole, tli } => rewind_data(tools, source, fork, Whole { tli, lsn: whole }, &file.data).await,
+        Action::Clone { source, place, discards } => clone(tools, source, place, discards, &file, other_copy).await,
+        Action::Rewind { source, fork, tli, .. } => rewind_data(tools, source, fork, tli, &file.data).await,
         Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
         Action::CreateSlot(name) => said(tools.server.create_physical_slot(running(run)?, &name, SQL_LIMIT).await),
         Action::DropSlot(name) => said(tools.server.drop_slot(running(run)?, &name, SQL_LIMIT).await),
@@ -322,8 +328,7 @@ async fn inspect(tools: &Tools) -> Result<(), String> {
     if matches!(dir, DataDir::Present(_)) {
         said(disk::remember_mount(&tools.settings).await)?;
     }
-    let place = place::place_for(&tools.settings, Bytes::new(0)).await.ok().map(|place| place.place);
-    publish(tools, Event::Disk { dir, place, at }).await;
+    publish(tools, Event::Disk { dir, at }).await;
     Ok(())
 }
 
@@ -378,31 +383,53 @@ async fn discard(tools: &Tools, file: &NodeFile) -> Result<(), String> {
     said(bootstrap::discard(&tools.settings, proof).await)
 }
 
-async fn clone(tools: &Tools, source: Source, place: ClonePlace, file: &NodeFile, other: Option<NodeName>) -> Result<(), String> {
-    // Without our slot there the copy takes a temporary one; the primary makes ours when it sees our key.
+/// Asks the source what a copy of it takes, and looks where there is room for that.
+async fn measure_copy(tools: &Tools, source: Source) -> Result<(), String> {
+    let at = clock::boot();
     let facts = basebackup::ask(&tools.settings, &source.address, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
-    let from = basebackup::Source { address: source.address.clone(), slot: None, tablespaces: facts.tablespaces };
-    let patience = basebackup::Patience { total: DATA_LIMIT, standstill: STANDSTILL };
-    let node = source.node.clone();
-    let see = |progress: basebackup::Progress| {
-        tracing::info!(source = %node, done = progress.done.get(), total = progress.total.get(), "copying");
-    };
-    let id = &file.data;
-    match place {
-        ClonePlace::Beside => {
-            said(basebackup::copy(&tools.settings, &from, id, patience, see).await)?;
-            said(rewind::forget_unfinished(&tools.settings).await)?;
-            said(basebackup::swap(&tools.settings, id).await)?;
-            said(basebackup::discard_old(&tools.settings, id).await)
-        }
+    let place::Place { place, why, free } = place::place_for(&tools.settings, facts.size).await.map_err(|fault| chain(&fault))?;
+    publish(tools, Event::Measured(CopyPlace { source: source.node, size: facts.size, place, why, free, at })).await;
+    Ok(())
+}
+
+async fn clone(
+    tools: &Tools,
+    source: Source,
+    place: ClonePlace,
+    discards: Option<Fork>,
+    file: &NodeFile,
+    other: Option<NodeName>,
+) -> Result<(), String> {
+    if let Some(fork) = discards {
+        tell_diverged(tools, fork).await;
+    }
+    let way = match place {
+        ClonePlace::Beside => Way::Beside,
         ClonePlace::InPlace => {
             let empty = matches!(disk::inspect(&tools.settings).await, DataDir::Missing | DataDir::Empty | DataDir::Unusable { .. });
             let node = other.or_else(|| empty.then(|| source.node.clone()));
             let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;
-            let proof = basebackup::VerifiedOtherCopy { node };
-            said(rewind::forget_unfinished(&tools.settings).await)?;
-            said(basebackup::copy_in_place(&tools.settings, &from, id, &proof, patience, see).await)
+            Way::InPlace(basebackup::VerifiedOtherCopy { node })
         }
+    };
+    let patience = basebackup::Patience { total: DATA_LIMIT, standstill: STANDSTILL };
+    let see = |progress: basebackup::Progress| {
+        tracing::info!(source = %source.node, done = progress.done.get(), total = progress.total.get(), "copying");
+    };
+    said(replace::replace(&tools.settings, &source.address, &file.data, &way, patience, see).await)
+}
+
+/// What diverged is told before it is discarded. An unfinished rewind left blocks of both histories: it was told before that.
+async fn tell_diverged(tools: &Tools, fork: Fork) {
+    if matches!(rewind::mark(&tools.settings), Ok(Some(RewindMark::Unfinished))) {
+        return;
+    }
+    match rewind::diverged(&tools.settings, fork.parent, fork.at, SCAN_LIMIT).await {
+        Ok(diverged) => tracing::warn!(
+            timeline = %diverged.tli, from = %diverged.from, to = %diverged.to, bytes = diverged.bytes.get(),
+            transactions = diverged.transactions, "this node's own history goes, as the cluster went on without it"
+        ),
+        Err(fault) => tracing::warn!(error = chain(&fault), timeline = %fork.parent, from = %fork.at, "what diverged could not be counted"),
     }
 }
 
@@ -424,7 +451,7 @@ async fn archive_waiting(tools: &Tools) -> Result<(), String> {
     }
 }
 
-async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole, life: &DataIncarnation) -> Result<(), String> {
+async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, life: &DataIncarnation) -> Result<(), String> {
     let role = &tools.settings.roles.rewind;
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
     match rewind::source_state(&facts, source.tli) {
@@ -433,14 +460,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, whole: Whole, lif
     }
     archive_waiting(tools).await?;
     if !fork.is_zero() {
-        // What diverged is reported before it is discarded.
-        match rewind::diverged(&tools.settings, whole.tli, fork, SCAN_LIMIT).await {
-            Ok(diverged) => tracing::warn!(
-                timeline = %diverged.tli, from = %diverged.from, to = %diverged.to, bytes = diverged.bytes.get(),
-                transactions = diverged.transactions, "this node's own history goes, as the cluster went on without it"
-            ),
-            Err(fault) => tracing::warn!(error = chain(&fault), from = %fork, to = %whole.lsn, "what diverged could not be counted"),
-        }
+        tell_diverged(tools, Fork { parent: tli, at: fork }).await;
     }
     // WAL back to the last common checkpoint may be in the archive alone (scenario 145); the managed command has a limit of its own.
     let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,13 +1,16 @@
 //! What adapters publish: facts, and the ends of tasks.
 
 use crate::{
-    decide::decision::{Completed, Configuration, Task},
+    decide::{
+        decision::{Completed, Configuration, Task},
+        snapshot::CopyPlace,
+    },
     model::{
         instance::{DataDir, GuardStatus, Run, ServerFacts, Whole},
         key::Key,
         moment::Moment,
         node::Nonce,
-        node_file::{ClonePlace, NodeFile},
+        node_file::NodeFile,
         timeline::TimelineId,
     },
 };
@@ -75,11 +78,11 @@ pub enum Event {
     Disk {
         /// What lies there.
         dir: DataDir,
-        /// Where a copy would be made.
-        place: Option<ClonePlace>,
         /// When the look began.
         at: Moment,
     },
+    /// It was looked where a copy of another node would be made.
+    Measured(CopyPlace),
     /// A scan ended.
     Scanned {
         /// The end of WAL.

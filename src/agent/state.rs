@@ -18,7 +18,7 @@ use super::event::Event;
 use crate::{
     decide::{
         decision::{Action, Completed, Configuration, Decision, Memory, Task},
-        snapshot::{Etcd, Failure, Fresh, Lease, Me, Scanned, Snapshot, Standing},
+        snapshot::{CopyPlace, Etcd, Failure, Fresh, Lease, Me, Scanned, Snapshot, Standing},
     },
     model::{
         instance::{DataDir, GuardStatus, Run, ServerFacts},
@@ -26,7 +26,7 @@ use crate::{
         lsn::Lsn,
         moment::{Clocks, Moment},
         node::{Incarnation, Nonce, Replica},
-        node_file::{Boundary, ClonePlace, NodeFile},
+        node_file::{Boundary, NodeFile},
         observed::Observed,
         policy::ClusterPolicy,
         records::Records,
@@ -58,7 +58,7 @@ pub struct State {
     standing: Option<Standing>,
     server: Observed<ServerFacts>,
     disk: Observed<DataDir>,
-    place: Option<ClonePlace>,
+    place: Option<CopyPlace>,
     completed: Option<Completed>,
     whole: Option<Scanned>,
     /// When the stream last changed: what a scan that began before found may be less than what is there now.
@@ -140,7 +140,7 @@ impl State {
             standing: self.standing.clone(),
             server: self.server.clone(),
             disk: self.disk.clone(),
-            place: self.place,
+            place: self.place.clone(),
             completed: self.completed,
             whole: self.whole.clone(),
             boundary: self.boundary,
@@ -198,7 +198,8 @@ impl State {
             Event::GuardGone { why } => self.guard_gone(why, now.boot),
             Event::Server(facts) => self.server(facts, now.boot),
             Event::ServerSilent { run, why } => self.server_silent(run, why, now.boot),
-            Event::Disk { dir, place, at } => self.disk(dir, place, at),
+            Event::Disk { dir, at } => self.disk(dir, at),
+            Event::Measured(place) => self.place = Some(place),
             Event::Scanned { whole, run, at } => self.scanned(Scanned { whole, run, at }),
             Event::FileWritten(file) => self.file_written(*file),
             Event::Configured(configuration) => self.configured(*configuration, now.boot),

@@ -18,7 +18,11 @@ use crate::{
     dcs::{self, Etcd},
     decide::snapshot::Me,
     guard::{GuardSettings, KillChoice, client::Guard, socket_in},
-    model::{instance::KillMode, moment::Span, node_file::NodeFile},
+    model::{
+        instance::KillMode,
+        moment::Span,
+        node_file::{NodeFile, Operation},
+    },
     postgres::{self, Owner, Server},
     telemetry::Metrics,
 };
@@ -215,6 +219,7 @@ async fn agent<A>(
     let server = Arc::new(Server::new(Arc::clone(&settings)));
     let agent = clock::incarnation();
     tracing::info!(cluster = %config.cluster, node = %config.node, %agent, data = %file.data, starts = file.starts, "the agent starts");
+    tell_leftovers(&settings, &file).await;
     let me = me(&config, agent.clone(), major);
     let stopping = session.clone();
     let tools = Arc::new(Tools {
@@ -253,6 +258,19 @@ async fn agent<A>(
         () = etcd.keep_up() => Ok("the upkeep of etcd leases ended".to_owned()),
         () = guard_link::keep(launch.socket, agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
         () = observe::server(server, paced, events_in) => Ok("the samples of the server ended".to_owned()),
+    }
+}
+
+/// What former copies left takes room, and nobody else looks there. A clone that goes on uses it, or removes it.
+async fn tell_leftovers(settings: &postgres::Settings, file: &NodeFile) {
+    if matches!(file.operation, Some(Operation::Clone { .. })) {
+        return;
+    }
+    match postgres::place::leftovers(settings).await {
+        Ok(left) => left.iter().for_each(|leftover| {
+            tracing::warn!(path = %leftover.path.display(), "{}", leftover.advice(&settings.data_dir));
+        }),
+        Err(fault) => tracing::debug!(error = %fault, "whether copies left anything is not known"),
     }
 }
 
@@ -324,7 +342,8 @@ pub fn etcd_settings(config: &Config) -> dcs::Settings {
     settings
 }
 
-fn postgres_settings(config: &Config, owner: &DataOwner) -> postgres::Settings {
+/// What the `postgres` room is told of a configuration.
+pub fn postgres_settings(config: &Config, owner: &DataOwner) -> postgres::Settings {
     let pg = &config.postgres;
     postgres::Settings {
         cluster: config.cluster.clone(),

@@ -1,16 +1,18 @@
-//! What a decision says: actions, reasons, when to decide again, and what to remember.
+//! What a decision says: actions, reasons, and when to decide again. What it remembers is in `memory`.
+
+pub use super::memory::{ClaimStory, Crash, Memory, RewindPlan, StandbyEnds, Vacancy};
 
 use crate::model::{
-    instance::{Run, StartAs, StopMode},
+    instance::{StartAs, StopMode},
     key::Txn,
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{Address, NodeName, Nonce, SlotName},
+    node::{Address, NodeName, SlotName},
     node_file::{ClonePlace, NodeFile},
-    policy::{CrashPolicy, SlotRetention},
+    policy::SlotRetention,
     record::{HistoryRecord, MemberRecord},
     term::Term,
-    timeline::TimelineId,
+    timeline::{Fork, TimelineId},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -103,6 +105,11 @@ pub enum Action {
     CutStream,
     /// Look at the data directory.
     InspectDisk,
+    /// Ask a source for its size, and look where a copy of it can be made.
+    MeasureCopy {
+        /// Whose copy.
+        source: Source,
+    },
     /// Find the end of the last complete record.
     Scan {
         /// From this boundary, which is on this disk.
@@ -122,6 +129,8 @@ pub enum Action {
         source: Source,
         /// Where to.
         place: ClonePlace,
+        /// Where the cluster's history left that of the data that go, where they went on by themselves.
+        discards: Option<Fork>,
     },
     /// Rewind the data directory to the source's history.
     Rewind {
@@ -235,6 +244,8 @@ pub enum Task {
     CutStream,
     /// [`Action::InspectDisk`].
     InspectDisk,
+    /// [`Action::MeasureCopy`].
+    MeasureCopy,
     /// [`Action::Scan`].
     Scan,
     /// [`Action::WriteHistories`].
@@ -269,6 +280,7 @@ impl Action {
             Self::Configure(_) => Task::Configure,
             Self::CutStream => Task::CutStream,
             Self::InspectDisk => Task::InspectDisk,
+            Self::MeasureCopy { .. } => Task::MeasureCopy,
             Self::Scan { .. } => Task::Scan,
             Self::WriteHistories(_) => Task::WriteHistories,
             Self::InitDb | Self::DiscardInitialised | Self::Clone { .. } | Self::Rewind { .. } => Task::Data,
@@ -364,140 +376,6 @@ pub enum ReasonKind {
     Refused,
     /// A human must look.
     Alarm,
-}
-
-/// What a decision tells the next one. Nothing here binds: what binds is in the node file and in etcd.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    /// Our `nodes` key was written by this run of the agent.
-    pub registered: bool,
-    /// A first write of it was sent by this run of the agent: only then may it show our own start.
-    pub registering: bool,
-    /// Our running claim.
-    pub claim: Option<ClaimStory>,
-    /// Not before this moment another claim of ours.
-    pub no_claim_before: Option<Moment>,
-    /// How many claims of ours came to nothing, one after the other.
-    pub failed_claims: u32,
-    /// A crash of PostgreSQL that is being dealt with.
-    pub crash: Option<Crash>,
-    /// How many starts as primary failed, one after the other.
-    pub failed_starts: u32,
-    /// Ends of PostgreSQL as a standby that nobody asked for.
-    pub standby_ends: Option<StandbyEnds>,
-    /// The vacant `leader` that was last seen, and since when.
-    pub vacant: Option<Vacancy>,
-    /// The term in which this agent watches its replicas, and since when: before that they may have confirmed to nobody.
-    pub watching: Option<(Term, Moment)>,
-    /// The term whose new primary has made its checkpoint.
-    pub checkpointed: Option<Term>,
-    /// The term in which the migrations were applied.
-    pub migrated: Option<Term>,
-    /// The term whose history record was written.
-    pub recorded: Option<Term>,
-    /// What was last published of us, and when.
-    pub published: Option<Published>,
-    /// When the server first failed to answer, while its process lives.
-    pub mute_since: Option<Moment>,
-    /// Rewinds that failed in this life of the data directory.
-    pub failed_rewinds: u32,
-    /// A rewind that is being prepared: the directory first has to reach the end of its own WAL.
-    pub rewind: Option<RewindPlan>,
-}
-
-/// Our running claim: what its history record will say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClaimStory {
-    /// Its term.
-    pub term: Term,
-    /// What triggered it, for people.
-    pub why: String,
-    /// The former primary.
-    pub from: Option<NodeName>,
-    /// The former primary's newest known position.
-    pub former_lsn: Option<Lsn>,
-    /// The verified end of its WAL, if it released.
-    pub wal_end: Option<Lsn>,
-    /// When the trigger was seen.
-    pub triggered: Moment,
-    /// When the claim was confirmed.
-    pub claimed: Option<Moment>,
-    /// When the promises were in, or their time was over.
-    pub voted: Option<Moment>,
-    /// When the promotion or start was asked for.
-    pub asked: Option<Moment>,
-    /// When the server was seen out of recovery.
-    pub promoted: Option<Moment>,
-    /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
-    pub ran_out: bool,
-}
-
-impl ClaimStory {
-    /// A claim of which nothing is confirmed yet, and no former primary is known.
-    pub const fn begun(term: Term, why: String, triggered: Moment) -> Self {
-        Self {
-            term,
-            why,
-            from: None,
-            former_lsn: None,
-            wal_end: None,
-            triggered,
-            claimed: None,
-            voted: None,
-            asked: None,
-            promoted: None,
-            ran_out: false,
-        }
-    }
-}
-
-/// Ends of PostgreSQL as a standby that nobody asked for, one soon after the other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StandbyEnds {
-    /// The last run that ended so.
-    pub run: Run,
-    /// How many, the first included.
-    pub count: u32,
-    /// Not before this moment it is started again.
-    pub until: Moment,
-}
-
-/// A vacant `leader`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vacancy {
-    /// Which value.
-    pub nonce: Nonce,
-    /// When it was first seen.
-    pub since: Moment,
-}
-
-/// A crash of PostgreSQL that is being dealt with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crash {
-    /// Which run ended.
-    pub run: Run,
-    /// When it was seen.
-    pub at: Moment,
-    /// How it ended.
-    pub how: String,
-    /// What the policy says about it.
-    pub policy: CrashPolicy,
-}
-
-/// A rewind that is being prepared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RewindPlan {
-    /// Where the other history left ours.
-    pub fork: Lsn,
-    /// The end of our own WAL.
-    pub whole: Lsn,
-    /// On this timeline.
-    pub tli: TimelineId,
-    /// The run that reached it.
-    pub recovered: Option<Run>,
-    /// When the recovery was started.
-    pub since: Moment,
 }
 
 /// What was last published of us.

@@ -17,6 +17,7 @@ use crate::model::{
     node_file::{ClonePlace, NodeFile, Operation},
     policy::Reclone,
     record::{LeaderRecord, LeaderState, Stored},
+    timeline::Fork,
 };
 
 /// How long a directory may take to reach the end of its own WAL before a rewind.
@@ -27,6 +28,9 @@ const LONGEST_PAUSE: Span = Span::from_secs(20);
 
 /// A standby that lived for so long is not one that keeps ending.
 const FORGOTTEN: Span = Span::from_secs(60);
+
+/// So long what was measured for a copy holds: data grow, and operators make room.
+const MEASURED_FOR: Span = Span::from_secs(60);
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -160,7 +164,7 @@ fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         }
         Some(DataDir::Missing | DataDir::Empty) => match target {
-            Some(target) => begin_clone(s, d, target, "there is no data yet"),
+            Some(target) => begin_clone(s, d, target, "there is no data yet", None),
             None => d.waits("no-data", "there is no data here; it is copied once there is a primary"),
         },
         Some(DataDir::Present(disk)) => with_data(s, d, disk, target),
@@ -200,7 +204,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
             }
         }
         Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
-        Verdict::Unrelated(why) => reclone(s, d, target, &why),
+        Verdict::Unrelated(why) => reclone(s, d, target, &why, None),
     }
 }
 
@@ -258,8 +262,9 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         "diverged",
         format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
     );
+    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot };
     if let Some(why) = cannot_rewind(s, disk) {
-        reclone(s, d, target, &why);
+        reclone(s, d, target, &why, Some(plan(None)));
         return;
     }
     let recovered = s.memory.rewind.as_ref().and_then(|plan| plan.recovered);
@@ -270,7 +275,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     let clean = disk.control.state == ControlState::ShutDown || (recovered.is_some() && recovered == last_run);
     if !clean {
         d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
-        d.memory.rewind = Some(RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered: None, since: s.now.boot });
+        d.memory.rewind = Some(plan(None));
         if upkeep::configured(s, d, None, true) {
             start(s, d);
         }
@@ -280,11 +285,11 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     if disk.major < 16 && disk.control.checkpoint_tli != whole.tli {
         let why =
             format!("it was promoted to timeline {} and has no checkpoint there, which pg_rewind {} cannot rewind", whole.tli, disk.major);
-        reclone(s, d, target, &why);
+        reclone(s, d, target, &why, Some(plan(recovered)));
         return;
     }
     let operation = Operation::Rewind { source: target.holder.node.clone() };
-    d.memory.rewind = Some(RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot });
+    d.memory.rewind = Some(plan(recovered));
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }
 
@@ -364,7 +369,8 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
         Operation::Clone { place, .. } => {
             d.because("clone", format!("copies {}", source.node));
-            d.act(s, Action::Clone { source, place: *place });
+            let discards = s.memory.rewind.as_ref().map(|plan| Fork { parent: plan.tli, at: plan.fork });
+            d.act(s, Action::Clone { source, place: *place, discards });
         }
         Operation::InitDb => {}
     }
@@ -403,7 +409,7 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
     if failed >= REWIND_TRIES {
         d.memory.failed_rewinds = REWIND_TRIES;
         let why = s.failures.get(&Task::Data).map(|failure| failure.why.clone()).unwrap_or_default();
-        reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {why}"));
+        reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {why}"), s.memory.rewind.clone());
         return;
     }
     d.because("rewind", format!("rewinds to the history of {}", source.node));
@@ -416,8 +422,8 @@ fn source(target: &LeaderRecord) -> Source {
     Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
 }
 
-/// A fresh copy in place of data that cannot follow: only where the policy allows it.
-fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
+/// A fresh copy in place of data that cannot follow: only where the policy allows it. `plan`: how they went on by themselves.
+fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
     if s.policy.reclone == Reclone::Never {
         d.alarm(
             "needs-copy",
@@ -425,10 +431,10 @@ fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
         );
         return;
     }
-    begin_clone(s, d, target, why);
+    begin_clone(s, d, target, why, plan);
 }
 
-fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
+fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
     if target.state != LeaderState::Serving {
         d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
         return;
@@ -437,21 +443,43 @@ fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str) {
         d.waits("clone", format!("a copy is needed ({why}); waits until {} has made the roles by which others log in", target.holder.node));
         return;
     }
-    let Some(place) = s.place else {
-        d.act(s, Action::InspectDisk);
+    let source = source(target);
+    let Some(room) = s.place.as_ref().filter(|room| room.source == source.node) else {
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
+        d.act(s, Action::MeasureCopy { source });
         return;
     };
     let holds_data = matches!(s.disk(), Some(DataDir::Present(_)));
-    if place == ClonePlace::InPlace && holds_data && !another_copy(s, target) {
+    let measured_until = room.at.plus(MEASURED_FOR);
+    let is_fresh = s.now.boot < measured_until;
+    if !is_fresh {
+        d.act(s, Action::MeasureCopy { source: source.clone() });
+    }
+    if room.place == ClonePlace::InPlace && holds_data && !another_copy(s, target) {
+        if is_fresh {
+            d.wake(measured_until);
+        }
         d.alarm(
             "needs-copy",
-            "a copy beside the old directory does not fit, and no other healthy copy besides the source is known: nothing is overwritten",
+            format!(
+                "a copy beside the old directory does not fit ({}), and no other healthy copy besides the source is known: nothing is overwritten",
+                room.why
+            ),
         );
         return;
     }
-    let place_in_words = if holds_data { format!(", {place}") } else { String::new() };
-    d.because("clone", format!("{why}: copies {}{place_in_words}", target.holder.node));
-    let operation = Operation::Clone { source: target.holder.node.clone(), place };
+    if !is_fresh {
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size again", source.node));
+        return;
+    }
+    let place_in_words = match room.place {
+        _ if !holds_data => String::new(),
+        ClonePlace::Beside => format!(", {} ({} are free for {})", room.place, room.free, room.size),
+        ClonePlace::InPlace => format!(", {} ({})", room.place, room.why),
+    };
+    d.because("clone", format!("{why}: copies {}{place_in_words}", source.node));
+    d.memory.rewind = plan;
+    let operation = Operation::Clone { source: source.node, place: room.place };
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }
 

@@ -7,7 +7,7 @@
 //! earlier one shows as a *fact* in a later snapshot: so a plan may be interrupted after any step, by a crash or by a
 //! lost answer, and what follows is decided from what is there.
 //!
-//! Plain data: [`snapshot`] in, [`decision`] out. The rules, in the order in which they are asked (see [`decide`]):
+//! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
 //! `routing`, `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `release`,
 //! `membership`), `vote`, `candidacy`, `follow` (with `rejoin`), `upkeep`, and at the end `invariants`.
 
@@ -23,6 +23,7 @@ mod follow;
 mod leadership;
 mod ledger;
 mod membership;
+mod memory;
 mod promotion;
 mod registration;
 mod rejoin;

@@ -2,7 +2,7 @@
 
 use crate::model::{
     instance::{DataDir, GuardStatus, KillMode, Process, Run, ServerFacts, ServerRole, Whole},
-    lsn::Lsn,
+    lsn::{Bytes, Lsn},
     moment::{Clocks, Moment, Span},
     node::{Address, DataIncarnation, Incarnation, NodeName, Nonce, Replica},
     node_file::{Boundary, ClonePlace, NodeFile},
@@ -46,8 +46,8 @@ pub struct Snapshot {
     pub server: Observed<ServerFacts>,
     /// The data directory, as last inspected.
     pub disk: Observed<DataDir>,
-    /// Where a copy of another node would be made here, by room and mount points.
-    pub place: Option<ClonePlace>,
+    /// Where a copy of another node would be made here, as last looked at.
+    pub place: Option<CopyPlace>,
     /// What was last made or replaced in the data directory, until the node file has taken note of it.
     pub completed: Option<Completed>,
     /// The end of the last scan of our WAL.
@@ -160,6 +160,23 @@ impl Lease {
         let least = self.unsettled.iter().map(|attempt| if attempt.holds { attempt.until() } else { attempt.sent }).min();
         Some(least.map_or(confirmed.until(), |least| least.min(confirmed.until())))
     }
+}
+
+/// Where a copy of another node would be made here, by its size, the room, and mount points.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyPlace {
+    /// Whose size was asked for.
+    pub source: NodeName,
+    /// What a copy of it takes, in bytes, without WAL.
+    pub size: Bytes,
+    /// Beside the old directory, or in its place.
+    pub place: ClonePlace,
+    /// What spoke against a place beside it, for people; empty where nothing did.
+    pub why: String,
+    /// What is free where the data directory lies, in bytes.
+    pub free: Bytes,
+    /// When the look began.
+    pub at: Moment,
 }
 
 /// The end of a scan of our WAL.

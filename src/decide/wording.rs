@@ -63,6 +63,7 @@ impl fmt::Display for Task {
             Self::Configure => "write the managed configuration",
             Self::CutStream => "cut the stream",
             Self::InspectDisk => "look at the data directory",
+            Self::MeasureCopy => "look where a copy can be made",
             Self::Scan => "find the end of the WAL",
             Self::WriteHistories => "write the history files",
             Self::Data => "make or replace the data directory",
@@ -91,7 +92,7 @@ mod tests {
             address: "10.0.0.2:5432".parse().expect("address"),
             tli: crate::model::timeline::TimelineId::FIRST,
         };
-        let clone = Action::Clone { source, place: ClonePlace::Beside };
+        let clone = Action::Clone { source, place: ClonePlace::Beside, discards: None };
         let slot = Action::CreateSlot("pgbaton_n2".parse().expect("slot"));
         let read: Vec<String> = [clone, slot, Action::InitDb, Action::Migrate].iter().map(ToString::to_string).collect();
         assert_eq!(read, ["clone from n2", "create the slot pgbaton_n2", "run initdb", "apply the migrations and let the roles log in"]);

@@ -1,8 +1,8 @@
 //! Cloning: a copy of another server by `pg_basebackup`, and its swap with what was there.
 //!
-//! The steps are separate, so that the agent can write each into its journal before it begins: [`copy`] (or
-//! [`copy_in_place`]), [`swap`], [`discard_old`]. Each may be called again after a crash; only [`swap`] touches the
-//! data directory, by two renames, and only [`discard_old`] removes what was there before.
+//! The steps are [`copy`] (or [`copy_in_place`]), [`swap`], [`discard_old`]; [`super::replace`] makes them in order, and goes
+//! on after a crash. Each may be called again; only [`swap`] touches the data directory, by two renames, and only
+//! [`discard_old`] removes what was there before.
 
 use super::{
     Credential, Error, Role, Settings, Stream,
@@ -30,7 +30,8 @@ use std::{
 const DISK_LIMIT: Span = Span::from_secs(600);
 /// How often a copy is looked at for a standstill.
 const LOOK_EVERY: Span = Span::from_secs(1);
-/// In a copy, until [`discard_old`]: which one it is, so that a swap that was done is known.
+/// In a whole copy, written last: which one it is, so that a copy that was made and a swap that was done are known. It stays,
+/// as no later copy has the same id.
 const MARKER: &str = ".pgbaton-copy";
 
 /// What is copied.
@@ -86,7 +87,7 @@ pub struct VerifiedOtherCopy {
 pub struct SourceFacts {
     /// Where its tablespaces lie on its disk.
     pub tablespaces: Vec<PathBuf>,
-    /// All its databases together, in bytes; WAL does not count.
+    /// What a copy's data directory takes, in bytes: neither WAL counts, nor tablespaces (where the role may ask for theirs).
     pub size: Bytes,
 }
 
@@ -104,7 +105,10 @@ pub async fn ask(settings: &Settings, address: &Address, limit: Span) -> Result<
     let sql = "SELECT pg_tablespace_location(oid) AS location FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''";
     let rows = session.rows(doing, sql, &[], limit).await?;
     let tablespaces = rows.iter().map(|row| column::<&str>(row, "location").map(PathBuf::from)).collect::<Result<_, _>>()?;
-    let sql = "SELECT coalesce(sum(pg_database_size(oid)), 0)::int8 AS size FROM pg_database";
+    let sql = "SELECT (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database) - (SELECT coalesce(sum(pg_tablespace_size(oid)), 0) \
+               FROM pg_tablespace WHERE CASE WHEN pg_tablespace_location(oid) = '' THEN false ELSE \
+               pg_has_role('pg_read_all_stats', 'USAGE') OR has_tablespace_privilege(oid, 'CREATE') END)";
+    let sql = &format!("SELECT greatest(({sql}), 0)::int8 AS size");
     let rows = session.rows(doing, sql, &[], limit).await?;
     let size = rows.first().map(|row| column::<i64>(row, "size")).transpose()?.unwrap_or_default();
     Ok(SourceFacts { tablespaces, size: Bytes::new(u64::try_from(size).unwrap_or_default()) })
@@ -155,7 +159,12 @@ pub async fn copy_in_place(
     let (data_dir, inside) = (settings.data_dir.clone(), Names::inside(settings, id));
     durable::within(DISK_LIMIT, data_dir.clone(), move || empty_in_order(&data_dir)).await?;
     copy_into(settings, source, id, &inside, patience, see).await?;
-    let data_dir = settings.data_dir.clone();
+    finish_in_place(settings, id).await
+}
+
+/// Moves the whole copy `id` up that was made inside of the emptied data directory. May be called again.
+pub(super) async fn finish_in_place(settings: &Settings, id: &DataIncarnation) -> Result<(), Error> {
+    let (data_dir, inside) = (settings.data_dir.clone(), Names::inside(settings, id));
     durable::within(DISK_LIMIT, data_dir.clone(), move || move_up(&inside, &data_dir)).await
 }
 
@@ -256,12 +265,23 @@ fn escaped(path: &Path) -> String {
 
 /// Makes a standby of the copy. `pg_basebackup` has made it durable and left out slots, temporary files and locks.
 fn finish(target: &Path, id: &str) -> Result<(), Error> {
+    let slots = target.join("pg_replslot");
+    durable::empty(&slots).map_err(Error::file("empty", &slots))?;
     for (name, content) in [("standby.signal", ""), (MARKER, id)] {
         let path = target.join(name);
         durable::write(&path, content.as_bytes(), 0o600).map_err(Error::file("write", &path))?;
     }
-    let slots = target.join("pg_replslot");
-    durable::empty(&slots).map_err(Error::file("empty", &slots))
+    Ok(())
+}
+
+/// Whether `directory` is the whole copy `id`: its marker came last when it was made, its control file when it was moved.
+pub(super) fn is_whole(directory: &Path, id: &DataIncarnation) -> bool {
+    is_marked(directory, id) && directory.join("global/pg_control").exists()
+}
+
+/// Whether the marker in `directory` is that of the copy `id`.
+pub(super) fn is_marked(directory: &Path, id: &DataIncarnation) -> bool {
+    fs::read_to_string(directory.join(MARKER)).is_ok_and(|marker| marker == id.as_str())
 }
 
 /// Puts the whole copy `id` in the place of the data directory, which is kept beside it until [`discard_old`].
@@ -272,9 +292,9 @@ fn finish(target: &Path, id: &str) -> Result<(), Error> {
 /// [`Error::Refused`]: there is no whole copy, or no place for the old directory; nothing was touched. After any other
 /// failure call it again: the data directory is the old one, missing, or the copy.
 pub async fn swap(settings: &Settings, id: &DataIncarnation) -> Result<(), Error> {
-    let (names, data_dir, id) = (Names::of(settings, id), settings.data_dir.clone(), id.to_string());
+    let (names, data_dir, id) = (Names::of(settings, id), settings.data_dir.clone(), id.clone());
     durable::within(DISK_LIMIT, data_dir.clone(), move || {
-        if fs::read_to_string(data_dir.join(MARKER)).is_ok_and(|marker| marker == id) {
+        if is_whole(&data_dir, &id) {
             return Ok(());
         }
         let (there, copy, old) = (data_dir.exists(), names.copy.exists(), names.old.exists());
@@ -297,12 +317,12 @@ pub async fn discard_old(settings: &Settings, id: &DataIncarnation) -> Result<()
     if !matches!(super::disk::inspect(settings).await, DataDir::Present(_)) {
         return Err(Error::Refused(format!("{} is no usable data directory: the old one is kept", settings.data_dir.display())));
     }
-    let (id, marker) = (id.clone(), settings.data_dir.join(MARKER));
-    clear(settings, move |leftover| leftover.kind == LeftoverKind::Old && leftover.id == id).await?;
-    durable::within(DISK_LIMIT, marker.clone(), move || durable::remove(&marker).map_err(Error::file("remove", &marker))).await
+    let id = id.clone();
+    clear(settings, move |leftover| leftover.kind == LeftoverKind::Old && leftover.id == id).await
 }
 
-async fn clear(settings: &Settings, which: impl Fn(&Leftover) -> bool + Send + 'static) -> Result<(), Error> {
+/// Removes what is left of copies, as far as `which` wants it.
+pub(super) async fn clear(settings: &Settings, which: impl Fn(&Leftover) -> bool + Send + 'static) -> Result<(), Error> {
     let settings = settings.clone();
     durable::within(DISK_LIMIT, settings.data_dir.clone(), move || {
         place::leftovers_now(&settings)?

@@ -127,6 +127,22 @@ pub struct Leftover {
     pub path: PathBuf,
 }
 
+impl Leftover {
+    /// What it is, and what an operator should do about it: what may be the last copy is not to be removed.
+    pub fn advice(&self, data_dir: &Path) -> String {
+        let what = match self.kind {
+            LeftoverKind::Copying => "an interrupted copy left it",
+            LeftoverKind::Copy => "a whole copy that was not swapped in",
+            LeftoverKind::Old => "what a copy replaced",
+        };
+        if self.kind == LeftoverKind::Copying || data_dir.join("global/pg_control").exists() {
+            format!("{what}: remove it")
+        } else {
+            format!("{what}, and {} holds no data: keep it until another copy is known to be whole", data_dir.display())
+        }
+    }
+}
+
 /// What is left of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeftoverKind {
@@ -151,7 +167,12 @@ pub(super) fn leftovers_now(settings: &Settings) -> Result<Vec<Leftover>, Error>
     let parent = durable::parent(&settings.data_dir).map_err(Error::file("look at", &settings.data_dir))?;
     let base = settings.data_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut found = Vec::new();
-    for entry in fs::read_dir(parent).map_err(Error::file("read", parent))? {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(Error::file("read", parent)(error)),
+    };
+    for entry in entries {
         let path = entry.map_err(Error::file("read", parent))?.path();
         let Some(rest) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(&base)) else { continue };
         let kinds = [(COPYING, LeftoverKind::Copying), (COPY, LeftoverKind::Copy), (OLD, LeftoverKind::Old)];

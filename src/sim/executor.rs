@@ -59,11 +59,12 @@ impl World {
             Action::Configure(configuration) => self.configure(node, run, *configuration),
             Action::CutStream => self.cut_stream(node, run),
             Action::InspectDisk => self.inspect(node, run),
+            Action::MeasureCopy { source } => self.measure_copy(node, run, &source),
             Action::Scan { from, tli } => self.scan(node, run, from, tli),
             Action::WriteHistories(texts) => self.write_histories(node, run, texts),
             Action::InitDb => self.init_db(node, run),
             Action::DiscardInitialised => self.discard(node, run),
-            Action::Clone { source, place } => self.clone_from(node, run, &source, place),
+            Action::Clone { source, place, .. } => self.clone_from(node, run, &source, place),
             Action::Rewind { source, .. } => self.rewind(node, run, &source),
             Action::Checkpoint => self.sql(node, run, task, |data, tli, end| {
                 (data.redo, data.checkpoint_tli, data.min_recovery) = (end, tli, (0, None));

@@ -3,14 +3,14 @@
 use pgbaton::{
     decide::{
         decision::{Configuration, Follow, Memory},
-        snapshot::{Attempt, Etcd, Fresh, Lease, Me, Snapshot, Standing},
+        snapshot::{Attempt, CopyPlace, Etcd, Fresh, Lease, Me, Snapshot, Standing},
     },
     model::{
         instance::{
             Armed, ControlData, ControlState, DataDir, DiskFacts, Ended, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts,
             ServerRole, Slot, StartAs, Walsender,
         },
-        lsn::Lsn,
+        lsn::{Bytes, Lsn},
         moment::{Clocks, Moment, Span},
         node::{Address, Replica, SystemId},
         node_file::{Boundary, ClonePlace, Floors, NodeFile, Promoted},
@@ -225,7 +225,14 @@ fn node(number: u32) -> Snapshot {
         standing: Some(Standing { nonce: parsed("L40"), since: mono(), suspended: SLEPT }),
         server: Observed::never(),
         disk: Observed::never(),
-        place: Some(ClonePlace::Beside),
+        place: Some(CopyPlace {
+            source: parsed("n2"),
+            size: Bytes::new(8 << 30),
+            place: ClonePlace::Beside,
+            why: String::new(),
+            free: Bytes::new(90 << 30),
+            at: NOW,
+        }),
         completed: None,
         whole: None,
         boundary: Some(Boundary { tli: tli(2), lsn: END }),

@@ -6,19 +6,18 @@ use crate::{
     model::{
         instance::DataDir,
         moment::Moment,
-        node_file::{Boundary, ClonePlace, NodeFile},
+        node_file::{Boundary, NodeFile},
         observed::Observed,
     },
 };
 
 impl State {
-    pub(super) fn disk(&mut self, dir: DataDir, place: Option<ClonePlace>, at: Moment) {
+    pub(super) fn disk(&mut self, dir: DataDir, at: Moment) {
         if let DataDir::Present(facts) = &dir {
             self.histories.clone_from(&facts.histories);
         } else {
             self.histories.clear();
         }
-        self.place = place;
         self.disk = Observed::known(dir, at);
     }
 
@@ -44,6 +43,7 @@ impl State {
 
     pub(super) fn completed(&mut self, completed: Completed) {
         self.completed = Some(completed);
+        self.place = None;
         self.disk = Observed::never();
         self.histories.clear();
         self.whole = None;

@@ -291,7 +291,7 @@ fn facts_of_one_run_say_nothing_of_another() {
     state.apply(guard(1, RUNS), at(0));
     state.apply(standby(1), at(10));
     state.apply(scan(1, 10), at(20));
-    state.apply(Event::Disk { dir: DataDir::Empty, place: None, at: at(20).boot }, at(20));
+    state.apply(Event::Disk { dir: DataDir::Empty, at: at(20).boot }, at(20));
     assert!(state.whole.is_some() && state.server.value().is_some());
     state.apply(guard(2, RUNS), at(30));
     assert!(state.whole.is_none() && state.server.value().is_none() && state.disk.value().is_none());
@@ -361,7 +361,7 @@ fn what_is_known_of_the_directory_ends_with_its_replacement() {
         rewind: None,
         histories: [(TimelineId::FIRST, String::new())].into(),
     };
-    state.apply(Event::Disk { dir: DataDir::Present(facts), place: None, at: at(0).boot }, at(0));
+    state.apply(Event::Disk { dir: DataDir::Present(facts), at: at(0).boot }, at(0));
     state.boundary = Some(Boundary { tli: TimelineId::FIRST, lsn: Lsn::new(9) });
     state.apply(Event::Completed(Completed::Clone), at(10));
     assert!(state.disk.value().is_none() && state.histories.is_empty() && state.boundary.is_none());

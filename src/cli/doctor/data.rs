@@ -2,9 +2,14 @@
 
 use super::{Known, Row, host::nearest, program};
 use crate::{
+    agent::wiring,
     config::Config,
-    model::{lsn::Bytes, policy::Reclone},
-    postgres::parameters::DEFAULTS,
+    model::{lsn::Bytes, node_file::ClonePlace, policy::Reclone},
+    postgres::{
+        Settings,
+        parameters::DEFAULTS,
+        place::{self, Place},
+    },
 };
 use nix::sys::statvfs::statvfs;
 use std::{
@@ -21,6 +26,10 @@ const MOST_FILES: usize = 2_000_000;
 pub(super) async fn rows(config: &Config, known: &Known, version: Option<String>) -> Vec<Row> {
     let mut rows = disk(config);
     let postgres = &config.postgres;
+    let settings = wiring::owner(config).map(|owner| wiring::postgres_settings(config, &owner));
+    if let Ok(settings) = &settings {
+        rows.extend(leftovers(settings).await);
+    }
     if !postgres.data_dir.join("PG_VERSION").exists() {
         return rows;
     }
@@ -33,7 +42,10 @@ pub(super) async fn rows(config: &Config, known: &Known, version: Option<String>
             Err(why) => rows.push(Row::warn("data directory", why, "run the doctor as root or as its owner")),
         }
     }
-    rows.push(copy(config, known));
+    match &settings {
+        Ok(settings) => rows.push(copy(settings, known).await),
+        Err(fault) => rows.push(Row::warn("copy", fault.to_string(), "the agent does not start before that")),
+    }
     rows
 }
 
@@ -123,41 +135,44 @@ fn rewind(known: &Known, control: &str) -> Row {
     }
 }
 
-/// How the data directory would be replaced.
-fn copy(config: &Config, known: &Known) -> Row {
+/// How the data directory would be replaced, by the rule that the agent goes by. Its own size stands for the source's.
+async fn copy(settings: &Settings, known: &Known) -> Row {
     let subject = "copy";
-    let data_dir = &config.postgres.data_dir;
-    if known.policy.as_ref().is_some_and(|policy| policy.reclone == Reclone::Never) {
-        return Row::ok(
-            subject,
-            "the policy (reclone = never) leaves it to an operator; a copy beside the old directory is looked at then",
-        );
-    }
-    let Some(size) = size(data_dir) else {
+    let never = known.policy.as_ref().is_some_and(|policy| policy.reclone == Reclone::Never);
+    let who = if never { " (by an operator: the policy says reclone = never)" } else { "" };
+    let Some(size) = size(&settings.data_dir) else {
         return Row::warn(subject, "the size of the data directory is not known", "run the doctor as root or as its owner");
     };
-    let free = space(data_dir).map_or(0, |(free, _)| free);
-    let needed = size.saturating_add(size / 16);
-    let against = if is_mount_point(data_dir) {
-        Some("it is a mount point".to_owned())
-    } else if free < needed {
-        Some(format!("{} are free, a copy needs {}", Bytes::new(free), Bytes::new(needed)))
-    } else {
-        None
-    };
-    match against {
-        None => Row::ok(subject, format!("a fresh copy of {} would be made beside the old directory", Bytes::new(size))),
-        Some(why) => Row::warn(
+    let size = Bytes::new(size);
+    match place::place_for(settings, size).await {
+        Ok(Place { place: ClonePlace::Beside, free, .. }) => {
+            Row::ok(subject, format!("a fresh copy of {size} would be made beside the old directory{who}: {free} are free"))
+        }
+        Ok(Place { place: ClonePlace::InPlace, why, .. }) => Row::warn(
             subject,
-            format!("a fresh copy would be made in place of the old directory: {why}"),
+            format!("a fresh copy of {size} would be made in place of the old directory{who}: {why}"),
             "then the old data is gone before the new is there; give it room, or a directory below the mount point",
         ),
+        Err(fault) => {
+            Row::warn(subject, format!("where a copy would be made is not known: {fault}"), "run the doctor as root or as its owner")
+        }
     }
 }
 
-fn is_mount_point(path: &Path) -> bool {
-    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    path.parent().is_some_and(|parent| device(parent) != device(path))
+/// What former copies left beside the data directory.
+async fn leftovers(settings: &Settings) -> Vec<Row> {
+    let subject = "leftovers";
+    match place::leftovers(settings).await {
+        // A clone that goes on uses them, or removes them.
+        Ok(left) => left
+            .iter()
+            .map(|leftover| {
+                let advice = format!("unless a clone goes on now: {}", leftover.advice(&settings.data_dir));
+                Row::warn(subject, leftover.path.display().to_string(), advice)
+            })
+            .collect(),
+        Err(fault) => vec![Row::warn(subject, format!("whether copies left anything is not known: {fault}"), "run the doctor as root")],
+    }
 }
 
 /// What the files below use, tablespaces and a linked WAL directory not counted.

@@ -147,7 +147,7 @@ impl World {
         });
     }
 
-    fn source(&self, node: usize, source: &Source) -> Option<usize> {
+    pub(super) fn source(&self, node: usize, source: &Source) -> Option<usize> {
         let from = self.nodes.iter().position(|other| other.name == source.node)?;
         let there = &self.nodes[from];
         let answers = there.server.as_ref().is_some_and(|server| server.serves(self.now));

@@ -2,10 +2,13 @@
 
 use crate::{
     agent::event::Event,
-    decide::decision::Task,
+    decide::{
+        decision::{Source, Task},
+        snapshot::CopyPlace,
+    },
     model::{
         instance::{ControlData, DataDir, DiskFacts, RewindMark, Whole},
-        lsn::Lsn,
+        lsn::{Bytes, Lsn},
         node::SystemId,
         node_file::ClonePlace,
         timeline::TimelineId,
@@ -19,8 +22,27 @@ impl World {
         let takes = self.random.tailed(3, 40);
         self.in_agent(node, run, takes, move |world| {
             let dir = world.data_dir(node);
-            world.deliver(node, run, Event::Disk { dir, place: Some(ClonePlace::Beside), at });
+            world.deliver(node, run, Event::Disk { dir, at });
             world.end(node, run, 0, Task::InspectDisk, Ok(()));
+        });
+    }
+
+    /// There is room for every copy here, but the source may not answer.
+    pub(super) fn measure_copy(&mut self, node: usize, run: u64, source: &Source) {
+        let at = self.nodes[node].clock.boot(self.now);
+        let takes = self.random.tailed(3, 40);
+        let source = source.clone();
+        self.in_agent(node, run, takes, move |world| {
+            let outcome = match world.source(node, &source) {
+                Some(_) => {
+                    let (size, free) = (Bytes::new(1 << 30), Bytes::new(1 << 40));
+                    let place = CopyPlace { source: source.node, size, place: ClonePlace::Beside, why: String::new(), free, at };
+                    world.deliver(node, run, Event::Measured(place));
+                    Ok(())
+                }
+                None => Err("no answer".to_owned()),
+            };
+            world.end(node, run, 0, Task::MeasureCopy, outcome);
         });
     }
 
