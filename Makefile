@@ -1,4 +1,4 @@
-# On a bare Debian 12 with a Rust toolchain: `make demo` to see it, `make test` to check it. `make help` lists the rest.
+# On a bare Debian 12: `make demo` to see it, `make test` to check it. `make help` lists the rest.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,9 +23,8 @@ DENY = $(shell PATH='$(PATH)' command -v cargo-deny 2>/dev/null)
 help: ## This list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
-deps: ## Installs what is missing: PostgreSQL 15, etcd, protoc, network tools.
+deps: ## Installs what is missing: PostgreSQL 15, etcd, protoc, network tools, Rust (by rustup).
 	@.ci/deps
-	@command -v $(CARGO) >/dev/null || { echo "cargo is not here: install Rust by https://rustup.rs" >&2; exit 1; }
 
 build: deps ## The release binary: target/release/pgbaton.
 	$(CARGO) build --locked --release --bin pgbaton
