@@ -1,4 +1,4 @@
-# On a bare Debian 12 with a Rust toolchain: `make demo` to see it, `make test` to check it. `make help` lists the rest.
+# On a bare Debian 12: `make demo` to see it, `make test` to check it. `make help` lists the rest.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,14 +18,13 @@ ARGS ?=
 NEXTEST := $(shell PATH='$(PATH)' command -v cargo-nextest 2>/dev/null)
 DENY = $(shell PATH='$(PATH)' command -v cargo-deny 2>/dev/null)
 
-.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak sim bench-failover bench-guard demo clean
+.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak sim bench-failover bench-guard bench-decide demo clean
 
 help: ## This list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
-deps: ## Installs what is missing: PostgreSQL 15, etcd, protoc, network tools.
+deps: ## Installs what is missing: PostgreSQL 15, etcd, protoc, network tools, Rust (by rustup).
 	@.ci/deps
-	@command -v $(CARGO) >/dev/null || { echo "cargo is not here: install Rust by https://rustup.rs" >&2; exit 1; }
 
 build: deps ## The release binary: target/release/pgbaton.
 	$(CARGO) build --locked --release --bin pgbaton
@@ -90,8 +89,11 @@ sim: deps ## The simulator over SEEDS=n seeds.
 bench-failover: deps ## Longest gap between two acknowledged writes, by fault: medians of RUNS=5.
 	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --test bench_failover -- --ignored --nocapture --test-threads=1 bench_failover
 
-bench-guard: deps ## From the deadline to the last process dead, by kill mode.
-	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --tests -- --ignored --nocapture --test-threads=1 bench_guard
+bench-guard: deps ## From the deadline to the last process dead, by kill mode, also stopped: medians of RUNS=5.
+	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --test guard -- --ignored --nocapture --test-threads=1 bench_
+
+bench-decide: deps ## How long one decision takes: median, p99, p99.9.
+	$(CARGO) test --locked --release --test decide -- --ignored --nocapture bench_decide
 
 # An unoptimised build starts minutes sooner on a fresh clone, and what is waited for in a failover is not the processor.
 demo: deps ## Three nodes and three etcd members on this machine; ARGS=--script for the unattended tour.

@@ -6,7 +6,7 @@ mod support;
 
 use pgbaton::{
     clock,
-    dcs::{Error, Etcd, Hedge, Outcome, TxnOutcome, TxnReply},
+    dcs::{Error, Etcd, Hedge, Listing, Outcome, TxnOutcome, TxnReply},
     model::{
         key::{Compare, Key, Txn, Write},
         moment::{Moment, Span},
@@ -77,9 +77,8 @@ async fn swap_on(etcd: &Etcd, time: Duration, pause: Duration) -> Beliefs {
 /// Scenarios 30 to 32: a register checker over an etcd leader's death, with two contending writers, TLS and users.
 #[tokio::test]
 async fn the_death_of_etcds_leader_makes_nobody_believe_a_wrong_thing() {
-    let mut etcds = Etcds::start(Options { members: 3, tls: true, ..Options::default() });
-    etcds.enable_auth();
-    let settings = etcds.agent_settings("secret");
+    let mut etcds = Etcds::secured(Options { members: 3, ..Options::default() });
+    let settings = etcds.client_settings();
     let (one, two) = (Etcd::connect(settings.clone()).await.expect("connect"), Etcd::connect(settings).await.expect("connect"));
     let time = Duration::from_secs(4);
     let fault = async {
@@ -100,12 +99,12 @@ async fn the_death_of_etcds_leader_makes_nobody_believe_a_wrong_thing() {
 }
 
 async fn connect(etcds: &Etcds) -> Etcd {
-    Etcd::connect(etcds.settings()).await.expect("connect")
+    Etcd::connect(etcds.client_settings()).await.expect("connect")
 }
 
 #[tokio::test]
 async fn without_a_quorum_nothing_is_known_and_the_deadline_holds() {
-    let mut etcds = Etcds::start(Options { members: 3, timing: Some((50, 500)), ..Options::default() });
+    let mut etcds = Etcds::secured(Options { members: 3, timing: Some((50, 500)), ..Options::default() });
     let etcd = connect(&etcds).await;
     let (first, text) = swap(None);
     etcd.txn(&first, Hedge::Allowed, DEADLINE).await.expect("a quorum is there");
@@ -261,8 +260,8 @@ async fn a_frozen_etcd_leaves_a_swap_unknown_and_later_settled() {
 }
 
 #[tokio::test]
-async fn a_full_database_is_an_error_of_its_own_and_nothing_is_done() {
-    let etcds = Etcds::start(Options { members: 1, quota: Some(1 << 20), ..Options::default() });
+async fn a_full_database_is_an_error_of_its_own_and_the_write_may_be_done_all_the_same() {
+    let etcds = Etcds::secured(Options { members: 1, quota: Some(1 << 20), ..Options::default() });
     let etcd = connect(&etcds).await;
     let mut written = 0;
     let error = loop {
@@ -276,9 +275,18 @@ async fn a_full_database_is_an_error_of_its_own_and_nothing_is_done() {
         assert!(written < 2_000, "the quota does not bite");
     };
     assert!(matches!(error, Error::NoSpace(_)), "{error}");
-    assert_eq!(error.outcome(), Outcome::NotDone);
+    // The write that finds the space gone when etcd applies it raises the alarm, is answered with the error, and is there.
+    assert_eq!(error.outcome(), Outcome::Unknown);
     let listing = etcd.list(DEADLINE).await.expect("reads go on");
-    assert!(listing.entries[0].1.starts_with(&format!("{} ", written - 1)), "the refused text is not there");
+    let number = |listing: &Listing| listing.entries[0].1.split_once(' ').and_then(|(number, _)| number.parse::<i32>().ok());
+    let present = number(&listing).expect("a number");
+    println!("{written} was refused, {present} is there");
+    assert!([written - 1, written].contains(&present), "{present} is there, {written} was refused");
+    // Under the alarm nothing is applied any more.
+    let later = Txn { nonce: clock::nonce(), when: Vec::new(), then: vec![Write::Put(Key::Policy, "-1 later".to_owned())] };
+    let error = etcd.txn(&later, Hedge::Allowed, DEADLINE).await.expect_err("no space");
+    assert!(matches!(error, Error::NoSpace(_)), "{error}");
+    assert_eq!(number(&etcd.list(DEADLINE).await.expect("list")), Some(present));
     let status = etcd.status(Span::from_millis(500)).await;
     assert!(status[0].state.as_ref().is_ok_and(|member| member.no_space), "{status:?}");
 }

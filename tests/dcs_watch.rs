@@ -64,8 +64,8 @@ fn shows(update: &Update, key: &Key, text: Option<&str>) -> bool {
 
 #[tokio::test]
 async fn changes_arrive_in_order_and_without_journals() {
-    let etcds = Etcds::one();
-    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    let etcds = Etcds::secured(Options::default());
+    let etcd = Etcd::connect(etcds.client_settings()).await.expect("connect");
     let mut updates = watch(&etcd, 64);
     until(&mut updates, |update| matches!(update, Update::Listed { .. })).await;
     let mut last = 0;
@@ -103,8 +103,8 @@ async fn changes_arrive_in_order_and_without_journals() {
 #[tokio::test]
 async fn compaction_under_a_stopped_watcher_ends_in_a_new_list() {
     const EVENTS: usize = 500;
-    let etcds = Etcds::one();
-    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    let etcds = Etcds::secured(Options::default());
+    let etcd = Etcd::connect(etcds.client_settings()).await.expect("connect");
     // Room for one update, and nobody drains: the watcher stands still until more waits than buffers hold.
     let mut updates = watch(&etcd, 1);
     until(&mut updates, |update| matches!(update, Update::Listed { .. })).await;
@@ -130,8 +130,8 @@ async fn compaction_under_a_stopped_watcher_ends_in_a_new_list() {
 /// Scenario 40: what it looks like; what follows from it is decided elsewhere.
 #[tokio::test]
 async fn a_wiped_prefix_is_seen_as_deletions() {
-    let etcds = Etcds::one();
-    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    let etcds = Etcds::secured(Options::default());
+    let etcd = Etcd::connect(etcds.client_settings()).await.expect("connect");
     put(&etcd, &Key::Leader, "l").await;
     put(&etcd, &Key::Sync, "s").await;
     let mut updates = watch(&etcd, 64);
@@ -167,8 +167,8 @@ fn suspicion(lists: [Listing; 2]) -> Option<String> {
 /// Scenario 39, EXP-26.
 #[tokio::test]
 async fn a_restored_snapshot_is_seen_as_gone_back() {
-    let mut etcds = Etcds::start(Options { members: 3, timing: Some((50, 500)), ..Options::default() });
-    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    let mut etcds = Etcds::secured(Options { members: 3, timing: Some((50, 500)), ..Options::default() });
+    let etcd = Etcd::connect(etcds.client_settings()).await.expect("connect");
     put(&etcd, &Key::Cluster, r#"{"v":1,"system_id":"7","uuid":"u1","generation":1,"initialised_by":"n1","initialised_at":""}"#).await;
     put(&etcd, &Key::Leader, "old").await;
     let snapshot = etcds.path().join("snapshot.db");
@@ -231,8 +231,8 @@ async fn a_watch_on_a_frozen_member_is_moved_to_another() {
 
 #[tokio::test]
 async fn silence_is_told_and_ends() {
-    let mut etcds = Etcds::one();
-    let etcd = Etcd::connect(etcds.settings()).await.expect("connect");
+    let mut etcds = Etcds::secured(Options::default());
+    let etcd = Etcd::connect(etcds.client_settings()).await.expect("connect");
     let mut updates = watch(&etcd, 64);
     until(&mut updates, |update| matches!(update, Update::Listed { .. })).await;
     let died = clock::boot();

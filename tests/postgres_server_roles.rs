@@ -17,11 +17,18 @@ use pgbaton::{
         secret::Secret,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, ReplicationTls, Role, Server, Settings, SslMode, Via, peer, processes,
+        ConfigFiles, Configuration, Credential, Error, Follow, ReplicationTls, Role, Server, Settings, SslMode, Via,
+        basebackup::{self, Patience, Source},
+        peer, processes,
+        rewind::{self, Options, Rewound},
         start_command,
     },
 };
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 const LIMIT: Span = Span::from_secs(5);
 const RUN: Run = Run(1);
@@ -157,38 +164,70 @@ fn certificates(dir: &Path) {
     }
 }
 
+/// A cluster whose members demand TLS of each other, by the certificates in this directory.
+struct Tls(PathBuf);
+
+impl Tls {
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn configuration(&self) -> Configuration {
+        let mut configuration = configuration();
+        for (name, path) in [("ssl_ca_file", "ca.pem"), ("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key")] {
+            configuration.parameters.insert(name.to_owned(), self.file(path).display().to_string());
+        }
+        configuration.parameters.insert("ssl".to_owned(), "on".to_owned());
+        configuration
+    }
+
+    /// What a member says of `instance` that trusts this authority.
+    fn settings(&self, instance: &Instance, mode: SslMode, authority: &str) -> Settings {
+        let mut settings = with_passwords(instance.settings());
+        let (cert_file, key_file) = (self.file("client.pem"), self.file("client.key"));
+        settings.roles.replication.credential = Credential::Certificate { cert_file, key_file };
+        settings.replication_tls = Some(ReplicationTls { mode, ca_file: Some(self.file(authority)) });
+        settings
+    }
+
+    /// A primary with the members' roles.
+    async fn primary() -> (Self, Instance, Settings) {
+        let mut primary = Instance::initialised();
+        let tls = Self(primary.home().join("state"));
+        certificates(&tls.0);
+        let settings = tls.settings(&primary, SslMode::VerifyFull, "ca.pem");
+        primary.start_managed(&settings, &tls.configuration(), StartAs::Primary).await;
+        let server = Server::new(Arc::new(settings.clone()));
+        server.migrate(LIMIT).await.expect("migrate");
+        server.set_role_logins(LIMIT).await.expect("logins");
+        (tls, primary, settings)
+    }
+
+    /// Starts a copy of `primary` and waits until it streams over TLS.
+    async fn follow(&self, standby: &mut Instance, primary: &Instance) -> Settings {
+        let settings = self.settings(standby, SslMode::VerifyFull, "ca.pem");
+        let follow = Follow { address: primary.settings().advertise, slot: None, application_name: "n2_0123abcd".to_owned() };
+        let following = Configuration { follow: Some(follow), ..self.configuration() };
+        standby.start_managed(&settings, &following, StartAs::Standby).await;
+        pg::wait_until("it streams over TLS", LIMIT, || {
+            let sql = "select client_dn from pg_stat_replication join pg_stat_ssl using (pid) where ssl and state = 'streaming'";
+            primary.sql(sql).contains("CN=streamer")
+        });
+        settings
+    }
+}
+
 #[tokio::test]
 async fn members_stream_and_ask_each_other_over_verified_tls() {
-    let mut primary = Instance::initialised();
-    let dir = primary.home().join("state");
-    certificates(&dir);
-    let file = |name: &str| dir.join(name);
-    let mut configuration = configuration();
-    for (name, path) in [("ssl_ca_file", "ca.pem"), ("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key")] {
-        configuration.parameters.insert(name.to_owned(), file(path).display().to_string());
-    }
-    configuration.parameters.insert("ssl".to_owned(), "on".to_owned());
-    let tls = |mode, ca: &str| Some(ReplicationTls { mode, ca_file: Some(file(ca)) });
-    let with_tls = |instance: &Instance| {
-        let mut settings = with_passwords(instance.settings());
-        settings.roles.replication.credential = Credential::Certificate { cert_file: file("client.pem"), key_file: file("client.key") };
-        settings.replication_tls = tls(SslMode::VerifyFull, "ca.pem");
-        settings
-    };
-    let settings = with_tls(&primary);
-    primary.start_managed(&settings, &configuration, StartAs::Primary).await;
-    let server = Server::new(Arc::new(settings.clone()));
-    server.migrate(LIMIT).await.expect("migrate");
-    server.set_role_logins(LIMIT).await.expect("logins");
-
+    let (tls, primary, settings) = Tls::primary().await;
     peer::ask(&settings, &settings.advertise, &settings.roles.rewind, LIMIT).await.expect("verified");
     // The certificate is for 127.0.0.1: not for this name, which verify-ca does not look at.
     let by_name = format!("localhost:{}", primary.port).parse().expect("address");
     let refused = peer::ask(&settings, &by_name, &settings.roles.rewind, LIMIT).await;
     assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("certificate")), "{refused:?}");
-    let lenient = Settings { replication_tls: tls(SslMode::VerifyCa, "ca.pem"), ..settings.clone() };
+    let lenient = tls.settings(&primary, SslMode::VerifyCa, "ca.pem");
     peer::ask(&lenient, &by_name, &settings.roles.rewind, LIMIT).await.expect("verify-ca");
-    let stranger = Settings { replication_tls: tls(SslMode::VerifyCa, "client.pem"), ..settings.clone() };
+    let stranger = tls.settings(&primary, SslMode::VerifyCa, "client.pem");
     let refused = peer::ask(&stranger, &by_name, &settings.roles.rewind, LIMIT).await;
     assert!(refused.is_err(), "another authority");
     let unencrypted = primary.psql(
@@ -196,17 +235,43 @@ async fn members_stream_and_ask_each_other_over_verified_tls() {
         &[("PGPASSWORD", "pgbaton_rewind-secret")],
     );
     assert!(unencrypted.as_ref().is_err_and(|error| error.contains("no encryption")), "{unencrypted:?}");
-
     let mut standby = Instance::copy_of_local(&primary);
-    let mut standby_settings = with_tls(&standby);
-    standby_settings.replication_tls = tls(SslMode::VerifyFull, "ca.pem");
-    let follow = Follow { address: settings.advertise.clone(), slot: None, application_name: "n2_0123abcd".to_owned() };
-    let following = Configuration { follow: Some(follow), ..configuration };
-    standby.start_managed(&standby_settings, &following, StartAs::Standby).await;
-    pg::wait_until("it streams over TLS", LIMIT, || {
-        let sql = "select client_dn from pg_stat_replication join pg_stat_ssl using (pid) where ssl and state = 'streaming'";
-        primary.sql(sql).contains("CN=streamer")
-    });
+    tls.follow(&mut standby, &primary).await;
+}
+
+/// The server takes nothing unencrypted, so what succeeds went over TLS; and a server of another authority gets nothing.
+#[tokio::test]
+async fn members_are_cloned_and_rewound_over_verified_tls() {
+    let (tls, mut primary, settings) = Tls::primary().await;
+    primary.sql("create table t as select g as i from generate_series(1, 1000) g");
+    let mut standby = Instance::empty();
+    let id = "000000a1".parse().expect("incarnation");
+    let patience = Patience { total: Span::from_secs(60), standstill: Span::from_secs(20) };
+    let ours = tls.settings(&standby, SslMode::VerifyFull, "ca.pem");
+    let facts = basebackup::ask(&ours, &settings.advertise, LIMIT).await.expect("ask the source");
+    let source = Source { address: settings.advertise.clone(), slot: None, tablespaces: facts.tablespaces };
+    let stranger = tls.settings(&standby, SslMode::VerifyFull, "client.pem");
+    let refused = basebackup::copy(&stranger, &source, &id, patience, |_| ()).await;
+    assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("certificate verify failed")), "{refused:?}");
+    basebackup::copy(&ours, &source, &id, patience, |_| ()).await.expect("clone");
+    basebackup::swap(&ours, &id).await.expect("swap");
+    tls.follow(&mut standby, &primary).await;
+
+    standby.sql("select pg_promote()");
+    pg::wait_until("promoted", LIMIT, || standby.sql("select pg_is_in_recovery()") == "f");
+    standby.sql("checkpoint");
+    standby.sql("insert into t values (-1)");
+    primary.sql("insert into t select -2 from generate_series(1, 100)");
+    primary.stop(Signal::SIGINT);
+    let options = Options { source: ours.advertise.clone(), restore_by: None, life: id, limit: Span::from_secs(30) };
+    let stranger = tls.settings(&primary, SslMode::VerifyFull, "client.pem");
+    let refused = rewind::run(&stranger, &options, |_| ()).await;
+    let text = refused.as_ref().err().map(|error| format!("{error:?}")).unwrap_or_default();
+    assert!(text.contains("certificate verify failed") && matches!(refused, Err(Error::Rewind { touched: false, .. })), "{refused:?}");
+    let done = rewind::run(&settings, &options, |_| ()).await.expect("rewind");
+    assert!(matches!(done, Rewound::Done { .. }), "{done:?}");
+    tls.follow(&mut primary, &standby).await;
+    pg::wait_until("it has the other's rows alone", LIMIT, || primary.sql("select count(*), min(i) from t") == "1001|-1");
 }
 
 /// Scenario 214: the ids that PostgreSQL shows are those of its own namespace.

@@ -109,8 +109,8 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     cause.downcast_ref::<dcs::Error>().map(|error| match error {
         dcs::Error::Settings(_) => Exit::Config,
         dcs::Error::Unreachable(_) => Exit::Unreachable,
-        dcs::Error::Denied(_) | dcs::Error::NoSpace(_) | dcs::Error::Rejected(_) => Exit::Refused,
-        dcs::Error::NoAnswer(_) => Exit::Timeout,
+        dcs::Error::Denied(_) | dcs::Error::Rejected(_) => Exit::Refused,
+        dcs::Error::NoSpace(_) | dcs::Error::NoAnswer(_) => Exit::Timeout,
     })
 }
 

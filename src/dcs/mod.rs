@@ -84,7 +84,8 @@ pub enum Error {
     /// etcd refuses our certificate, user, password or permission: try again, and tell the operator.
     #[error("be let in by etcd: {0}")]
     Denied(String),
-    /// etcd's database is full (alarm NOSPACE): tell the operator.
+    /// etcd's database is full (alarm NOSPACE): tell the operator. The write that raises the alarm may be applied all the same: etcd
+    /// looks at its quota again when it applies what it has agreed on, and then does both.
     #[error("write to etcd: its database space is exceeded (compact, defragment, disarm the alarm): {0}")]
     NoSpace(String),
     /// etcd refuses this very request, as too large for example: trying again is useless.
@@ -108,8 +109,8 @@ impl Error {
     /// Whether what failed may have happened all the same.
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Settings(_) | Self::Unreachable(_) | Self::Denied(_) | Self::NoSpace(_) | Self::Rejected(_) => Outcome::NotDone,
-            Self::NoAnswer(_) => Outcome::Unknown,
+            Self::Settings(_) | Self::Unreachable(_) | Self::Denied(_) | Self::Rejected(_) => Outcome::NotDone,
+            Self::NoSpace(_) | Self::NoAnswer(_) => Outcome::Unknown,
         }
     }
 }

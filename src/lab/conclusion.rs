@@ -11,8 +11,17 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where the agents' logs ended at some moment, in bytes.
-pub type LogMarks = BTreeMap<String, u64>;
+/// Where the logs of a node ended at some moment, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogMark {
+    /// The agent's.
+    pub agent: u64,
+    /// The guard's.
+    pub guard: u64,
+}
+
+/// Where the logs of all nodes ended at some moment.
+pub type LogMarks = BTreeMap<String, LogMark>;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,12 +73,12 @@ impl LostTail {
 }
 
 impl Lab {
-    /// Where the agents' logs end now.
+    /// Where the nodes' logs end now.
     ///
     /// # Errors
     /// When one cannot be read.
     pub fn log_marks(&self) -> Result<LogMarks> {
-        let mark = |name: &String| Ok((name.clone(), self.errors_logged(name, u64::MAX)?.1));
+        let mark = |name: &String| Ok((name.clone(), self.errors_logged(name, LogMark::default())?.1));
         self.nodes().iter().map(|node| mark(&node.name)).collect()
     }
 

@@ -88,6 +88,11 @@ impl Node {
         self.seen_directory.join("agent.log")
     }
 
+    /// The guard's log, as the lab sees it.
+    pub fn guard_log(&self) -> PathBuf {
+        self.seen_directory.join("state/guard.log")
+    }
+
     /// The agent's socket, as the lab sees it.
     pub fn agent_socket(&self) -> PathBuf {
         self.seen_directory.join("run/agent.sock")

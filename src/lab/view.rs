@@ -3,6 +3,7 @@
 use super::{
     cluster::Lab,
     command::wait_until,
+    conclusion::LogMark,
     libpq::LibpqWriter,
     node::Node,
     sql::{self, Server},
@@ -15,7 +16,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, thread,
+    fs,
+    path::Path,
+    thread,
 };
 
 /// How long one question of the lab to a node may take.
@@ -184,20 +187,57 @@ impl Lab {
         Ok(history)
     }
 
-    /// Lines of level ERROR in a node's log, from byte `from` on, with where the log ends now.
+    /// Lines of level ERROR in the logs of a node's agent and guard, from a mark on, with where the logs end now.
     ///
     /// # Errors
-    /// When the log cannot be read. One that is not there yet is empty.
-    pub fn errors_logged(&self, node: &str, from: u64) -> Result<(Vec<String>, u64)> {
-        let path = self.node(node)?.log();
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            other => other.with_context(|| format!("read {}", path.display()))?,
-        };
-        let start = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
-        let text = String::from_utf8_lossy(&bytes[start..]).into_owned();
-        // The agent's own: PostgreSQL writes "ERROR:" for statements that a client got wrong.
-        let wrong = |line: &&str| (line.contains(" ERROR ") || line.contains("\"level\":\"ERROR\"")) && !line.contains("ERROR:");
-        Ok((text.lines().filter(wrong).map(str::to_owned).collect(), bytes.len() as u64))
+    /// When a log cannot be read. One that is not there yet is empty.
+    pub fn errors_logged(&self, node: &str, from: LogMark) -> Result<(Vec<String>, LogMark)> {
+        let node = self.node(node)?;
+        let (mut lines, agent) = errors_in(&node.log(), from.agent)?;
+        let (of_guard, guard) = errors_in(&node.guard_log(), from.guard)?;
+        lines.extend(of_guard);
+        Ok((lines, LogMark { agent, guard }))
+    }
+}
+
+fn errors_in(path: &Path, from: u64) -> Result<(Vec<String>, u64)> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.with_context(|| format!("read {}", path.display()))?,
+    };
+    let start = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
+    let text = String::from_utf8_lossy(&bytes[start..]).into_owned();
+    Ok((text.lines().filter(|line| is_error(line)).map(str::to_owned).collect(), bytes.len() as u64))
+}
+
+/// Whether a line is our own and of level ERROR. The level at its head decides, not what it quotes: PostgreSQL writes "ERROR:" for
+/// statements that a client got wrong.
+fn is_error(line: &str) -> bool {
+    if line.starts_with('{') {
+        let level = serde_json::from_str::<Value>(line).ok().and_then(|line| Some(line.get("level")?.as_str()? == "ERROR"));
+        return level.unwrap_or(false);
+    }
+    let mut words = line.split_whitespace();
+    let time = words.next().is_some_and(|time| time.contains('T') && time.ends_with('Z'));
+    time && words.next() == Some("ERROR")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_error;
+
+    #[test]
+    fn the_level_at_the_head_of_a_line_decides() {
+        for (line, expected) in [
+            ("2026-01-02T03:04:05.678Z ERROR pgbaton::agent::run: could not start: ERROR:  no space left term=1", true),
+            (r#"{"timestamp":"2026-01-02T03:04:05.678Z","level":"ERROR","message":"ERROR:  no space left"}"#, true),
+            ("2026-01-02T03:04:05.678Z  WARN pgbaton::agent::run: psql said ERROR role missing", false),
+            (r#"{"timestamp":"2026-01-02T03:04:05.678Z","level":"INFO","message":"level ERROR of \"level\":\"ERROR\""}"#, false),
+            ("2026-01-02 03:04:05.678 UTC [12] ERROR:  relation \"t\" does not exist", false),
+            ("2026-01-02 03:04:05.678 UTC [12] LOG:  ERROR is a word", false),
+            ("", false),
+        ] {
+            assert_eq!(is_error(line), expected, "{line}");
+        }
     }
 }

@@ -298,7 +298,7 @@ fn after_many_failovers(mut s: Snapshot) -> Snapshot {
     s
 }
 
-/// Issue figure: p99 < 1 ms. `cargo test --release --test decide -- --ignored --nocapture bench_decide`.
+/// Issue figure: p99 < 1 ms. `make bench-decide`.
 #[test]
 #[ignore = "measures time"]
 fn bench_decide() {

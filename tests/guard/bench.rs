@@ -1,4 +1,4 @@
-//! How long it takes: `cargo nextest run --test guard --run-ignored only --no-capture bench`.
+//! How long it takes, as tables: `make bench-guard`.
 
 use super::host::{Host, MODES, PATIENCE, arm, emptied, eventually, signal};
 use pgbaton::{
@@ -11,12 +11,19 @@ use pgbaton::{
 };
 use std::fs;
 
-const RUNS: usize = 20;
+/// `BENCH_RUNS`, or 20.
+fn runs() -> usize {
+    std::env::var("BENCH_RUNS").ok().and_then(|text| text.parse().ok()).filter(|runs| *runs > 0).unwrap_or(20)
+}
+
+fn head(what: &str) {
+    println!("\n| {what} | median (min–max), ms | runs |\n|---|---|---|");
+}
 
 fn report(what: &str, mut spans: Vec<Span>) {
     spans.sort();
-    let (median, most) = (spans[spans.len() / 2], spans[spans.len() - 1]);
-    println!("{what}: median {:.1} ms, max {:.1} ms of {}", median.as_secs_f64() * 1e3, most.as_secs_f64() * 1e3, spans.len());
+    let [median, least, most] = [spans.len() / 2, 0, spans.len() - 1].map(|at| spans[at].as_secs_f64() * 1e3);
+    println!("| {what} | {median:.1} ({least:.1}–{most:.1}) | {} |", spans.len());
 }
 
 /// Looks at the processes of PostgreSQL without a pause until none lives.
@@ -35,10 +42,11 @@ fn last_dead(processes: &[i32]) -> Moment {
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn bench_deadline() {
+    head("from the deadline to the last process dead");
     for mode in MODES {
         for stopped in [false, true] {
             let mut spans = Vec::new();
-            for _ in 0..RUNS {
+            for _ in 0..runs() {
                 let host = Host::with_postgres(mode).await;
                 let (guard, _changes) = host.primary(1).await;
                 let _clients: Vec<_> = (0..4).map(|_| host.busy(30)).collect();
@@ -56,7 +64,7 @@ async fn bench_deadline() {
                 spans.push(dead.since(until));
                 assert!(host.postgres().is_empty());
             }
-            report(&format!("{mode:?}, {}: deadline to last process dead", if stopped { "everything stopped" } else { "running" }), spans);
+            report(&format!("{mode:?}, {}", if stopped { "everything stopped by SIGSTOP" } else { "everything running" }), spans);
         }
     }
 }
@@ -65,12 +73,14 @@ async fn bench_deadline() {
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn bench_crash() {
+    head("from SIGKILL of the postmaster to the agent's knowledge that all are dead");
+    let mut memory = Vec::new();
     let quiet = std::env::var_os("QUIET").is_some();
     for (mode, busy) in MODES.into_iter().flat_map(|mode| [(mode, 0), (mode, 4)]).filter(|(_, busy)| !quiet || *busy == 0) {
         let mut spans = Vec::new();
         let host = Host::with_postgres(mode).await;
         let (guard, mut changes) = host.session().await;
-        for run in 0..RUNS {
+        for run in 0..runs() {
             arm(&guard, 1, Span::from_secs(3_600)).await;
             guard.start(StartAs::Primary, host.command(), Term::new(1), PATIENCE).await.expect("start");
             host.serves().await;
@@ -84,11 +94,10 @@ async fn bench_crash() {
             assert!(host.postgres().is_empty(), "run {run}");
             spans.push(heard.since(began));
         }
-        report(&format!("{mode:?}, {busy} busy backends: SIGKILL of the postmaster to empty"), spans);
+        report(&format!("{mode:?}, {busy} busy backends"), spans);
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", host.guard_pid())).expect("rollup");
-        rollup
-            .lines()
-            .filter(|line| line.starts_with("Pss:") || line.starts_with("Rss:"))
-            .for_each(|line| println!("{mode:?}: guard {line}"));
+        let lines = rollup.lines().filter(|line| line.starts_with("Pss:") || line.starts_with("Rss:"));
+        memory.extend(lines.map(|line| format!("{mode:?}, {busy} busy backends: guard {line}")));
     }
+    println!("\n{}", memory.join("\n"));
 }

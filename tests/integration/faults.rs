@@ -2,11 +2,15 @@
 //!
 //! A row's function leaves its faults to be undone by the run, unless the order of undoing matters.
 
-use super::support::{Run, SOON};
+use super::{
+    interrupts::{agent_is_back, interrupted, interrupted_twice, signal_agent},
+    support::{Run, SOON},
+};
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use pgbaton::{
     clock,
-    lab::{Direction, Fault, Return, sql},
+    lab::{Direction, Fault, Return, procfs, sql},
     model::moment::Span,
 };
 use std::{fs, path::PathBuf, thread};
@@ -32,6 +36,8 @@ pub(crate) const PROCESSES: &[Row] = &[
         agent_goes(run, |run| run.inject(Fault::AgentKill(run.primary.clone(), Return::AtOnce)).map(|_| ()))
     }),
     row("the_agent_ends_at_sigterm_and_comes_back", |run| agent_goes(run, terminate_agent)),
+    row("the_primary_is_interrupted_and_hands_over", interrupted),
+    row("the_primary_is_interrupted_twice", interrupted_twice),
     row("the_agent_is_upgraded_in_place", |run| agent_goes(run, upgrade)),
     row("the_agent_is_killed_for_good", |run| taken_over(run, Fault::AgentKill(run.primary.clone(), Return::WhenUndone))),
     row("the_guard_is_killed", guard_kill),
@@ -138,11 +144,9 @@ fn agent_goes(run: &mut Run<'_>, goes: impl FnOnce(&Run<'_>) -> Result<()>) -> R
 const TAKEN_OVER_BY: Span = Span::from_secs(4);
 
 fn terminate_agent(run: &Run<'_>) -> Result<()> {
-    let host = &run.lab.node(&run.primary)?.host;
-    let before = host.service("agent")?.starts;
-    host.signal("agent", nix::sys::signal::Signal::SIGTERM)?;
-    let back = || host.service("agent").ok().filter(|state| state.starts > before && state.pid.is_some());
-    run.lab.wait("the agent to be back", SOON, back).map(|_| ())
+    let before = run.lab.node(&run.primary)?.host.service("agent")?.starts;
+    signal_agent(run, Signal::SIGTERM)?;
+    agent_is_back(run, before).map(|_| ())
 }
 
 fn upgrade(run: &Run<'_>) -> Result<()> {
@@ -152,7 +156,7 @@ fn upgrade(run: &Run<'_>) -> Result<()> {
     }
     let primary = run.primary.clone();
     run.inject(Fault::AgentUpgrade(primary.clone(), newer.clone()))?;
-    let runs = |pid: i32| pgbaton::lab::procfs::program(pid) == Some(PathBuf::from(&newer));
+    let runs = |pid: i32| procfs::program(pid) == Some(PathBuf::from(&newer));
     let new = || run.lab.node(&primary).ok()?.host.processes().iter().any(|process| runs(process.pid)).then_some(());
     run.lab.wait("the new binary to run", SOON, new)
 }

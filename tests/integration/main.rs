@@ -4,13 +4,14 @@
 //! and no ERROR in a log that its fault does not explain.
 //!
 //! - `support`: a cluster, its clients, and what is true at the end of each fault;
-//! - `faults`: the faults, a row each; `walks`: clusters that go through them; `soak`: each of them many times;
+//! - `faults`: the faults, a row each (`interrupts`: those by Ctrl-C); `walks`: clusters that go through them; `soak`: each of them many times;
 //! - `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 mod bad_input;
 mod faults;
+mod interrupts;
 mod joining;
 mod soak;
 mod support;

@@ -28,13 +28,7 @@ impl Log {
         let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("lab-out/soak.log");
         let path = std::env::var_os("SOAK_LOG").map_or_else(default, PathBuf::from);
         let commit = commit();
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let fields = text.lines().map(|line| line.split(", ").collect::<Vec<_>>());
-        let passed = fields.filter_map(|fields| match fields.as_slice() {
-            [of, fault, round, "passed", ..] if *of == commit => Some(((*fault).to_owned(), round.parse().ok()?)),
-            _ => None,
-        });
-        let passed = passed.collect();
+        let passed = passed(&fs::read_to_string(&path).unwrap_or_default(), &commit);
         Self { path, commit, passed }
     }
 
@@ -45,6 +39,26 @@ impl Log {
     }
 }
 
+/// What has passed in a row for this commit: a failure takes the fault's earlier passes away. Nothing counts of a tree that
+/// differs from its commit: two of that mark may be different trees.
+fn passed(log: &str, commit: &str) -> BTreeSet<(String, u32)> {
+    let mut passed = BTreeSet::new();
+    if commit.is_empty() || commit.ends_with(CHANGED) {
+        return passed;
+    }
+    for line in log.lines() {
+        match line.split(", ").collect::<Vec<_>>().as_slice() {
+            [of, fault, round, "passed"] if *of == commit => passed.extend(round.parse().ok().map(|round| ((*fault).to_owned(), round))),
+            [of, fault, ..] if *of == commit => passed.retain(|(name, _): &(String, u32)| name != fault),
+            _ => {}
+        }
+    }
+    passed
+}
+
+/// Ends the name of a commit that the tree differs from.
+const CHANGED: char = '+';
+
 /// The commit under test; with a mark where the tree differs from it.
 #[expect(clippy::disallowed_methods, reason = "asks git for the commit")]
 fn commit() -> String {
@@ -52,8 +66,8 @@ fn commit() -> String {
         let output = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     };
-    let changed = if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+" };
-    format!("{}{changed}", git(&["rev-parse", "--short=12", "HEAD"]))
+    let head = git(&["rev-parse", "--short=12", "HEAD"]);
+    if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { head } else { format!("{head}{CHANGED}") }
 }
 
 fn rounds() -> u32 {
@@ -95,4 +109,19 @@ fn soak_every_fault_many_times_in_a_row() {
     let mut failures = soak(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), all());
     failures.extend(soak(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL.iter()));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_failure_takes_the_earlier_passes_of_its_fault_away() {
+    let log =
+        "c1, a, 1, passed\nc1, b, 1, passed\nc1, a, 2, passed\nc1, a, 3, FAILED: before, the fault\nc1, a, 1, passed\nc0, b, 2, passed\n";
+    assert_eq!(passed(log, "c1"), BTreeSet::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
+}
+
+#[test]
+fn passes_of_a_changed_tree_are_never_taken_over() {
+    let log = "c1+, a, 1, passed\n, a, 2, passed\n";
+    for commit in ["c1+", "c1", ""] {
+        assert!(passed(log, commit).is_empty(), "{commit:?}");
+    }
 }

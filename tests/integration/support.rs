@@ -155,14 +155,18 @@ impl Cluster {
 
     fn copy_logs(&self, directory: &Path, marks: &LogMarks) -> Result<()> {
         for node in self.lab.nodes() {
-            let mark = usize::try_from(marks.get(&node.name).copied().unwrap_or_default())?;
-            for entry in
-                fs::read_dir(&node.seen_directory)?.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "log"))
-            {
-                let bytes = fs::read(entry.path())?;
-                let file = entry.file_name();
-                let from = if entry.path() == node.log() { mark.min(bytes.len()) } else { 0 };
-                fs::write(directory.join(format!("{}-{}", node.name, file.to_string_lossy())), &bytes[from..])?;
+            let mark = marks.get(&node.name).copied().unwrap_or_default();
+            let directories = [node.seen_directory.clone(), node.seen_directory.join("state")];
+            let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
+            for path in entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "log")) {
+                let bytes = fs::read(&path)?;
+                let from = match &path {
+                    path if *path == node.log() => mark.agent,
+                    path if *path == node.guard_log() => mark.guard,
+                    _ => 0,
+                };
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                fs::write(directory.join(format!("{}-{file}", node.name)), &bytes[usize::try_from(from)?.min(bytes.len())..])?;
             }
             if let Ok(status) = self.lab.ask(&node.name, "/v1/reasons") {
                 fs::write(directory.join(format!("{}-reasons.json", node.name)), serde_json::to_vec_pretty(&status)?)?;
@@ -240,9 +244,12 @@ impl Run<'_> {
 
     /// How many lines of a node's log hold this.
     pub(crate) fn log_lines(&self, node: &str, word: &str) -> Result<usize> {
-        let path = self.lab.node(node)?.log();
-        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Ok(text.lines().filter(|line| line.contains(word)).count())
+        lines_with(&self.lab.node(node)?.log(), word)
+    }
+
+    /// The same of its PostgreSQL.
+    pub(crate) fn postgres_lines(&self, node: &str, word: &str) -> Result<usize> {
+        lines_with(&self.lab.node(node)?.seen_directory.join("state/postgresql.log"), word)
     }
 
     /// Who may be elected, as etcd says; nobody where it does not answer.
@@ -268,4 +275,9 @@ impl Run<'_> {
         let rows = sql::query(node.host.network(), &node.server(), self.lab.login(), text, Span::from_millis(500)).ok()?;
         Some(rows.first()?.first()?.as_deref() == Some("t"))
     }
+}
+
+fn lines_with(path: &Path, word: &str) -> Result<usize> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(text.lines().filter(|line| line.contains(word)).count())
 }

@@ -77,6 +77,13 @@ impl Etcds {
         Self::start(Options { members: 3, ..Options::default() })
     }
 
+    /// With TLS, client certificates and users.
+    pub fn secured(options: Options) -> Self {
+        let mut etcds = Self::start(Options { tls: true, ..options });
+        etcds.enable_auth();
+        etcds
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -129,6 +136,11 @@ impl Etcds {
             settings.key_file = Some(self.path().join("client.key"));
         }
         settings
+    }
+
+    /// The settings of a client that etcd lets in.
+    pub fn client_settings(&self) -> Settings {
+        if self.user.is_some() { self.agent_settings("secret") } else { self.settings() }
     }
 
     /// The settings of [`Etcds::enable_auth`]'s user `agent`, with this password in its file.

@@ -47,10 +47,14 @@ pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
     if complaints.is_empty() {
         eprintln!("  {rows} rows acknowledged, {lost} lost, all of it announced; never two writers.");
     }
-    // Lines that a node logged are for people; what they led to is judged by itself.
+    let possible = Act::ALL.iter().filter(|act| lab.can(&act.fault("n1")).is_ok()).count();
+    Ok(exit(&conclusion, reports.len() == possible))
+}
+
+/// How the program ends. Lines that a node logged are for people; what they led to is judged by itself.
+fn exit(conclusion: &Conclusion, complete: bool) -> Exit {
     let harmed = !conclusion.two_writers.is_empty() || conclusion.lost.iter().any(|tail| !tail.is_announced());
-    let healthy = conclusion.streaming.is_ok() && reports.len() == Act::ALL.iter().filter(|act| lab.can(&act.fault("n1")).is_ok()).count();
-    Ok(if harmed || !healthy { Exit::Unhealthy } else { Exit::Done })
+    if harmed || !complete || conclusion.streaming.is_err() { Exit::Unhealthy } else { Exit::Done }
 }
 
 type Toured = (Vec<Report>, Result<()>, Conclusion);
@@ -104,4 +108,42 @@ fn one(stage: &mut Stage<'_>, lab: &Lab, act: Act, say: &dyn Fn(&str)) -> Result
         say(&format!("      +{} {}: {}", report::short(*after), told.node, told.text));
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::verdict::{Judgement, LostTail, TwoWriters};
+
+    fn good() -> Conclusion {
+        Conclusion {
+            streaming: Ok("n1".into()),
+            two_writers: Vec::new(),
+            lost: Vec::new(),
+            errors: [("n1".into(), vec!["a line".into()])].into(),
+        }
+    }
+
+    fn lost(judgement: Judgement) -> Conclusion {
+        let tail = LostTail { tli: 1, nodes: ["n1".to_owned()].into(), rows: 3, bytes: Some(300), judgement, examples: Vec::new() };
+        Conclusion { lost: vec![tail], ..good() }
+    }
+
+    fn two_writers() -> Conclusion {
+        let (older, newer) = (("n1".to_owned(), 1), ("n2".to_owned(), 2));
+        let proof =
+            TwoWriters { older, newer, span: Span::from_millis(40), acks: 4, clients: ["c".to_owned()].into(), examples: Vec::new() };
+        Conclusion { two_writers: vec![proof], ..good() }
+    }
+
+    #[test]
+    fn a_tour_that_saw_two_writers_or_an_unannounced_loss_ends_as_unhealthy() {
+        for bad in [two_writers(), lost(Judgement::Exceeds), lost(Judgement::Unbounded), lost(Judgement::Unrecorded)] {
+            assert_eq!(exit(&bad, true), Exit::Unhealthy, "{bad:?}");
+        }
+        let scattered = Conclusion { streaming: Err("two primaries".into()), ..good() };
+        assert_eq!((exit(&scattered, true), exit(&good(), false)), (Exit::Unhealthy, Exit::Unhealthy));
+        assert_eq!((exit(&good(), true), exit(&lost(Judgement::Within), true)), (Exit::Done, Exit::Done));
+        assert_ne!(Exit::Unhealthy as u8, 0);
+    }
 }
