@@ -1,6 +1,6 @@
 //! `pgbaton demo` as a person starts it.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends here")]
+#![expect(clippy::expect_used, reason = "a test that cannot go on ends here")]
 
 use nix::{
     sys::signal::{Signal, kill},
