@@ -17,8 +17,9 @@ use crate::model::{
     node_file::{ClonePlace, NodeFile, Operation},
     policy::Reclone,
     record::{LeaderRecord, LeaderState, Stored},
-    timeline::Fork,
+    timeline::{Fork, TimelineHistory, TimelineId},
 };
+use std::collections::BTreeMap;
 
 /// How long a directory may take to reach the end of its own WAL before a rewind.
 const RECOVERY_LIMIT: Span = Span::from_secs(600);
@@ -87,9 +88,9 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         recovering(s, d, plan);
         return;
     }
-    if s.configured.as_ref().is_some_and(|configured| configured.recovery_only) {
-        // A former agent prepared a rewind; it is prepared again from the beginning.
-        d.because("rewind", "a rewind was being prepared: PostgreSQL is stopped, and it begins anew");
+    if target.is_some() && s.configured.as_ref().is_some_and(|configured| configured.recovery_only) {
+        // A former agent prepared a rewind, or there was nobody to follow: it begins anew, by what there is now.
+        d.because("rewind", "PostgreSQL runs on its own timeline alone: it is stopped, to be judged anew");
         stop::stop_postgres(s, d);
         return;
     }
@@ -186,15 +187,26 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
     let Some(target) = target else {
         // In recovery and following nobody: ready to be elected, or to be told whom to follow. New histories wait: a directory
         // that went its own way must not be lured by them.
+        let newer = s.histories.iter().any(|(tli, text)| *tli > disk.control.tli() && ledger::is_real(text));
+        let whole = if newer { scan::whole(s, d) } else { None };
+        if newer && whole.is_none() {
+            return;
+        }
+        let lured = whole.is_some_and(|whole| is_lured(s, whole));
         if let Some(trailing) = trailing_placeholders(s) {
             ledger::put(s, d, trailing);
-        } else if upkeep::configured(s, d, None, false) {
+        } else if upkeep::configured(s, d, None, lured) {
             start(s, d);
         }
         return;
     };
+    let Some(history) = ledger::history(s, target.tli) else {
+        // The answer that shows a new leader may come before the event that shows its timeline. Nothing is given up for that.
+        d.waits("records", format!("the ledger does not show the history of timeline {} yet: nothing is compared before", target.tli));
+        return;
+    };
     let Some(whole) = scan::whole(s, d) else { return };
-    match rejoin::stopped(s, disk, whole, target.tli) {
+    match rejoin::stopped(s, disk, whole, &history, target.tli) {
         Verdict::Streams => {
             d.memory.rewind = None;
             if let Some(texts) = ledger::wrong_before_start(s) {
@@ -209,12 +221,21 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
 }
 
 /// Comments of burnt ids that no real history on this disk follows: at a start they would be taken for the target. `Some`: what stays.
-fn trailing_placeholders(s: &Snapshot) -> Option<std::collections::BTreeMap<crate::model::timeline::TimelineId, String>> {
+fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
     let newest = s.histories.iter().filter(|(_, text)| ledger::is_real(text)).map(|(tli, _)| *tli).max();
     let trailing = s.histories.keys().any(|tli| newest.is_none_or(|newest| *tli > newest));
     trailing.then(|| {
         s.histories.iter().filter(|(tli, _)| newest.is_some_and(|newest| **tli <= newest)).map(|(tli, text)| (*tli, text.clone())).collect()
     })
+}
+
+/// Whether the newest history here left our timeline before our end: a start that looks for the latest timeline would die of it (it lies
+/// there where a promotion past it did not come to its end). It is started on its own timeline then, and stopped when there is somebody
+/// to follow.
+fn is_lured(s: &Snapshot, whole: Whole) -> bool {
+    let newest = s.histories.iter().rev().find(|(_, text)| ledger::is_real(text)).filter(|(tli, _)| **tli > whole.tli);
+    let leaves = |text: &String| text.parse::<TimelineHistory>().ok().and_then(|history| history.leaves(whole.tli));
+    newest.is_some_and(|(_, text)| leaves(text).is_none_or(|at| at < whole.lsn))
 }
 
 fn start(s: &Snapshot, d: &mut Draft) {

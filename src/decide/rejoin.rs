@@ -22,12 +22,9 @@ pub(super) enum Verdict {
     Unrelated(String),
 }
 
-/// Compares a stopped directory, whose WAL ends at `whole`, with the history of timeline `target`.
-pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, target: TimelineId) -> Verdict {
+/// Compares a stopped directory, whose WAL ends at `whole`, with the `history` of timeline `target`.
+pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, history: &TimelineHistory, target: TimelineId) -> Verdict {
     let own = scan::disk_history(&disk.histories, whole.tli);
-    let Some(history) = ledger::history(s, target) else {
-        return Verdict::Unrelated(format!("the ledger does not know the history of timeline {target}"));
-    };
     if let Some(promoted) = s.file.promoted.filter(|promoted| promoted.tli == whole.tli) {
         let entry = ledger::entry(s, promoted.tli);
         let owns =
@@ -38,14 +35,14 @@ pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, target: Time
             return if elsewhere {
                 Verdict::Unrelated(format!("this node and another one each made a timeline {}", promoted.tli))
             } else {
-                common(&own, &history, whole.tli, target).map_or_else(
+                common(&own, history, whole.tli, target).map_or_else(
                     || Verdict::Unrelated(format!("timeline {} has no ancestor in common with {target}", whole.tli)),
                     |fork| Verdict::Diverged { fork },
                 )
             };
         }
     }
-    compare(&own, &history, whole, target)
+    compare(&own, history, whole, target)
 }
 
 /// Compares an end of WAL on a history with the history of `target`.
