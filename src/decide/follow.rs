@@ -17,9 +17,8 @@ use crate::model::{
     node_file::{ClonePlace, NodeFile, Operation},
     policy::Reclone,
     record::{LeaderRecord, LeaderState, Stored},
-    timeline::{Fork, TimelineHistory, TimelineId},
+    timeline::Fork,
 };
-use std::collections::BTreeMap;
 
 /// How long a directory may take to reach the end of its own WAL before a rewind.
 const RECOVERY_LIMIT: Span = Span::from_secs(600);
@@ -192,8 +191,8 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         if newer && whole.is_none() {
             return;
         }
-        let lured = whole.is_some_and(|whole| is_lured(s, whole));
-        if let Some(trailing) = trailing_placeholders(s) {
+        let lured = whole.is_some_and(|whole| ledger::is_lured(s, whole));
+        if let Some(trailing) = ledger::trailing_placeholders(s) {
             ledger::put(s, d, trailing);
         } else if upkeep::configured(s, d, None, lured) {
             start(s, d);
@@ -218,24 +217,6 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
         Verdict::Unrelated(why) => reclone(s, d, target, &why, None),
     }
-}
-
-/// Comments of burnt ids that no real history on this disk follows: at a start they would be taken for the target. `Some`: what stays.
-fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
-    let newest = s.histories.iter().filter(|(_, text)| ledger::is_real(text)).map(|(tli, _)| *tli).max();
-    let trailing = s.histories.keys().any(|tli| newest.is_none_or(|newest| *tli > newest));
-    trailing.then(|| {
-        s.histories.iter().filter(|(tli, _)| newest.is_some_and(|newest| **tli <= newest)).map(|(tli, text)| (*tli, text.clone())).collect()
-    })
-}
-
-/// Whether the newest history here left our timeline before our end: a start that looks for the latest timeline would die of it (it lies
-/// there where a promotion past it did not come to its end). It is started on its own timeline then, and stopped when there is somebody
-/// to follow.
-fn is_lured(s: &Snapshot, whole: Whole) -> bool {
-    let newest = s.histories.iter().rev().find(|(_, text)| ledger::is_real(text)).filter(|(tli, _)| **tli > whole.tli);
-    let leaves = |text: &String| text.parse::<TimelineHistory>().ok().and_then(|history| history.leaves(whole.tli));
-    newest.is_some_and(|(_, text)| leaves(text).is_none_or(|at| at < whole.lsn))
 }
 
 fn start(s: &Snapshot, d: &mut Draft) {

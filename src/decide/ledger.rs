@@ -6,6 +6,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
+    instance::Whole,
     node::Replica,
     record::{TimelineRecord, TimelineState},
     term::Term,
@@ -104,6 +105,24 @@ pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, St
     let missing = texts.range(..=newest).any(|(tli, text)| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text)));
     let trailing = s.histories.keys().any(|tli| *tli > newest);
     (missing || trailing).then(|| owned(texts))
+}
+
+/// Comments of burnt ids that no real history on this disk follows: at a start they would be taken for the target. `Some`: what stays.
+pub(super) fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
+    let newest = s.histories.iter().filter(|(_, text)| is_real(text)).map(|(tli, _)| *tli).max();
+    let trailing = s.histories.keys().any(|tli| newest.is_none_or(|newest| *tli > newest));
+    trailing.then(|| {
+        s.histories.iter().filter(|(tli, _)| newest.is_some_and(|newest| **tli <= newest)).map(|(tli, text)| (*tli, text.clone())).collect()
+    })
+}
+
+/// Whether the newest history here left our timeline before our end: a start that looks for the latest timeline would die of it (it lies
+/// there where a promotion past it did not come to its end). It is started on its own timeline then, and stopped when there is somebody
+/// to follow.
+pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
+    let newest = s.histories.iter().rev().find(|(_, text)| is_real(text)).filter(|(tli, _)| **tli > whole.tli);
+    let leaves = |text: &String| text.parse::<TimelineHistory>().ok().and_then(|history| history.leaves(whole.tli));
+    newest.is_some_and(|(_, text)| leaves(text).is_none_or(|at| at < whole.lsn))
 }
 
 /// Whether two history texts name the same forks: reasons and comments do not count.
