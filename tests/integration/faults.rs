@@ -67,7 +67,6 @@ pub(crate) const SERIES: &[Row] = &[
     row("all_nodes_go_off_and_the_primary_comes_back_last", |run| all_off(run, |primary, replicas| [replicas, &[primary]].concat())),
     row("all_nodes_go_off_and_come_back_at_once", |run| run.inject(Fault::AllNodesOff).map(|_| ())),
     row("a_lone_primary_is_rebooted", lone_primary),
-    row("a_primary_is_promoted_and_dies_before_anyone_saw_it", unseen_promotion),
 ];
 
 /// Data that are lost, full or there twice. Needs disks of its own for `FULL`, and none for the copied host.
@@ -91,14 +90,21 @@ pub(crate) const FULL: &[Row] = &[
 ];
 
 /// etcd shows less than it did, until an operator has its records written anew.
-pub(crate) const RECOVERED: &[Row] = &[
-    Row { alarms: &["etcd-suspect"], ..row("etcd_is_wiped_and_recovered", |run| recovered(run, |run| run.lab.etcd().wipe("/pgbaton/"))) },
+pub(crate) const RECOVERED: &[Row] = &[Row {
+    alarms: &["etcd-suspect"],
+    ..row("etcd_is_wiped_and_recovered", |run| recovered(run, |run| run.lab.etcd().wipe("/pgbaton/")))
+}];
+
+/// Faults that do not end well each time yet: rows of a writer whose claim never came to serving are lost without a record that names
+/// their timeline, and a claim after `etcd recover` at times never comes through. They run in the slow tier and in the soak until they do.
+pub(crate) const OPEN: &[Row] = &[
+    row("a_primary_is_promoted_and_dies_before_anyone_saw_it", unseen_promotion),
     Row { alarms: &["etcd-suspect"], ..row("etcd_is_restored_from_an_older_snapshot_and_recovered", |run| recovered(run, older)) },
 ];
 
 /// All rows that a cluster without disks of its own goes through.
 pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
-    [PROCESSES, HOSTS, SERIES, DATA, RECOVERED].into_iter().flatten()
+    [PROCESSES, HOSTS, SERIES, DATA, RECOVERED, OPEN].into_iter().flatten()
 }
 
 /// The primary suffers something that somebody else has to take over after.
