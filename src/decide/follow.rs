@@ -186,12 +186,12 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
     let Some(target) = target else {
         // In recovery and following nobody: ready to be elected, or to be told whom to follow. New histories wait: a directory
         // that went its own way must not be lured by them.
-        let newer = s.histories.iter().any(|(tli, text)| *tli > disk.control.tli() && ledger::is_real(text));
-        let whole = if newer { scan::whole(s, d) } else { None };
-        if newer && whole.is_none() {
-            return;
-        }
-        let lured = whole.is_some_and(|whole| ledger::is_lured(s, whole));
+        let lured = if ledger::newest_real(&s.histories) > Some(disk.control.tli()) {
+            let Some(whole) = scan::whole(s, d) else { return };
+            ledger::is_lured(s, whole)
+        } else {
+            false
+        };
         if let Some(trailing) = ledger::trailing_placeholders(s) {
             ledger::put(s, d, trailing);
         } else if upkeep::configured(s, d, None, lured) {

@@ -99,9 +99,7 @@ pub(super) fn conflict(s: &Snapshot) -> Option<TimelineId> {
 /// id. So those that no real history follows must not be there at a start; they come back once it runs.
 pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
     let texts = known_texts(s);
-    let known = texts.iter().rev().find(|(_, text)| is_real(text)).map(|(tli, _)| *tli);
-    let here = s.histories.iter().rev().find(|(_, text)| is_real(text)).map(|(tli, _)| *tli);
-    let newest = known.max(here).unwrap_or(TimelineId::FIRST);
+    let newest = newest_real(&texts).max(newest_real(&s.histories)).unwrap_or(TimelineId::FIRST);
     let missing = texts.range(..=newest).any(|(tli, text)| !s.histories.get(tli).is_some_and(|there| says_the_same(there, text)));
     let trailing = s.histories.keys().any(|tli| *tli > newest);
     (missing || trailing).then(|| owned(texts))
@@ -109,7 +107,7 @@ pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, St
 
 /// Comments of burnt ids that no real history on this disk follows: at a start they would be taken for the target. `Some`: what stays.
 pub(super) fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
-    let newest = s.histories.iter().filter(|(_, text)| is_real(text)).map(|(tli, _)| *tli).max();
+    let newest = newest_real(&s.histories);
     let trailing = s.histories.keys().any(|tli| newest.is_none_or(|newest| *tli > newest));
     trailing.then(|| {
         s.histories.iter().filter(|(tli, _)| newest.is_some_and(|newest| **tli <= newest)).map(|(tli, text)| (*tli, text.clone())).collect()
@@ -120,9 +118,9 @@ pub(super) fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId,
 /// there where a promotion past it did not come to its end). It is started on its own timeline then, and stopped when there is somebody
 /// to follow.
 pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
-    let newest = s.histories.iter().rev().find(|(_, text)| is_real(text)).filter(|(tli, _)| **tli > whole.tli);
+    let newest = newest_real(&s.histories).filter(|tli| *tli > whole.tli).and_then(|tli| s.histories.get(&tli));
     let leaves = |text: &String| text.parse::<TimelineHistory>().ok().and_then(|history| history.leaves(whole.tli));
-    newest.is_some_and(|(_, text)| leaves(text).is_none_or(|at| at < whole.lsn))
+    newest.is_some_and(|text| leaves(text).is_none_or(|at| at < whole.lsn))
 }
 
 /// Whether two history texts name the same forks: reasons and comments do not count.
@@ -130,6 +128,11 @@ fn says_the_same(one: &str, other: &str) -> bool {
     let forks = |text: &str| text.parse::<TimelineHistory>().ok();
     // After many failovers there are many texts, of which each decision asks: most are what was written.
     one == other || forks(one).is_some() && forks(one) == forks(other)
+}
+
+/// The newest timeline among these that somebody used.
+pub(super) fn newest_real<T: AsRef<str>>(texts: &BTreeMap<TimelineId, T>) -> Option<TimelineId> {
+    texts.iter().rev().find(|(_, text)| is_real(text.as_ref())).map(|(tli, _)| *tli)
 }
 
 /// Whether the text is of a timeline that somebody used: burnt ids have a comment only.

@@ -1,7 +1,7 @@
 //! Programs, rights, clock, fencing, ports.
 
 use super::{Known, Row};
-use crate::{clock, config::Config, model::moment::Span};
+use crate::{clock, config::Config, model::moment::Span, postgres::version::SUPPORTED};
 use nix::unistd::{User, geteuid};
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The oldest major version of PostgreSQL that is supported.
-const OLDEST: u32 = 14;
+const OLDEST: u32 = *SUPPORTED.start();
 
 pub(super) fn version(config: &Config, version: Result<&String, &String>) -> Row {
     let subject = "PostgreSQL";
