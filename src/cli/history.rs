@@ -65,10 +65,19 @@ fn render(history: &[HistoryRecord]) -> String {
             millis(record.phases.values().sum()),
             if record.from.is_some() { bytes(record.loss_bound) } else { String::new() },
             if record.unseen_ms == 0 { String::new() } else { millis(record.unseen_ms) },
-            record.why.clone(),
+            why(record),
         ]
     };
     columns(&HEADS, &history.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The trigger, and the claims before it that came to nothing.
+fn why(record: &HistoryRecord) -> String {
+    let given_up = record.given_up.iter().map(|given| {
+        let (node, term, tli) = (&given.node, given.term, given.tli);
+        format!("; {node} claimed term {term} and never served: what it acknowledged on timeline {tli} is lost")
+    });
+    std::iter::once(record.why.clone()).chain(given_up).collect()
 }
 
 #[cfg(test)]
@@ -78,14 +87,14 @@ mod tests {
     #[test]
     fn history_is_a_table_with_the_newest_first() {
         let text = r#"[
-          {"term":3,"primary":"n2","from":"n1","why":"n1 has not renewed term 2 for 3.3s","tli":2,"switch":"0/5000000","former_lsn":"0/5000060",
-           "loss_bound":96,"unseen_ms":3300,"phases":{"claim":4,"vote":300,"prepare":20,"promote":110,"serve":30},"at":"2026-01-02T03:04:05.678Z"},
+          {"term":3,"primary":"n2","from":"n1","why":"n1 has not renewed term 2 for 3.3s","tli":3,"switch":"0/5000000","former_lsn":"0/5000060",
+           "loss_bound":96,"unseen_ms":3300,"given_up":[{"tli":2,"node":"n3","term":2,"unseen_ms":3300}],"phases":{"claim":4,"vote":300,"prepare":20,"promote":110,"serve":30},"at":"2026-01-02T03:04:05.678Z"},
           {"term":1,"primary":"n1","from":null,"why":"the first claim","tli":1,"switch":null,"former_lsn":null,"loss_bound":null,"phases":{},"at":"2026-01-01T00:00:00.000Z"}
         ]"#;
         let records: Vec<HistoryRecord> = serde_json::from_str(text).expect("records");
         let expected = "\
 TERM  WHEN                      PRIMARY  FROM  TL   TOOK  LOST  UNSEEN  WHY
-   3  2026-01-02T03:04:05.678Z  n2       n1     2  464ms  96 B    3.3s  n1 has not renewed term 2 for 3.3s
+   3  2026-01-02T03:04:05.678Z  n2       n1     3  464ms  96 B    3.3s  n1 has not renewed term 2 for 3.3s; n3 claimed term 2 and never served: what it acknowledged on timeline 2 is lost
    1  2026-01-01T00:00:00.000Z  n1       -      1     0s     -       -  the first claim
 ";
         assert_eq!(render(&records), expected);

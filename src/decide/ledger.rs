@@ -7,8 +7,9 @@ use super::{
 };
 use crate::model::{
     instance::Whole,
+    moment::Span,
     node::Replica,
-    record::{TimelineRecord, TimelineState},
+    record::{GivenUp, TimelineRecord, TimelineState},
     term::Term,
     timeline::{TimelineHistory, TimelineId},
 };
@@ -66,6 +67,20 @@ fn known_texts(s: &Snapshot) -> BTreeMap<TimelineId, &str> {
 
 fn owned(texts: BTreeMap<TimelineId, &str>) -> BTreeMap<TimelineId, String> {
     texts.into_iter().map(|(tli, text)| (tli, text.to_owned())).collect()
+}
+
+/// The ids that were given out after `since` and burnt.
+///
+/// `longest`: for how long a claimant may have acknowledged unseen.
+pub(super) fn given_up(s: &Snapshot, since: TimelineId, longest: Span) -> Vec<GivenUp> {
+    let later = s.etcd.records.timelines.iter().filter(|(given, stored)| **given > since && stored.record.state == TimelineState::Burnt);
+    let given_up = later.map(|(tli, stored)| GivenUp {
+        tli: *tli,
+        node: stored.record.owner.node.clone(),
+        term: stored.record.term,
+        unseen_ms: longest.as_millis(),
+    });
+    given_up.collect()
 }
 
 /// The text of a burnt id's history file.

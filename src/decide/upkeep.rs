@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, Configuration, Follow, Published, Purpose, Task},
     draft::Draft,
+    ledger,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -159,11 +160,10 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         (Some(_), None) => Some(0),
         (None, _) => None,
     };
-    let unseen = if story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now {
-        Span::ZERO
-    } else {
-        leader.record.hold.plus(s.policy.timers().renew_every)
-    };
+    // What was given out before this timeline began was told of when it did.
+    let since = entry.filter(|_| promoted_now).and_then(|entry| entry.parent).unwrap_or(leader.record.tli);
+    let longest = leader.record.hold.plus(s.policy.timers().renew_every);
+    let unseen = if story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
     let steps = [
         ("claim", story.claimed),
         ("vote", story.voted),
@@ -190,6 +190,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         former_lsn: former,
         loss_bound: lost,
         unseen_ms: unseen.as_millis(),
+        given_up: ledger::given_up(s, since, longest),
         phases,
         at: s.fresh.wall.clone(),
     };

@@ -88,6 +88,13 @@ pub struct RecordedLoss {
 pub fn recorded(history: &[HistoryRecord]) -> Vec<RecordedLoss> {
     let mut history: Vec<&HistoryRecord> = history.iter().collect();
     history.sort_by_key(|record| record.term);
+    // Nothing of a timeline that was given up is kept, from its first row on.
+    let given_up = history.iter().flat_map(|record| &record.given_up).map(|given| RecordedLoss {
+        left: given.tli.get(),
+        switch: None,
+        bound: Some(0),
+        unseen: Span::from_millis(given.unseen_ms),
+    });
     let pairs = history.windows(2).filter_map(|pair| match pair {
         // A restart in place goes on on its timeline and leaves nothing behind.
         [former, record] if former.tli < record.tli => Some(RecordedLoss {
@@ -98,7 +105,7 @@ pub fn recorded(history: &[HistoryRecord]) -> Vec<RecordedLoss> {
         }),
         _ => None,
     });
-    pairs.collect()
+    pairs.chain(given_up).collect()
 }
 
 /// What was lost of one timeline.
@@ -163,7 +170,7 @@ pub fn lost(journals: &[Journal], survivors: &BTreeSet<Row>, records: &[Recorded
         tail.bytes = record.switch.zip(acks.iter().map(|ack| ack.lsn).max()).map(|(switch, end)| end.saturating_sub(switch));
         tail.judgement = match (record.bound, tail.bytes) {
             (None, _) => Judgement::Unbounded,
-            (Some(bound), Some(bytes)) if bytes <= bound || was_unseen(&acks, record) => Judgement::Within,
+            (Some(bound), bytes) if bytes.is_some_and(|bytes| bytes <= bound) || was_unseen(&acks, record) => Judgement::Within,
             // A loss whose size nobody can tell is not within anything, unless nothing at all was allowed to be told.
             (Some(_), _) => Judgement::Exceeds,
         };

@@ -16,7 +16,7 @@ mod node;
 mod operator;
 mod voters;
 
-pub use chronicle::{AuditRecord, HistoryRecord};
+pub use chronicle::{AuditRecord, GivenUp, HistoryRecord};
 pub use cluster::{BootstrapRecord, ClusterRecord};
 pub use leader::{Holder, LeaderRecord, LeaderState, TermRecord};
 pub use ledger::{BaseTimelines, TimelineRecord, TimelineState};

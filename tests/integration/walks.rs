@@ -1,7 +1,7 @@
 //! Clusters that go through lists of faults, one after the other. Each fault's failure is reported by its name.
 
 use super::{
-    faults::{DATA, FULL, HOSTS, OPEN, PROCESSES, RECOVERED, Row, SERIES},
+    faults::{DATA, FULL, HOSTS, PROCESSES, RECOVERED, Row, SERIES},
     support::{Cluster, spec},
 };
 use pgbaton::{
@@ -58,12 +58,6 @@ fn a_cluster_survives_data_that_are_lost_or_there_twice() {
 #[test]
 fn a_cluster_survives_the_loss_of_its_records() {
     walk(&spec(|_| ()), RECOVERED);
-}
-
-#[test]
-#[ignore = "does not end well each time yet"]
-fn slow_a_cluster_survives_what_is_still_open() {
-    walk(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), OPEN);
 }
 
 #[test]

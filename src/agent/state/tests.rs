@@ -245,6 +245,25 @@ fn a_raised_generation_lowers_the_floors() {
     assert!(state.suspect.as_ref().is_some_and(|why| why.starts_with("its generation is 1")), "{:?}", state.suspect);
 }
 
+/// The watch may show the new records before a list does, and the older etcd's revisions were higher: no key of it may hide a new one.
+#[test]
+fn records_that_are_made_anew_are_not_taken_over_key_by_key() {
+    let cluster = CLUSTER.replace(r#""generation":1"#, r#""generation":2"#);
+    let fresh = || vec![(Key::Cluster, Some(cluster.clone()), 12), (Key::Leader, Some(leader("n1", 4, "M1", 1)), 12)];
+    let refused = TxnOutcome::Refused { values: fresh(), revision: 12, sent: at(50).boot };
+    let refused = Event::TxnDone { nonce: parsed("R"), task: Task::LeaderTxn, outcome: refused };
+    for event in [Event::Changed { changes: fresh(), revision: 12 }, refused] {
+        let mut state = state();
+        state.apply(listed(&leader("n1", 3, "L9", 9), 100, 0), at(0));
+        state.apply(event, at(60));
+        assert!(state.suspect.as_ref().is_some_and(|why| why.contains("generation 2")), "{:?}", state.suspect);
+        let entries = vec![(Key::Cluster, cluster.clone(), 12), (Key::Leader, leader("n1", 4, "M1", 1), 12)];
+        state.apply(Event::Listed { entries, revision: 13, sent: at(80).boot }, at(90));
+        assert_eq!(state.suspect, None);
+        assert_eq!(state.records.leader.as_ref().map(|leader| leader.record.nonce.to_string()), Some("M1".to_owned()));
+    }
+}
+
 fn guard(run: u64, process: fn(Run) -> Process) -> Event {
     Event::Guard(GuardStatus {
         incarnation: parsed("g1"),

@@ -6,6 +6,7 @@ use crate::model::{
     moment::{Clocks, Moment},
     node::Replica,
     observed::Observed,
+    record::ClusterRecord,
     records::Records,
 };
 use std::sync::Arc;
@@ -34,7 +35,7 @@ impl State {
 
     pub(super) fn changed(&mut self, changes: Vec<(Key, Option<String>, u64)>, revision: u64, now: Clocks) {
         let deleted = changes.iter().map(|(key, text, at)| (key, text.as_deref(), *at));
-        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted));
+        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted)).or_else(|| self.made_anew(&changes));
         if self.suspect.is_some() {
             return;
         }
@@ -53,7 +54,7 @@ impl State {
     /// A refusal is a linearizable look at the compared keys.
     pub(super) fn refused(&mut self, values: Vec<(Key, Option<String>, u64)>, revision: u64, now: Clocks) {
         let deleted = values.iter().map(|(key, text, written)| (key, text.as_deref(), if text.is_some() { *written } else { revision }));
-        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted));
+        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted)).or_else(|| self.made_anew(&values));
         if self.suspect.is_some() {
             return;
         }
@@ -79,6 +80,17 @@ impl State {
         let (key, ..) = changes
             .find(|(key, text, at)| lasts(key) && text.is_none() && self.records.revision_of(key).is_some_and(|known| *at > known))?;
         Some(format!("the record `{key}` was deleted"))
+    }
+
+    /// A raised generation starts the revisions of all keys anew: taken over key by key, those that were newer before would hide what is
+    /// there now. The next list shows them all.
+    fn made_anew(&self, changes: &[(Key, Option<String>, u64)]) -> Option<String> {
+        let text = changes.iter().find_map(|(key, text, _)| text.as_ref().filter(|_| *key == Key::Cluster))?;
+        let shown = serde_json::from_str::<ClusterRecord>(text).ok()?.generation;
+        let floors = self.newest_floors();
+        let known = floors.uuid.map(|_| floors.generation)?;
+        (shown > known)
+            .then(|| format!("its records are being made anew (generation {shown}, this node knows {known}): they are read again"))
     }
 
     fn generation_raised(&self, records: &Records) -> bool {

@@ -30,10 +30,29 @@ pub struct HistoryRecord {
     /// What was acknowledged in that time is outside `loss_bound`. 0 after a verified release.
     #[serde(default)]
     pub unseen_ms: u64,
+    /// Claims since the parent timeline's that were given a timeline and never came to serve on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<GivenUp>,
     /// What each phase took, in milliseconds.
     pub phases: BTreeMap<String, u64>,
     /// When, for people (RFC 3339).
     pub at: String,
+}
+
+/// A timeline that was reserved for a claim, and burnt because nobody came to serve on it.
+///
+/// Its claimant may have been promoted to it all the same, and have acknowledged writes of clients who found it by themselves: the
+/// endpoints never named it. They are lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The timeline.
+    pub tli: TimelineId,
+    /// Whose claim it was.
+    pub node: NodeName,
+    /// In which term.
+    pub term: Term,
+    /// For how long it may have acknowledged, at most, in milliseconds.
+    pub unseen_ms: u64,
 }
 
 /// `audit/<id>` (a nonce that begins with the time, so that they sort by it): one accepted change by an operator.
