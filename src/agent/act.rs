@@ -162,7 +162,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Kill => guarded(session(tools)?.kill(term, GUARD_LIMIT).await, tools).await,
         Action::Promote { term } => guarded(session(tools)?.promote(term, GUARD_LIMIT).await, tools).await,
         Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
-        Action::CutStream => cut_stream(tools, run).await,
+        Action::CutStream => cut_stream(tools, running(run)?).await,
         Action::InspectDisk => inspect(tools).await,
         Action::MeasureCopy { source } => measure_copy(tools, source).await,
         Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
@@ -172,8 +172,10 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Clone { source, place, discards } => clone(tools, source, place, discards, &file, other_copy).await,
         Action::Rewind { source, fork, tli, .. } => rewind_data(tools, source, fork, tli, &file.data).await,
         Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
-        Action::CreateSlot(name) => said(tools.server.create_physical_slot(running(run)?, &name, SQL_LIMIT).await),
-        Action::DropSlot(name) => said(tools.server.drop_slot(running(run)?, &name, SQL_LIMIT).await),
+        Action::CreateSlot(name) => {
+            shown(tools, running(run)?, async |run| tools.server.create_physical_slot(run, &name, SQL_LIMIT).await).await
+        }
+        Action::DropSlot(name) => shown(tools, running(run)?, async |run| tools.server.drop_slot(run, &name, SQL_LIMIT).await).await,
         Action::Migrate => migrate(tools).await,
         Action::StopGuard => tools.starter.stop(&tools.guard, term).await,
     }
@@ -308,18 +310,27 @@ async fn take_back(tools: &Tools, rendered: &postgres::Configuration, run: Optio
     Ok(())
 }
 
-async fn cut_stream(tools: &Tools, run: Option<Run>) -> Result<(), String> {
-    let run = running(run)?;
+async fn cut_stream(tools: &Tools, run: Run) -> Result<(), String> {
     let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let rendered = rendered.ok_or_else(|| "the managed configuration has not been written yet".to_owned())?;
     said(tools.server.cut_stream(run, &rendered, SQL_LIMIT).await)?;
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(postgres::Configuration { follow: None, ..rendered });
     publish(tools, Event::StreamCut).await;
-    // The cut shows at once, not at the next look.
+    look(tools, run).await;
+    Ok(())
+}
+
+/// Does something to the server, and looks at it at once: done again and again it would be until the next look shows it.
+async fn shown<T>(tools: &Tools, run: Run, does: impl AsyncFnOnce(Run) -> Result<T, postgres::Error>) -> Result<(), String> {
+    let done = said(does(run).await);
+    look(tools, run).await;
+    done
+}
+
+async fn look(tools: &Tools, run: Run) {
     if let Ok(facts) = tools.server.probe(run, postgres::Via::Kept, SQL_LIMIT).await {
         publish(tools, Event::Server(normal(facts, layout(&tools.server)))).await;
     }
-    Ok(())
 }
 
 async fn inspect(tools: &Tools) -> Result<(), String> {
@@ -467,8 +478,7 @@ async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, 
     let archive = rendered.is_some_and(|rendered| rendered.restore_command.is_some());
     let restore_by = archive.then(|| ConfigFiles::main(&tools.settings));
     let options = rewind::Options { source: source.address.clone(), restore_by, life: life.clone(), limit: DATA_LIMIT };
-    let see = |progress: basebackup::Progress| tracing::debug!(done = progress.done.get(), total = progress.total.get(), "rewinding");
-    match rewind::run(&tools.settings, &options, see).await {
+    match rewind::run(&tools.settings, &options, |progress| tracing::debug!(done = progress.done.get(), "rewinding")).await {
         Ok(rewind::Rewound::Done { .. }) => Ok(()),
         // The histories were compared before: equal numbers with different contents look like this to pg_rewind (EXP-7).
         Ok(rewind::Rewound::NotNeeded) => Err("pg_rewind sees no difference where there is one: this directory needs a copy".to_owned()),

@@ -5,7 +5,10 @@ use super::{
     snapshot::Snapshot,
     wording,
 };
-use crate::model::moment::{Moment, Span};
+use crate::model::{
+    instance::{Process, Run},
+    moment::{Moment, Span},
+};
 
 /// With nothing else to wait for, decide again after this.
 const IDLE: Span = Span::from_secs(2);
@@ -54,6 +57,10 @@ impl Draft {
     pub(super) fn act(&mut self, s: &Snapshot, action: Action) -> bool {
         let task = action.task();
         if s.busy(task) || self.actions.iter().any(|added| added.task() == task) {
+            return false;
+        }
+        // The guard sees to the end of what is dying; only what another one started it kills when it is told to.
+        if task == Task::Kill && matches!(s.process(), Some(Process::Dying { run }) if *run != Run(0)) {
             return false;
         }
         let rested = s.ready_at(task, longest_rest(task)).unwrap_or(Moment::ZERO);

@@ -47,7 +47,10 @@ fn before_the_deadline(s: &Snapshot, d: &mut Draft) -> Flow {
     if left <= KILL_MARGIN {
         d.act(s, Action::Kill);
     } else {
-        d.act(s, Action::Stop { mode: StopMode::Fast, deadline: until.minus(KILL_MARGIN) });
+        // It is asked once; what is left of it then is killed, whatever deadline an earlier stop had.
+        if !matches!(s.process(), Some(Process::Running { stopping: Some(_), .. })) {
+            d.act(s, Action::Stop { mode: StopMode::Fast, deadline: until.minus(KILL_MARGIN) });
+        }
         d.wake(until.minus(KILL_MARGIN));
     }
     Flow::Settled

@@ -3,7 +3,7 @@
 use super::{server::Server, store::Client};
 use crate::{
     agent::{event::Event, state::State},
-    decide::decision::{Configuration, Decision},
+    decide::decision::{Action, Configuration, Decision},
     model::{
         instance::{ControlState, Ended, GuardStatus, Process},
         moment::{Clocks, Moment},
@@ -93,6 +93,8 @@ pub(super) struct Agent {
     /// Since when it neither does nor serves anything, and says no reason.
     pub(super) mute_since: Option<u64>,
     pub(super) spins: u32,
+    /// The newest actions, since when the very same are asked for, and how often.
+    pub(super) asked: (Vec<Action>, u64, u32),
     /// This run has written the managed files.
     pub(super) rendered: bool,
 }

@@ -17,6 +17,9 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// The very same is asked for at most so often within a second: what has been done is not done again until it shows.
+const MOST_A_SECOND: u32 = 12;
+
 /// A commit that a client was told of.
 #[derive(Clone)]
 pub(super) struct Ack {
@@ -318,9 +321,22 @@ impl World {
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
         agent.mute_since = if explained { None } else { agent.mute_since.or(Some(now)) };
         agent.spins = if at_once { agent.spins + 1 } else { 0 };
+        if !decision.actions.is_empty() {
+            let again = agent.asked.0 == decision.actions && now - agent.asked.1 < 1_000_000_000;
+            agent.asked = if again {
+                (std::mem::take(&mut agent.asked.0), agent.asked.1, agent.asked.2 + 1)
+            } else {
+                (decision.actions.clone(), now, 1)
+            };
+        }
+        let asked = if decision.actions.is_empty() { 0 } else { agent.asked.2 };
         let (mute, spins) = (agent.mute_since.is_some_and(|since| now - since > 5_000_000_000), agent.spins);
         if mute {
             self.violation("O18", format!("{name} neither serves nor acts for 5s and gives no reason"));
+        }
+        if asked > MOST_A_SECOND {
+            let actions: Vec<String> = decision.actions.iter().map(ToString::to_string).collect();
+            self.violation("O18", format!("{name} asks for the same {asked} times within a second: {}", actions.join(" · ")));
         }
         if spins > 2_000 {
             let reasons = ids(decision);

@@ -191,6 +191,7 @@ impl World {
             last: None,
             mute_since: None,
             spins: 0,
+            asked: (Vec::new(), 0, 0),
             rendered: false,
         });
         let who = self.nodes[node].who();

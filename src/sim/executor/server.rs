@@ -77,6 +77,9 @@ impl World {
                 let end = world.wal.whole(data.branch, data.end);
                 effect(data, tli, end);
             }
+            if let Some(facts) = world.facts(node).filter(|_| task == Task::Slot) {
+                world.deliver(node, run, Event::Server(facts));
+            }
             world.end(node, run, 0, task, Ok(()));
         });
     }
