@@ -87,8 +87,6 @@ pub(super) struct Context {
     pub(super) term: Term,
     /// The term of our own newest write of `leader` that is confirmed.
     pub(super) swapped: Option<Term>,
-    /// Another healthy copy of the data, besides the source.
-    pub(super) other_copy: Option<NodeName>,
     /// The texts of the ledger's history files, where the policy has a `restore_command` that has to answer from them.
     pub(super) ledger: Option<BTreeMap<TimelineId, String>>,
 }
@@ -135,7 +133,7 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
 }
 
 async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), String> {
-    let Context { run, file, term, swapped, other_copy, ledger } = context;
+    let Context { run, file, term, swapped, ledger } = context;
     match action {
         Action::Txn(..) | Action::Exit { .. } => Ok(()),
         Action::PutMember(record) => {
@@ -169,7 +167,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::WriteHistories(texts) => write_histories(tools, texts, run, ledger).await,
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
-        Action::Clone { source, place, discards } => clone(tools, source, place, discards, &file, other_copy).await,
+        Action::Clone { source, place, other, discards } => clone(tools, source, place, discards, &file, other).await,
         Action::Rewind { source, fork, tli, .. } => rewind_data(tools, source, fork, tli, &file.data).await,
         Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
         Action::CreateSlot(name) => {

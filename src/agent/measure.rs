@@ -188,7 +188,7 @@ mod tests {
             };
             (count("pgbaton_clones_total"), count("pgbaton_rewinds_total"))
         };
-        let clone = Action::Clone { source: source.clone(), place: ClonePlace::Beside, discards: None };
+        let clone = Action::Clone { source: source.clone(), place: ClonePlace::Beside, other: None, discards: None };
         assert_eq!(failed(&mut measure, clone), ("1".to_owned(), String::new()));
         assert_eq!(failed(&mut measure, Action::InitDb), ("1".to_owned(), String::new()));
         let nowhere = crate::model::lsn::Lsn::ZERO;

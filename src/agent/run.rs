@@ -125,9 +125,6 @@ fn fresh() -> Fresh {
 
 fn context(snapshot: &Snapshot) -> Context {
     let leader = snapshot.leader().map(|leader| &leader.record);
-    let electable = snapshot.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
-    let other = electable.iter().map(|replica| &replica.node);
-    let mut other = other.filter(|node| **node != snapshot.me.node && leader.is_none_or(|leader| leader.holder.node != **node));
     Context {
         run: snapshot.run(),
         file: snapshot.file.clone(),
@@ -138,7 +135,6 @@ fn context(snapshot: &Snapshot) -> Context {
             .max(leader.map_or(Term::ZERO, |leader| leader.term))
             .max(snapshot.guard().map_or(Term::ZERO, |guard| guard.term)),
         swapped: snapshot.lease.confirmed.as_ref().map(|attempt| attempt.term),
-        other_copy: other.next().cloned(),
         ledger: snapshot.policy.parameters.contains_key("restore_command").then(|| ledger_texts(snapshot)),
     }
 }

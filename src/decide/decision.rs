@@ -129,6 +129,8 @@ pub enum Action {
         source: Source,
         /// Where to.
         place: ClonePlace,
+        /// A healthy copy besides the source: what a copy in place may rest on.
+        other: Option<NodeName>,
         /// Where the cluster's history left that of the data that go, where they went on by themselves.
         discards: Option<Fork>,
     },

@@ -1,6 +1,7 @@
 //! Being a standby: start, follow the holder, rewind, clone (protocol 1.13, 1.7 step 4a).
 
 use super::{
+    copy,
     decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
     draft::Draft,
     ledger,
@@ -14,10 +15,9 @@ use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
-    node_file::{ClonePlace, NodeFile, Operation},
+    node_file::{NodeFile, Operation},
     policy::Reclone,
     record::{LeaderRecord, LeaderState, Stored},
-    timeline::Fork,
 };
 
 /// How long a directory may take to reach the end of its own WAL before a rewind.
@@ -28,9 +28,6 @@ const LONGEST_PAUSE: Span = Span::from_secs(20);
 
 /// A standby that lived for so long is not one that keeps ending.
 const FORGOTTEN: Span = Span::from_secs(60);
-
-/// So long what was measured for a copy holds: data grow, and operators make room.
-const MEASURED_FOR: Span = Span::from_secs(60);
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -164,7 +161,7 @@ fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         }
         Some(DataDir::Missing | DataDir::Empty) => match target {
-            Some(target) => begin_clone(s, d, target, "there is no data yet", None),
+            Some(target) => copy::begin(s, d, target, "there is no data yet", None),
             None => d.waits("no-data", "there is no data here; it is copied once there is a primary"),
         },
         Some(DataDir::Present(disk)) => with_data(s, d, disk, target),
@@ -215,7 +212,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
             }
         }
         Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
-        Verdict::Unrelated(why) => reclone(s, d, target, &why, None),
+        Verdict::Unrelated(why) => copy::reclone(s, d, target, &why, None),
     }
 }
 
@@ -266,7 +263,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     );
     let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot };
     if let Some(why) = cannot_rewind(s, disk) {
-        reclone(s, d, target, &why, Some(plan(None)));
+        copy::reclone(s, d, target, &why, Some(plan(None)));
         return;
     }
     let recovered = s.memory.rewind.as_ref().and_then(|plan| plan.recovered);
@@ -287,7 +284,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     if disk.major < 16 && disk.control.checkpoint_tli != whole.tli {
         let why =
             format!("it was promoted to timeline {} and has no checkpoint there, which pg_rewind {} cannot rewind", whole.tli, disk.major);
-        reclone(s, d, target, &why, Some(plan(recovered)));
+        copy::reclone(s, d, target, &why, Some(plan(recovered)));
         return;
     }
     let operation = Operation::Rewind { source: target.holder.node.clone() };
@@ -369,11 +366,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
         Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
-        Operation::Clone { place, .. } => {
-            d.because("clone", format!("copies {}", source.node));
-            let discards = s.memory.rewind.as_ref().map(|plan| Fork { parent: plan.tli, at: plan.fork });
-            d.act(s, Action::Clone { source, place: *place, discards });
-        }
+        Operation::Clone { place, .. } => copy::goes_on(s, d, target, *place),
         Operation::InitDb => {}
     }
 }
@@ -411,7 +404,7 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
     if failed >= REWIND_TRIES {
         d.memory.failed_rewinds = REWIND_TRIES;
         let why = s.failures.get(&Task::Data).map(|failure| failure.why.clone()).unwrap_or_default();
-        reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {why}"), s.memory.rewind.clone());
+        copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {why}"), s.memory.rewind.clone());
         return;
     }
     d.because("rewind", format!("rewinds to the history of {}", source.node));
@@ -422,71 +415,4 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
 
 fn source(target: &LeaderRecord) -> Source {
     Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
-}
-
-/// A fresh copy in place of data that cannot follow: only where the policy allows it. `plan`: how they went on by themselves.
-fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
-    if s.policy.reclone == Reclone::Never {
-        d.alarm(
-            "needs-copy",
-            format!("this node cannot follow {}: {why}. Its data needs to be replaced by a copy: set the policy's reclone, or empty the directory", target.holder.node),
-        );
-        return;
-    }
-    begin_clone(s, d, target, why, plan);
-}
-
-fn begin_clone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
-    if target.state != LeaderState::Serving {
-        d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
-        return;
-    }
-    if s.etcd.records.members.get(&target.holder.node).is_some_and(|stored| stored.record.roles_missing) {
-        d.waits("clone", format!("a copy is needed ({why}); waits until {} has made the roles by which others log in", target.holder.node));
-        return;
-    }
-    let source = source(target);
-    let Some(room) = s.place.as_ref().filter(|room| room.source == source.node) else {
-        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
-        d.act(s, Action::MeasureCopy { source });
-        return;
-    };
-    let holds_data = matches!(s.disk(), Some(DataDir::Present(_)));
-    let measured_until = room.at.plus(MEASURED_FOR);
-    let is_fresh = s.now.boot < measured_until;
-    if !is_fresh {
-        d.act(s, Action::MeasureCopy { source: source.clone() });
-    }
-    if room.place == ClonePlace::InPlace && holds_data && !another_copy(s, target) {
-        if is_fresh {
-            d.wake(measured_until);
-        }
-        d.alarm(
-            "needs-copy",
-            format!(
-                "a copy beside the old directory does not fit ({}), and no other healthy copy besides the source is known: nothing is overwritten",
-                room.why
-            ),
-        );
-        return;
-    }
-    if !is_fresh {
-        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size again", source.node));
-        return;
-    }
-    let place_in_words = match room.place {
-        _ if !holds_data => String::new(),
-        ClonePlace::Beside => format!(", {} ({} are free for {})", room.place, room.free, room.size),
-        ClonePlace::InPlace => format!(", {} ({})", room.place, room.why),
-    };
-    d.because("clone", format!("{why}: copies {}{place_in_words}", source.node));
-    d.memory.rewind = plan;
-    let operation = Operation::Clone { source: source.node, place: room.place };
-    d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
-}
-
-/// Whether a healthy copy is known besides the source and ourselves.
-fn another_copy(s: &Snapshot, target: &LeaderRecord) -> bool {
-    let electable = s.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
-    electable.iter().any(|replica| replica.node != s.me.node && replica.node != target.holder.node)
 }

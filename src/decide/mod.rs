@@ -17,6 +17,7 @@ pub mod snapshot;
 
 mod bootstrap;
 mod candidacy;
+mod copy;
 mod diagnose;
 mod draft;
 mod follow;

@@ -92,7 +92,7 @@ mod tests {
             address: "10.0.0.2:5432".parse().expect("address"),
             tli: crate::model::timeline::TimelineId::FIRST,
         };
-        let clone = Action::Clone { source, place: ClonePlace::Beside, discards: None };
+        let clone = Action::Clone { source, place: ClonePlace::Beside, other: None, discards: None };
         let slot = Action::CreateSlot("pgbaton_n2".parse().expect("slot"));
         let read: Vec<String> = [clone, slot, Action::InitDb, Action::Migrate].iter().map(ToString::to_string).collect();
         assert_eq!(read, ["clone from n2", "create the slot pgbaton_n2", "run initdb", "apply the migrations and let the roles log in"]);

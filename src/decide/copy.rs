@@ -1,0 +1,119 @@
+//! A fresh copy of another node's data: from whom, to where, and that it is never the last one that is overwritten (protocol 1.13 d).
+
+use super::{
+    decision::{Action, RewindPlan, Source, Task},
+    draft::Draft,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::DataDir,
+    moment::Span,
+    node::{NodeName, Replica},
+    node_file::{ClonePlace, NodeFile, Operation},
+    policy::Reclone,
+    record::{LeaderRecord, LeaderState, MemberRole},
+    timeline::Fork,
+};
+
+/// So long what was measured for a copy holds: data grow, and operators make room.
+const MEASURED_FOR: Span = Span::from_secs(60);
+
+/// A fresh copy in place of data that cannot follow: only where the policy allows it. `plan`: how they went on by themselves.
+pub(super) fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
+    if s.policy.reclone == Reclone::Never {
+        d.alarm(
+            "needs-copy",
+            format!("this node cannot follow {}: {why}. Its data needs to be replaced by a copy: set the policy's reclone, or empty the directory", target.holder.node),
+        );
+        return;
+    }
+    begin(s, d, target, why, plan);
+}
+
+pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
+    if target.state != LeaderState::Serving {
+        d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
+        return;
+    }
+    if s.etcd.records.members.get(&target.holder.node).is_some_and(|stored| stored.record.roles_missing) {
+        d.waits("clone", format!("a copy is needed ({why}); waits until {} has made the roles by which others log in", target.holder.node));
+        return;
+    }
+    let source = source(s, target);
+    let Some(room) = s.place.as_ref().filter(|room| room.source == source.node) else {
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
+        d.act(s, Action::MeasureCopy { source });
+        return;
+    };
+    let holds_data = matches!(s.disk(), Some(DataDir::Present(_)));
+    let measured_until = room.at.plus(MEASURED_FOR);
+    let is_fresh = s.now.boot < measured_until;
+    if !is_fresh {
+        d.act(s, Action::MeasureCopy { source: source.clone() });
+    }
+    if room.place == ClonePlace::InPlace && holds_data && another(s, &source.node, target).is_none() {
+        if is_fresh {
+            d.wake(measured_until);
+        }
+        d.alarm(
+            "needs-copy",
+            format!(
+                "a copy beside the old directory does not fit ({}), and no other healthy copy besides the source is known: nothing is overwritten",
+                room.why
+            ),
+        );
+        return;
+    }
+    if !is_fresh {
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size again", source.node));
+        return;
+    }
+    let place_in_words = match room.place {
+        _ if !holds_data => String::new(),
+        ClonePlace::Beside => format!(", {} ({} are free for {})", room.place, room.free, room.size),
+        ClonePlace::InPlace => format!(", {} ({})", room.place, room.why),
+    };
+    d.because("clone", format!("{why}: copies {}{place_in_words}", source.node));
+    d.memory.rewind = plan;
+    let operation = Operation::Clone { source: source.node, place: room.place };
+    d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+}
+
+/// The copy that the file speaks of is made, or goes on.
+pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, place: ClonePlace) {
+    let source = source(s, target);
+    d.because("clone", format!("copies {}", source.node));
+    let discards = s.memory.rewind.as_ref().map(|plan| Fork { parent: plan.tli, at: plan.fork });
+    let other = another(s, &source.node, target);
+    d.act(s, Action::Clone { source, place, other, discards });
+}
+
+/// Whose data are copied: those of a replica that streams, so that the primary is spared; after a failure the primary's.
+///
+/// Replicas of our zone come first, then the order of names.
+fn source(s: &Snapshot, target: &LeaderRecord) -> Source {
+    let holder = || Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli };
+    if [Task::Data, Task::MeasureCopy].iter().any(|task| s.failures.contains_key(task)) {
+        return holder();
+    }
+    let healthy = healthy_replicas(s, target).filter_map(|Replica { node, data }| {
+        let member = &s.etcd.records.members.get(node)?.record;
+        let may =
+            member.data == *data && member.role == MemberRole::Replica && member.state == "streaming" && member.tli == Some(target.tli);
+        let source = || Source { node: node.clone(), address: member.postgres.clone(), tli: target.tli };
+        (may && !member.tags.no_load_balance).then(|| (member.zone != s.me.zone, source()))
+    });
+    healthy.min_by(|one, other| (one.0, &one.1.node).cmp(&(other.0, &other.1.node))).map_or_else(holder, |(_, source)| source)
+}
+
+/// Who may be elected besides us and the holder: they stream, with the data that are recorded.
+fn healthy_replicas<'a>(s: &'a Snapshot, target: &LeaderRecord) -> impl Iterator<Item = &'a Replica> {
+    let electable = s.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
+    electable.iter().filter(|replica| replica.node != s.me.node && replica.node != target.holder.node)
+}
+
+/// A healthy copy that is known besides the source and ourselves.
+fn another(s: &Snapshot, source: &NodeName, target: &LeaderRecord) -> Option<NodeName> {
+    let holder = (target.state == LeaderState::Serving && target.holder.node != s.me.node).then_some(&target.holder.node);
+    healthy_replicas(s, target).map(|replica| &replica.node).chain(holder).find(|node| *node != source).cloned()
+}
