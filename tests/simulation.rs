@@ -3,7 +3,7 @@
 //! One seed again, with its trace: `SEED=17 cargo test --test simulation one_seed -- --ignored --nocapture`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use pgbaton::sim::{Coverage, Cut, Mutation, Options, Outcome, Plan, interrupt, run};
+use pgbaton::sim::{Coverage, Cut, Mutation, Options, Outcome, Plan, interrupt, run, sick_claimant};
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -163,6 +163,15 @@ fn a_release_before_the_tree_is_empty_is_noticed() {
 #[test]
 fn a_taker_that_does_not_wait_is_noticed() {
     some_oracle_sees(Mutation::Impatient, &["O1:", "O4:"]);
+}
+
+/// Nobody holds a claim for ever that it cannot use: another one takes its place (protocol L1).
+#[test]
+fn a_claimant_whose_disk_fails_for_good_makes_way() {
+    for seed in 1..9 {
+        let (faults, trace) = sick_claimant(seed);
+        assert!(faults.is_empty(), "seed {seed}: {}\n{trace}", faults.join("\n  "));
+    }
 }
 
 /// Interrupts a plan at every step, in every way: it converges, and no oracle sees anything.

@@ -78,6 +78,8 @@ pub struct ClaimStory {
     pub promoted: Option<Moment>,
     /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
     pub ran_out: bool,
+    /// Whether it was given up before anything was promoted.
+    pub given_up: bool,
 }
 
 impl ClaimStory {
@@ -95,6 +97,7 @@ impl ClaimStory {
             asked: None,
             promoted: None,
             ran_out: false,
+            given_up: false,
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::model::{
     timeline::TimelineId,
 };
 
+/// A claim has to come to a promotion, or to a start, within so many times its hold: what a claimant cannot do another one may.
+const CLAIM_LIMIT: u64 = 10;
+
 /// How long a claimant waits for the promises of the electable.
 pub(super) const VOTE_WINDOW: Span = Span::from_millis(300);
 
@@ -38,6 +41,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
     if s.stopping && s.guard().is_some_and(|guard| guard.primary_of != Some(leader.record.term)) {
         return release::abandon(s, d, leader, "this node is being stopped");
     }
+    if let Some(why) = stuck(s, d, &leader.record) {
+        return release::abandon(s, d, leader, &why);
+    }
     let prepared = s.sync().is_some_and(|sync| sync.record.term == leader.record.term && sync.record.primary == s.myself());
     match path(s) {
         Path::Restart if prepared => start_in_place(s, d, leader),
@@ -52,6 +58,20 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         }
         Path::None(why) => release::abandon(s, d, leader, &why),
     }
+}
+
+/// Why a claim that has asked for nothing yet has had its time: a disk that fails, a server that hangs.
+fn stuck(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Option<String> {
+    let story = d.memory.claim.as_ref().filter(|story| story.asked.is_none())?;
+    let ends = story.claimed?.plus(leader.hold.times(CLAIM_LIMIT));
+    if matches!(s.role(), Some(ServerRole::Primary { .. })) {
+        return None;
+    }
+    d.wake(ends);
+    let failed =
+        || s.failures.iter().max_by_key(|(_, failure)| failure.at).map(|(task, failure)| format!(": could not {task}: {}", failure.why));
+    (s.now.boot >= ends)
+        .then(|| format!("it has not come to a promotion in {}{}", leader.hold.times(CLAIM_LIMIT), failed().unwrap_or_default()))
 }
 
 /// How this claimant becomes primary.

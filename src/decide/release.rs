@@ -199,7 +199,10 @@ pub(super) fn failed_start(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRe
         Some(Process::Empty { last: Some(last) }) => last.how.clone(),
         _ => "unknown".to_owned(),
     };
-    let Some(end) = evidence(s, d) else { return Keeps::Renewing };
+    if let Some(Process::Empty { last: Some(last) }) = s.process() {
+        note_crash(s, d, last.run, &last.how);
+    }
+    let Some(end) = evidence(s, d) else { return within_limit(s, d) };
     let term = leader.record.term;
     if s.file.demoted != Some(term) {
         let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
@@ -243,8 +246,9 @@ pub(super) fn abandon(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>
         return Keeps::Renewing;
     }
     d.because("abandon", format!("the claim of term {} is given up: {why}", leader.record.term));
-    d.memory.claim = None;
-    if s.memory.claim.is_some() {
+    // One failure counts once, however often the release has to be sent.
+    let counted = d.memory.claim.as_mut().map(|story| std::mem::replace(&mut story.given_up, true));
+    if counted == Some(false) {
         d.memory.failed_claims = s.memory.failed_claims.saturating_add(1);
         let pause = Span::from_millis(250).times(1 << d.memory.failed_claims.min(7)).min(Span::from_secs(30));
         d.memory.no_claim_before = Some(s.now.boot.plus(jittered(s, pause)));

@@ -27,6 +27,7 @@ enum Fault {
     LossyNetwork,
     SlowStreams,
     SlowDisk,
+    SickDisk,
     BadStarts,
     WatchStalled,
     BrittleAgents,
@@ -61,6 +62,7 @@ const KINDS: &[Fault] = &[
     Fault::LossyNetwork,
     Fault::SlowStreams,
     Fault::SlowDisk,
+    Fault::SickDisk,
     Fault::BadStarts,
     Fault::WatchStalled,
     Fault::BrittleAgents,
@@ -154,6 +156,7 @@ impl World {
             Fault::LossyNetwork => self.network.loss = (self.random.between(20, 400), until),
             Fault::SlowStreams => self.network.slow_streams = until,
             Fault::SlowDisk => self.nodes[node].slow_disk = until,
+            Fault::SickDisk => self.nodes[node].sick_disk = until,
             Fault::BadStarts => self.nodes[node].bad_starts = until,
             Fault::WatchStalled => {
                 if let Some(agent) = &mut self.nodes[node].agent {
@@ -291,7 +294,7 @@ impl World {
         let now = self.now;
         for node in 0..self.nodes.len() {
             let of = &mut self.nodes[node];
-            (of.slow_disk, of.bad_starts) = (0, 0);
+            (of.slow_disk, of.sick_disk, of.bad_starts) = (0, 0, 0);
             if let Some(agent) = &mut of.agent {
                 agent.paused_until = agent.paused_until.min(now);
                 agent.client.stalled_until = agent.client.stalled_until.min(now);

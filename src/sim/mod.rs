@@ -27,7 +27,7 @@ mod workload;
 mod world;
 
 pub use oracle::Coverage;
-pub use plans::{Cut, Interrupted, Plan, interrupt};
+pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
 
 use crate::model::{
     moment::Span,

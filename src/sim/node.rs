@@ -116,6 +116,8 @@ pub(super) struct Node {
     pub(super) agent: Option<Agent>,
     /// fsync takes long until.
     pub(super) slow_disk: u64,
+    /// Until then WAL cannot be read and no history file be written.
+    pub(super) sick_disk: u64,
     /// Starts of PostgreSQL fail until.
     pub(super) bad_starts: u64,
     /// Real times of the last starts.

@@ -5,7 +5,10 @@
 use super::{Options, SECOND, policy_of, random::Random, watch_leases, world::World};
 use crate::{
     decide::decision::{Action, Purpose},
-    model::policy::{ClusterPolicy, CrashPolicy},
+    model::{
+        policy::{ClusterPolicy, CrashPolicy},
+        record::LeaderState,
+    },
 };
 
 /// What a cluster of three is about to do.
@@ -88,6 +91,43 @@ pub fn interrupt(seed: u64, plan: Plan, step: u64, cut: Cut, trace: bool) -> Int
         faults.extend(reasons);
     }
     Interrupted { reached: world.interruption.is_some_and(|cutting| cutting.done), faults, trace: world.trace.into_text() }
+}
+
+/// The primary's host is lost, and the disk of whoever claims first fails for good. What is not well a minute and a half later.
+///
+/// # Panics
+/// Never: a world without a primary is a fault that is told.
+pub fn sick_claimant(seed: u64) -> (Vec<String>, String) {
+    let policy = ClusterPolicy::default();
+    let mut world = World::new(seed, Options { trace: true, ..Options::default() }, policy, 3);
+    for node in 0..3 {
+        let after = world.random.millis(0, 500);
+        world.later(after, move |world| world.start_agent(node));
+    }
+    watch_leases(&mut world);
+    world.run_until(20 * SECOND);
+    let Some(primary) = world.nodes.iter().position(super::node::Node::is_primary) else {
+        return (vec!["there was no primary to lose".to_owned()], world.trace.into_text());
+    };
+    world.lose_host(primary, 300 * SECOND);
+    let mut sick = None;
+    let mut now = 20 * SECOND;
+    while now < 110 * SECOND {
+        now += 5_000_000;
+        world.run_until(now);
+        let claimed = world.store.leader().filter(|leader| leader.state == LeaderState::Claimed);
+        if let Some(leader) = claimed.filter(|_| sick.is_none()) {
+            sick = world.nodes.iter().position(|node| node.name == leader.holder.node);
+            sick.into_iter().for_each(|node| world.nodes[node].sick_disk = u64::MAX);
+        }
+    }
+    let mut faults = world.oracle.violations.clone();
+    let primary = world.nodes.iter().position(super::node::Node::is_primary);
+    if sick.is_none() || primary.is_none() || primary == sick {
+        faults.push(format!("node {sick:?} claimed and fell sick, and {primary:?} is the primary"));
+        faults.extend((0..3).map(|node| format!("{}: {}", world.nodes[node].name, world.reasons(node))));
+    }
+    (faults, world.trace.into_text())
 }
 
 impl World {

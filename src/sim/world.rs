@@ -448,6 +448,7 @@ fn node(index: usize, random: &mut Random) -> Node {
         server: None,
         agent: None,
         slow_disk: 0,
+        sick_disk: 0,
         bad_starts: 0,
         starts: Vec::new(),
         stopped: false,

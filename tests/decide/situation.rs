@@ -99,6 +99,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         asked: None,
         promoted: None,
         ran_out: false,
+        given_up: false,
     });
     Ok(())
 }

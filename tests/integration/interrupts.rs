@@ -31,13 +31,14 @@ pub(crate) fn interrupted(run: &mut Run<'_>) -> Result<()> {
         |run: &Run<'_>| -> Result<_> { Ok((run.log_lines(&former, "reason=\"rewind\"")?, run.log_lines(&former, "reason=\"clone\"")?)) };
     let stops = |run: &Run<'_>| run.postgres_lines(&former, "received fast shutdown request");
     let before = (host.service("agent")?.starts, guard().context("a guard")?, stops(run)?, copied(run)?);
+    let newest = run.lab.history()?.last().map(|record| record.term);
     let at = clock::boot();
     signal_agent(run, Signal::SIGINT)?;
     let winner = run.moved_from(&[&former])?;
     let (took, wait) = (clock::boot().since(at), ClusterPolicy::default().timers().wait);
     println!("    another primary {} after the interrupt; the wait is {wait}", took.rounded());
     ensure!(took.times(2) < wait, "{winner} took over after {took} only, and has to wait for {wait} where nothing is released");
-    let history = || run.lab.history().ok()?.into_iter().rev().find(|record| record.primary.as_str() == winner);
+    let history = || run.lab.history().ok()?.pop().filter(|record| record.primary.as_str() == winner && Some(record.term) > newest);
     let record = run.lab.wait("the change in the history", SOON, history)?;
     let released = record.why.starts_with(&format!("{former} released the lease of term "));
     ensure!(released && record.unseen_ms == 0, "the history names no release: {record:?}");

@@ -46,11 +46,12 @@ impl World {
         let takes = self.random.tailed(1, 20);
         self.in_run(node, run, takes, move |world| {
             let running = world.nodes[node].server.is_some();
-            let outcome = world.nodes[node]
-                .disk
-                .as_mut()
-                .ok_or_else(|| "no data directory".to_owned())
-                .and_then(|data| put_histories(data, &texts, running));
+            let sick = world.nodes[node].sick_disk > world.now;
+            let disk = world.nodes[node].disk.as_mut().ok_or_else(|| "no data directory".to_owned());
+            let outcome = match disk {
+                Ok(_) if sick => Err("No space left on device".to_owned()),
+                disk => disk.and_then(|data| put_histories(data, &texts, running)),
+            };
             if let (Ok(()), Some(data)) = (&outcome, &world.nodes[node].disk) {
                 let there = data.histories.clone();
                 world.deliver(node, run, Event::HistoriesWritten(there));

@@ -84,7 +84,9 @@ impl World {
                 let shared = world.wal.shared(data.branch, branch)?;
                 Some(world.wal.whole(data.branch, data.end.min(shared)))
             });
+            let sick = world.nodes[node].sick_disk > world.now;
             let outcome = match found {
+                _ if sick => Err("read of WAL: Input/output error".to_owned()),
                 Some(end) if end >= from.get() => {
                     world.deliver(node, run, Event::Scanned { whole: Whole { tli, lsn: lsn(end) }, run: began_in, at });
                     Ok(())
