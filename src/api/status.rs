@@ -390,7 +390,7 @@ fn member(records: &Records, node: &NodeName, electable: &[Replica]) -> MemberSt
         tli: said.and_then(|said| said.tli),
         lsn: ahead.map(|said| said.lsn),
         replay: ahead.map(|said| said.replay),
-        lag: said.map(|said| said.lag).unwrap_or_default(),
+        lag: said.map(|said| Lag { sent: sent(records, node), ..said.lag }).unwrap_or_default(),
         electable: is_electable,
         tags: said.map(|said| said.tags.clone()).unwrap_or_default(),
         zone: said.map(|said| said.zone.clone()).unwrap_or_default(),
@@ -402,6 +402,12 @@ fn member(records: &Records, node: &NodeName, electable: &[Replica]) -> MemberSt
         pending_restart: said.is_some_and(|said| said.pending_restart),
         data: life,
     }
+}
+
+/// What the primary has not sent to this node, as the primary says.
+fn sent(records: &Records, node: &NodeName) -> Option<u64> {
+    let holder = &records.leader.as_ref()?.record.holder.node;
+    records.members.get(holder)?.record.replicas.get(node)?.sent
 }
 
 /// What the member says of itself, and, on its primary, what the walsender shows.

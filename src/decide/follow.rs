@@ -116,6 +116,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             }
             if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
+                drop_stale_slot(s, d);
             }
         }
         Some(Verdict::Diverged { fork }) => {
@@ -213,6 +214,15 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         }
         Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
         Verdict::Unrelated(why) => copy::reclone(s, d, target, &why, None),
+    }
+}
+
+/// Slots of members that it made as a primary hold WAL back here, and nobody will come for it.
+fn drop_stale_slot(s: &Snapshot, d: &mut Draft) {
+    let mut slots = s.server().into_iter().flat_map(|facts| &facts.slots);
+    if let Some(slot) = slots.find(|slot| slot.name.is_ours() && !slot.active) {
+        d.because("slot", format!("the slot {} is dropped: this node is not the primary any more", slot.name));
+        d.act(s, Action::DropSlot(slot.name.clone()));
     }
 }
 

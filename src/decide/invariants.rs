@@ -6,9 +6,9 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::StartAs,
+    instance::{DataDir, StartAs},
     key::{Key, Txn, Write},
-    node_file::Operation,
+    node_file::{ClonePlace, Operation},
     policy::PROMOTION_MARGIN,
     record::{LeaderRecord, LeaderState},
 };
@@ -40,9 +40,13 @@ fn violation(s: &Snapshot, action: &Action) -> Option<String> {
             let ours = s.file.initialised || s.file.operation == Some(Operation::InitDb);
             (!ours || !s.is_empty()).then(|| "a directory that this node did not make would be removed".to_owned())
         }
-        Action::Clone { source, .. } => {
+        Action::Clone { source, place, other, .. } => {
             let marked = matches!(s.file.operation, Some(Operation::Clone { .. }));
-            destructive(s, marked, &source.node)
+            let holds_data = matches!(s.disk(), Some(DataDir::Present(_)));
+            let last = *place == ClonePlace::InPlace && holds_data && other.as_ref().is_none_or(|other| *other == source.node);
+            destructive(s, marked, &source.node).or_else(|| {
+                last.then(|| "a data directory would be overwritten without another healthy copy besides the source".to_owned())
+            })
         }
         Action::Rewind { source, .. } => {
             let marked = matches!(s.file.operation, Some(Operation::Rewind { .. }));
@@ -59,6 +63,13 @@ fn destructive(s: &Snapshot, marked: bool, source: &crate::model::node::NodeName
     }
     if !s.is_empty() {
         return Some("the data directory would be replaced under a running PostgreSQL".to_owned());
+    }
+    let foreign = s.etcd.records.cluster.as_ref().zip(s.disk()).is_some_and(|(cluster, dir)| match dir {
+        DataDir::Present(disk) => disk.control.system_id != cluster.record.system_id,
+        _ => false,
+    });
+    if foreign {
+        return Some("the data directory of another cluster would be replaced".to_owned());
     }
     if s.holds() || *source == s.me.node {
         return Some("the data directory of the holder would be replaced".to_owned());

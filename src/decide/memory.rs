@@ -11,6 +11,7 @@ use crate::model::{
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a decision tells the next one. Nothing here binds: what binds is in the node file and in etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub struct Memory {
     pub vacant: Option<Vacancy>,
     /// The term in which this agent watches its replicas, and since when: before that they may have confirmed to nobody.
     pub watching: Option<(Term, Moment)>,
+    /// When the agents of the other members were last known to live.
+    pub seen: BTreeMap<NodeName, Moment>,
     /// The term whose new primary has made its checkpoint.
     pub checkpointed: Option<Term>,
     /// The term in which the migrations were applied.

@@ -176,10 +176,12 @@ fn is_ahead(s: &Snapshot, promise: &crate::model::record::PromiseRecord, mine: W
     if promise.tli == mine.tli {
         return promise.whole > mine.lsn;
     }
-    // A newer timeline counts only if it is one that the ledger knows as used, and that grew out of ours.
+    // A newer timeline counts only if it grew out of ours, and the ledger knows it as used, or as given out: whoever carries data of
+    // that one completes it (step 4b).
     let descends =
         promise.history.parse::<crate::model::timeline::TimelineHistory>().is_ok_and(|history| history.leaves(mine.tli).is_some());
-    descends && ledger::history(s, promise.tli).is_some()
+    let given_out = ledger::entry(s, promise.tli).is_some_and(|entry| entry.state == TimelineState::Reserved);
+    descends && (given_out || ledger::history(s, promise.tli).is_some())
 }
 
 fn hand_over(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ahead: &Replica) -> Keeps {
@@ -220,7 +222,7 @@ fn prepare_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>
         Compare::Is(Key::Sync, sync.text.clone()),
     ];
     let mut then = vec![Write::Put(Key::Sync, to_text(&next_sync))];
-    settle_reserved(s, leader, &mut when, &mut then);
+    settle_reserved(s, leader, whole, &mut when, &mut then);
     if let Some(whole) = whole {
         let tli = ledger::newest(s)?.next();
         let record = TimelineRecord {
@@ -240,12 +242,12 @@ fn prepare_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>
 }
 
 /// Every id that is still reserved is settled: completed where a promiser's or our own data is on it, else burnt.
-fn settle_reserved(s: &Snapshot, leader: &Stored<LeaderRecord>, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
+fn settle_reserved(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
     for (tli, stored) in &s.etcd.records.timelines {
         if stored.record.state != TimelineState::Reserved {
             continue;
         }
-        let settled = match carried_history(s, leader, *tli) {
+        let settled = match carried_history(s, leader, whole, *tli) {
             Some(text) => {
                 let switch = text.parse::<crate::model::timeline::TimelineHistory>().ok().and_then(|history| history.last());
                 TimelineRecord { state: TimelineState::Used, switch: switch.map(|fork| fork.at), history: text, ..stored.record.clone() }
@@ -262,8 +264,8 @@ fn settle_reserved(s: &Snapshot, leader: &Stored<LeaderRecord>, when: &mut Vec<C
 }
 
 /// The history file of `tli`, where a promiser of this term, or we, carry data of it.
-fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId) -> Option<String> {
-    if own_unfinished(s).is_some_and(|(reserved, _)| reserved == tli) {
+fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>, tli: TimelineId) -> Option<String> {
+    if whole.is_some_and(|whole| whole.tli == tli) || own_unfinished(s).is_some_and(|(reserved, _)| reserved == tli) {
         return s.histories.get(&tli).cloned();
     }
     let promises = s.etcd.records.promises.get(&leader.record.term)?;

@@ -18,13 +18,14 @@ use crate::model::{
 const SILENCE: Span = Span::from_secs(5);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
+    // Whose cluster a directory is of never changes: it needs no fresh answer.
+    if foreign_cluster(s, d) {
+        return Flow::Settled;
+    }
     if !s.etcd_answers() {
         // What was seen before may still be acted on by rules that need no fresh answer.
         silent(s, d);
         return Flow::Goes;
-    }
-    if foreign_cluster(s, d) {
-        return Flow::Settled;
     }
     let mine = s.etcd.records.nodes.get(&s.me.node);
     if s.memory.registered {

@@ -18,6 +18,7 @@ use crate::model::{
     term::Term,
     timeline::{TimelineHistory, TimelineId},
 };
+use std::collections::BTreeMap;
 
 /// How often positions are published when nothing else changes.
 const POSITIONS_EVERY: Span = Span::from_secs(2);
@@ -121,10 +122,14 @@ fn primary(s: &Snapshot, d: &mut Draft) {
 fn slots(s: &Snapshot, d: &mut Draft) {
     let Some(facts) = s.server() else { return };
     let nodes: Vec<&NodeName> = s.etcd.records.nodes.keys().filter(|node| **node != s.me.node).collect();
-    let watched = d.memory.watching.map(|(_, since)| since);
+    // Whose agent lives is here, whatever its PostgreSQL does: it may be about to stream, and cannot without its slot.
+    let alive = s.etcd.records.members.keys().map(|node| (node.clone(), s.now.boot));
+    d.memory.seen.retain(|node, _| s.etcd.records.nodes.contains_key(node));
+    d.memory.seen.extend(alive);
+    let (watched, seen) = (d.memory.watching.map(|(_, since)| since), &d.memory.seen);
     let away = |node: &NodeName| {
         let last = s.confirmed.iter().filter(|(replica, _)| replica.node == *node).map(|(_, at)| *at).max();
-        let since = last.max(watched);
+        let since = last.max(watched).max(seen.get(node).copied());
         since.is_some_and(|since| s.now.boot.since(since) > s.policy.member_slot_retention.time)
     };
     let wanted: Vec<&NodeName> = nodes.into_iter().filter(|node| !away(node)).collect();
@@ -172,7 +177,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         ("serve", Some(s.now.boot)),
     ];
     let mut before = story.triggered;
-    let mut phases = std::collections::BTreeMap::new();
+    let mut phases = BTreeMap::new();
     for (name, at) in steps {
         if let Some(at) = at {
             phases.insert(name.to_owned(), at.since(before).as_millis());
@@ -289,6 +294,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         lsn,
         replay,
         lag,
+        replicas: replicas(s),
         term: s.file.term,
         zone: s.me.zone.clone(),
         tags: s.me.tags.clone(),
@@ -327,6 +333,19 @@ fn positions(s: &Snapshot) -> (MemberRole, Option<TimelineId>, Lsn, Lsn, Lag) {
         }
         None => (MemberRole::Down, None, Default::default(), Default::default(), Lag::default()),
     }
+}
+
+/// The lag of those who stream from this primary.
+fn replicas(s: &Snapshot) -> BTreeMap<NodeName, Lag> {
+    let Some(facts) = s.server() else { return BTreeMap::new() };
+    let ServerRole::Primary { insert, .. } = &facts.role else { return BTreeMap::new() };
+    let behind = |position: Option<Lsn>| position.map(|position| insert.bytes_ahead_of(position).get());
+    let rows = facts.walsenders.iter().filter(|row| row.streaming).filter_map(|row| {
+        let replica = Replica::from_application_name(&row.application_name)?;
+        let (sent, write) = (behind(row.sent), behind(row.write));
+        Some((replica.node, Lag { sent, write, flush: behind(row.flush), replay: behind(row.replay), replay_ms: row.replay_ms }))
+    });
+    rows.collect()
 }
 
 /// The lag of a replica as it sees itself, against the newest position of its primary. What was received is what was flushed: a

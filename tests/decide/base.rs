@@ -354,6 +354,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             lsn: END,
             replay: END,
             lag: Lag::default(),
+            replicas: std::collections::BTreeMap::new(),
             term: Term::new(3),
             zone: String::new(),
             tags: Tags::default(),

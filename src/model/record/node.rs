@@ -3,11 +3,12 @@
 use super::Unknown;
 use crate::model::{
     lsn::Lsn,
-    node::{Address, DataIncarnation},
+    node::{Address, DataIncarnation, NodeName},
     term::Term,
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `nodes/<node>`: which life of a node is the present one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,8 +51,11 @@ pub struct MemberRecord {
     pub lsn: Lsn,
     /// Replayed position (replica).
     pub replay: Lsn,
-    /// Lag by stage, as this replica and its primary see it.
+    /// Lag by stage, as this replica sees it.
     pub lag: Lag,
+    /// Of a primary: the lag of each replica that streams from it, as its walsenders show it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub replicas: BTreeMap<NodeName, Lag>,
     /// The highest term this node has seen.
     pub term: Term,
     /// Failure domain.
