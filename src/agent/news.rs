@@ -140,9 +140,9 @@ fn changes(before: Option<&Published>, after: &Published) -> Vec<EventNews> {
         term,
     };
     let mut found = Vec::new();
-    let told = before.map(leader_text).unwrap_or_default();
-    let tells = leader_text(after);
-    if told != tells {
+    if let Some(tells) = leader_text(after)
+        && before.and_then(leader_text).as_ref() != Some(&tells)
+    {
         found.push(news("leader", "leader", tells));
     }
     let routed = before.map(|before| before.decision.routing.writes.is_some());
@@ -177,16 +177,19 @@ pub const fn word(kind: ReasonKind) -> &'static str {
     }
 }
 
-/// What `leader` says, without what each renewal changes.
-fn leader_text(published: &Published) -> String {
-    let Some(leader) = published.snapshot.leader().map(|leader| &leader.record) else { return "there is no leader record".to_owned() };
+/// What `leader` says, without what each renewal changes. `None` as long as nothing was read from etcd: it may be there.
+fn leader_text(published: &Published) -> Option<String> {
+    let Some(leader) = published.snapshot.leader().map(|leader| &leader.record) else {
+        let read = published.snapshot.etcd.records.revision > 0;
+        return read.then(|| "there is no leader record".to_owned());
+    };
     let (node, term, tli) = (&leader.holder.node, leader.term, leader.tli);
-    match &leader.state {
+    Some(match &leader.state {
         LeaderState::Claimed => format!("{node} has claimed term {term}"),
         LeaderState::Serving => format!("{node} serves in term {term} on timeline {tli}"),
         LeaderState::Handoff { to } => format!("{node} hands term {term} over to {to}"),
         LeaderState::Vacant { reason } => format!("{node} released the lease of term {term}: {reason}"),
         LeaderState::Paused { by, reason, .. } => format!("paused by {by} in term {term}: {reason}"),
         LeaderState::Foreign { name } => format!("the leader record is in state {name:?}, which this version does not know"),
-    }
+    })
 }

@@ -90,10 +90,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// The agent could not begin.
 pub fn run<A>(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> Result<A, String>) -> Result<String, Error> {
-    let owner = owner(&config)?;
-    for (path, mode) in [(&config.state_dir, 0o700), (&config.run_dir, 0o755)] {
-        directory(path, mode, &owner)?;
-    }
+    let owner = prepare(&config)?;
     let launch = launch(&config, program, &owner)?;
     let keeper = if geteuid().is_root() { Some(Keeper::spawn(&launch).map_err(system("start the starter of guards"))?) } else { None };
     become_owner(&owner)?;
@@ -101,6 +98,18 @@ pub fn run<A>(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> R
     // their own, the API has a runtime of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
     runtime.block_on(agent(config, owner, launch, keeper, attach))
+}
+
+/// Makes the directories of agent and guard; returns who owns them.
+///
+/// # Errors
+/// [`Error::Owner`], [`Error::Directory`].
+pub fn prepare(config: &Config) -> Result<DataOwner, Error> {
+    let owner = owner(config)?;
+    for (path, mode) in [(&config.state_dir, 0o700), (&config.run_dir, 0o755)] {
+        directory(path, mode, &owner)?;
+    }
+    Ok(owner)
 }
 
 /// What the API is given.
@@ -160,9 +169,9 @@ fn directory(path: &Path, mode: u32, owner: &DataOwner) -> Result<(), Error> {
     Ok(())
 }
 
-/// The guard's settings go into a file that only its starter can write.
-fn launch(config: &Config, program: PathBuf, owner: &DataOwner) -> Result<Launch, Error> {
-    let settings = GuardSettings {
+/// What a guard of this configuration is told.
+pub fn guard_settings(config: &Config, owner: &DataOwner) -> GuardSettings {
+    GuardSettings {
         run_dir: config.run_dir.clone(),
         data_dir: config.postgres.data_dir.clone(),
         kill: match config.guard.kill {
@@ -178,7 +187,12 @@ fn launch(config: &Config, program: PathBuf, owner: &DataOwner) -> Result<Launch
         log_file: Some(config.state_dir.join("guard.log")),
         stop_timeout: config.bootstrap.policy.stop_timeout,
         detach: true,
-    };
+    }
+}
+
+/// The guard's settings go into a file that only its starter can write.
+fn launch(config: &Config, program: PathBuf, owner: &DataOwner) -> Result<Launch, Error> {
+    let settings = guard_settings(config, owner);
     let path = config.run_dir.join("guard.json");
     let text = serde_json::to_vec_pretty(&settings).unwrap_or_default();
     let temporary = config.run_dir.join(".guard.json");

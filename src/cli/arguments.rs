@@ -59,10 +59,10 @@ pub enum Verb {
     #[command(after_help = REMOVE)]
     Remove(RemoveOptions),
     /// Show, check and change the cluster policy; check a node's configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CONFIG)]
     Config(ConfigVerb),
     /// Repair what stands in etcd
-    #[command(subcommand)]
+    #[command(subcommand, after_help = ETCD)]
     Etcd(EtcdVerb),
     /// Print a connection string that finds the primary (or replicas) by itself
     #[command(after_help = DSN)]
@@ -73,8 +73,8 @@ pub enum Verb {
     /// Run a node: decides, and keeps PostgreSQL as decided
     #[command(after_help = AGENT)]
     Agent(AgentOptions),
-    /// Run the owner of PostgreSQL (started by systemd, or by the agent)
-    #[command(hide = true)]
+    /// Run the owner of PostgreSQL (internal: `pgbaton agent` starts it where none runs)
+    #[command(hide = true, after_help = GUARD)]
     Guard(GuardOptions),
     /// Run a whole cluster on this machine, and break it
     #[command(after_help = DEMO)]
@@ -276,11 +276,11 @@ pub struct AgentOptions {}
 /// `guard`.
 #[derive(Debug, Args)]
 pub struct GuardOptions {
-    /// The file that holds its settings as JSON
+    /// The file that holds its settings as JSON, as the agent writes it [default: made of the node's configuration]
     #[arg(long, value_name = "FILE")]
-    pub settings_json: PathBuf,
+    pub settings_json: Option<PathBuf>,
     /// Keep root's rights and start a guard for each word on stdin
-    #[arg(long)]
+    #[arg(long, requires = "settings_json")]
     pub starter: bool,
 }
 
@@ -402,6 +402,16 @@ Examples:
   pgbaton remove n3 --dry-run
   pgbaton remove n3 --reason 'host scrapped' --yes";
 
+const CONFIG: &str = "Examples:
+  pgbaton config explain > /etc/pgbaton/orders.toml
+  pgbaton config check
+  pgbaton config show > policy.toml   # edit it, then:
+  pgbaton config apply policy.toml";
+
+const ETCD: &str = "Examples:
+  pgbaton etcd recover                show what would be written
+  pgbaton etcd recover --confirm";
+
 const CONFIG_SHOW: &str = "Examples:
   pgbaton config show > policy.toml   # edit it, then:
   pgbaton config apply policy.toml";
@@ -420,7 +430,7 @@ Examples:
   pgbaton config check --policy policy.toml
   pgbaton config check --shape-only orders.toml   # on another machine";
 
-const CONFIG_EXPLAIN: &str = "What is printed is a valid file: begin with it.
+const CONFIG_EXPLAIN: &str = "What is printed is a valid file (TOML): begin with it.
 
 Examples:
   pgbaton config explain > /etc/pgbaton/orders.toml
@@ -456,9 +466,19 @@ const AGENT: &str =
 Examples:
   pgbaton agent --config /etc/pgbaton/orders.toml";
 
+const GUARD: &str =
+    "There is no need to run it: `pgbaton agent` starts it, and the guard outlives the agent. Started by hand it does the same: it goes to \
+the background once it listens, and waits for an agent. SIGTERM ends it, and PostgreSQL before that.
+
+Examples:
+  pgbaton guard --config /etc/pgbaton/orders.toml";
+
 const DEMO: &str =
-    "As root, hosts are network namespaces. Without root they are ports of this machine, and what needs a network of its own cannot be
+    "As root, hosts are network namespaces. Without root they are ports of this machine, and what needs a network of its own cannot be \
 tried. Everything is removed at the end.
+
+With --script it ends with 8 when two writers were seen, when more was lost than was recorded, when not all nodes stream in the end, or \
+when the tour did not come to its end. Lines that a node logged as errors are shown and do not count.
 
 Examples:
   pgbaton demo

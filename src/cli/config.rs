@@ -3,7 +3,7 @@
 use super::{
     arguments::{ApplyOptions, CheckOptions, ExplainOptions, Output},
     ask::{self, Answer},
-    exit::Exit,
+    exit::{Exit, Failure},
     table,
     target::Target,
 };
@@ -87,7 +87,10 @@ pub(super) fn check_host(config: &Config) -> Result<(), Faults> {
     })
 }
 
-pub(super) fn explain(options: &ExplainOptions) -> anyhow::Result<Exit> {
+pub(super) fn explain(target: &Target, options: &ExplainOptions) -> anyhow::Result<Exit> {
+    if target.output() == Output::Json {
+        return Err(Failure::of(Exit::Usage, "config explain prints a file to begin with, which is TOML: leave out --output json"));
+    }
     table::print(&if options.policy { reference::policy_reference() } else { reference::node_reference() })?;
     Ok(Exit::Done)
 }

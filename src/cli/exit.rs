@@ -77,17 +77,20 @@ pub fn of(error: &anyhow::Error) -> Exit {
 
 /// An error as a person reads it: with everything that caused it, and single faults a line each.
 pub fn message(error: &anyhow::Error) -> String {
-    // The rooms' errors are fragments after "could not"; a refusal is a sentence of the node.
-    let refused = error.downcast_ref::<client::Error>().and_then(|error| match error {
-        client::Error::Refused(refused) => Some(refused),
-        _ => None,
-    });
-    if let Some(refused) = refused {
-        let faults: String = refused.faults.iter().map(|fault| format!("\n  {fault}")).collect();
-        return format!("{}{faults}", refused.detail);
+    error.chain().map(words).collect::<Vec<_>>().join(": ")
+}
+
+/// One cause. The rooms' errors are fragments after "could not"; a refusal is a sentence of the node.
+fn words(cause: &(dyn std::error::Error + 'static)) -> String {
+    match cause.downcast_ref::<client::Error>() {
+        Some(client::Error::Refused(refused)) => {
+            let faults: String = refused.faults.iter().map(|fault| format!("\n  {fault}")).collect();
+            format!("{}{faults}", refused.detail)
+        }
+        Some(error) => format!("could not {error}"),
+        None if cause.is::<dcs::Error>() => format!("could not {cause}"),
+        None => cause.to_string(),
     }
-    let fragment = error.is::<client::Error>() || error.is::<dcs::Error>();
-    format!("{}{error:#}", if fragment { "could not " } else { "" })
 }
 
 fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
@@ -122,5 +125,20 @@ fn of_refusal(refused: &client::Refused) -> Exit {
         (404, _) => Exit::NotFound,
         (401 | 403 | 409, _) => Exit::Refused,
         _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn only_a_rooms_own_error_reads_could_not() {
+        let silent = || dcs::Error::Unreachable("no endpoint answers".to_owned());
+        assert_eq!(message(&silent().into()), "could not reach etcd: no endpoint answers");
+        let told = Err::<(), _>(silent()).context("etcd has to answer").expect_err("an error");
+        assert_eq!(message(&told), "etcd has to answer: could not reach etcd: no endpoint answers");
+        assert_eq!(of(&told), Exit::Unreachable);
     }
 }

@@ -1,23 +1,40 @@
 //! `guard`: runs the guard. Called with a single thread and no runtime.
 
-use super::{arguments::GuardOptions, exit::Exit};
-use crate::{agent::starter, guard, telemetry::log};
+use super::{
+    arguments::GuardOptions,
+    exit::{Exit, Failure},
+    target::Target,
+};
+use crate::{
+    agent::{starter, wiring},
+    guard::{self, GuardSettings},
+    telemetry::log,
+};
 use anyhow::Context;
 use std::{env, path::PathBuf};
 
-pub(super) fn run(options: &GuardOptions) -> anyhow::Result<Exit> {
+pub(super) fn run(target: &Target, options: &GuardOptions) -> anyhow::Result<Exit> {
     // A full disk behind stderr must not hurt a guard.
     log::init_to(log::Format::Text, || guard::log::Sink).context("could not begin to log")?;
-    if options.starter {
-        let settings = options.settings_json.display().to_string();
-        let launch = starter::Launch {
-            program: env::current_exe().context("could not find this program")?,
-            args: vec!["guard".to_owned(), "--settings-json".to_owned(), settings],
-            socket: PathBuf::new(),
-        };
-        starter::serve(&launch).context("could not serve as the starter of guards")?;
-    } else {
-        guard::server::main_from_json(&options.settings_json).context("could not run the guard")?;
+    match &options.settings_json {
+        Some(file) if options.starter => {
+            let launch = starter::Launch {
+                program: env::current_exe().context("could not find this program")?,
+                args: vec!["guard".to_owned(), "--settings-json".to_owned(), file.display().to_string()],
+                socket: PathBuf::new(),
+            };
+            starter::serve(&launch).context("could not serve as the starter of guards")?;
+        }
+        Some(file) => guard::server::main_from_json(file).context("could not run the guard")?,
+        None => guard::server::run(of_configuration(target)?).context("could not run the guard")?,
     }
     Ok(Exit::Done)
+}
+
+/// As the agent of this configuration would start it.
+fn of_configuration(target: &Target) -> anyhow::Result<GuardSettings> {
+    let config = target.config()?;
+    crate::config::check_environment(&config)?;
+    let owner = wiring::prepare(&config).map_err(|fault| Failure::of(Exit::Failed, fault.to_string()))?;
+    Ok(wiring::guard_settings(&config, &owner))
 }

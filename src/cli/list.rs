@@ -2,7 +2,7 @@
 
 use super::{
     arguments::{ListOptions, Output},
-    exit::Exit,
+    exit::{self, Exit},
     store,
     table::{self, Align, Reader, bytes, columns, millis},
     target::{self, Target},
@@ -17,6 +17,7 @@ use crate::{
         term::Term,
     },
 };
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::{fmt::Write, time::Duration};
 
@@ -85,7 +86,7 @@ pub(super) async fn run(target: &Target, options: &ListOptions) -> anyhow::Resul
             Ok(text) if table::print(&format!("{clear}{text}"))? == Reader::Gone => return Ok(Exit::Done),
             Ok(_) => {}
             // It may be there again at the next look.
-            Err(error) => eprintln!("{clear}pgbaton: {error:#}"),
+            Err(error) => eprintln!("{clear}pgbaton: {}", exit::message(&error)),
         }
         tokio::time::sleep(Duration::from_secs_f64(options.interval)).await;
     }
@@ -98,7 +99,8 @@ pub(super) async fn look(target: &Target) -> anyhow::Result<Topology> {
         Ok(status) => Ok(status.into()),
         Err(error) if target::is_down(&error) && !target.is_remote() => {
             let note = format!("could not {error}; etcd itself is asked");
-            from_etcd(&target.config()?, note).await.map_err(|fault| fault.context(format!("could not {error}")))
+            let both = format!("could not {error}; etcd does not answer either");
+            from_etcd(&target.config()?, note).await.context(both)
         }
         Err(error) => Err(error.into()),
     }

@@ -47,7 +47,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     match verb {
         // Those that run a program of their own, and the guard's with a single thread, come without a runtime.
         Verb::Agent(options) => agent::run(&target, &options),
-        Verb::Guard(options) => guard::run(&options),
+        Verb::Guard(options) => guard::run(&target, &options),
         Verb::LabInit(options) => lab_init::run(&options),
         Verb::WalFetch(options) => block_on(wal_fetch::run(&options)),
         Verb::Demo(options) => demo::run(&target, &options),
@@ -62,7 +62,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Config(ConfigVerb::Show) => block_on(config::show(&target)),
         Verb::Config(ConfigVerb::Apply(options)) => block_on(config::apply(&target, &options)),
         Verb::Config(ConfigVerb::Check(options)) => config::check(&target, &options),
-        Verb::Config(ConfigVerb::Explain(options)) => config::explain(&options),
+        Verb::Config(ConfigVerb::Explain(options)) => config::explain(&target, &options),
         Verb::Etcd(EtcdVerb::Recover(options)) => block_on(recover::run(&target, &options)),
     }
 }

@@ -87,9 +87,13 @@ fn fencing(status: &Status) -> String {
     if !fencing.works {
         return format!("none: the self-test of {kill} failed");
     }
+    let how = match fencing.kill {
+        Some(KillMode::Descendants) => format!("reduced: {kill} needs a process that is scheduled"),
+        _ => format!("kernel deadline ({kill})"),
+    };
     match fencing.armed_seconds_left {
-        Some(left) => format!("kernel deadline ({kill}), in {}", seconds(left)),
-        None => format!("kernel deadline ({kill}), not armed"),
+        Some(left) => format!("{how}, in {}", seconds(left)),
+        None => format!("{how}, not armed"),
     }
 }
 

@@ -43,7 +43,7 @@ fn before_the_deadline(s: &Snapshot, d: &mut Draft) -> Flow {
     if let Some(story) = &mut d.memory.claim {
         story.ran_out = true;
     }
-    d.because("lease-runs-out", format!("the lease was not renewed and ends in {left}: PostgreSQL is stopped"));
+    d.because("lease-runs-out", format!("the lease was not renewed and ends in {}: PostgreSQL is stopped", left.rounded()));
     if left <= KILL_MARGIN {
         d.act(s, Action::Kill);
     } else {

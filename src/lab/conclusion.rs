@@ -37,8 +37,18 @@ pub struct Conclusion {
 }
 
 impl Conclusion {
-    /// What is wrong, for people; empty when nothing is.
+    /// What is wrong, and what was logged as an error, for people; empty when there is neither.
     pub fn complaints(&self) -> Vec<String> {
+        self.wrongs().into_iter().chain(self.logged()).collect()
+    }
+
+    /// Lines of level ERROR, for people: each names something that a human must look at, not a harm that was done.
+    pub fn logged(&self) -> Vec<String> {
+        self.errors.iter().flat_map(|(node, lines)| lines.iter().map(move |line| format!("{node} logged: {line}"))).collect()
+    }
+
+    /// What must never be, for people; empty when all is well.
+    pub fn wrongs(&self) -> Vec<String> {
         let mut all: Vec<String> = self.streaming.as_ref().err().map(|what| format!("no healthy end: {what}")).into_iter().collect();
         all.extend(self.two_writers.iter().map(|proof| {
             let (older, newer) = (&proof.older, &proof.newer);
@@ -60,7 +70,6 @@ impl Conclusion {
                 tail.rows, tail.tli, tail.judgement, tail.examples
             )
         }));
-        all.extend(self.errors.iter().flat_map(|(node, lines)| lines.iter().map(move |line| format!("{node} logged: {line}"))));
         all
     }
 }

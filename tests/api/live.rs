@@ -55,6 +55,18 @@ async fn a_change_of_the_leader_and_of_the_route_are_news() {
 }
 
 #[tokio::test]
+async fn before_etcd_was_read_nothing_is_said_of_the_leader() {
+    let api = Api::start();
+    let mut events = api.local().events(None).await.expect("events");
+    let mut unread = replica().build();
+    unread.snapshot.etcd.records = std::sync::Arc::default();
+    api.seat.publish(unread);
+    api.seat.publish(primary(Span::from_secs(30)).build());
+    let Some(Event::News(_, first)) = events.next().await.expect("event") else { panic!("an event") };
+    assert_eq!(first.text, "n1 serves in term 5 on timeline 2");
+}
+
+#[tokio::test]
 async fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
     let (handle, seat) = handle::pair("a1");
     seat.publish(replica().build());

@@ -78,6 +78,13 @@ fn a_policy_is_checked_by_itself() {
 }
 
 #[test]
+fn what_is_explained_is_a_file_and_no_json() {
+    let ran = run(&["config", "explain", "-o", "json"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
+    assert!(ran.stderr.contains("which is TOML"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_is_explained_is_a_valid_file() {
     let host = Host::new();
     for arguments in [&["config", "explain"][..], &["config", "explain", "--policy"]] {

@@ -34,3 +34,30 @@ fn list_and_history_come_from_etcd_with_a_note_when_the_agent_is_down() {
     // What needs the agent does not guess.
     assert_eq!(host.run(&["status"]).code, 3);
 }
+
+#[test]
+fn what_is_said_when_neither_the_agent_nor_etcd_answers_is_one_sentence() {
+    let host = Host::new();
+    let no_agent = "could not reach the agent at <host>/run/agent.sock: ";
+    let neither = "; etcd does not answer either: could not reach etcd: ";
+    let begun = "pgbaton: etcd has to answer before its records can be written: could not reach etcd: ";
+    let cases: [(&[&str], [&str; 2]); 4] = [
+        (&["list"], ["pgbaton: could not reach", neither]),
+        (&["dsn"], ["pgbaton: could not reach", neither]),
+        (&["history"], ["Note: could not reach", "\npgbaton: could not reach etcd: "]),
+        (&["etcd", "recover"], ["pgbaton: etcd has to answer", begun]),
+    ];
+    // Each waits for etcd: all of them at once.
+    std::thread::scope(|scope| {
+        for (verb, [begin, then]) in cases {
+            let host = &host;
+            scope.spawn(move || {
+                let ran = host.run(verb);
+                assert_eq!(ran.code, 3, "{verb:?}: {}", ran.stderr);
+                assert!(ran.stderr.starts_with(begin) && ran.stderr.contains(then), "{verb:?}: {}", ran.stderr);
+                assert!(verb[0] == "etcd" || ran.stderr.contains(no_agent), "{verb:?}: {}", ran.stderr);
+                assert!(!ran.stderr.contains("could not could not") && !ran.stderr.contains(": reach"), "{verb:?}: {}", ran.stderr);
+            });
+        }
+    });
+}

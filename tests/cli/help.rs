@@ -4,7 +4,7 @@ use super::host::run;
 
 #[test]
 fn help_is_as_it_was_written() {
-    let verbs: [&[&str]; 17] = [
+    let verbs: [&[&str]; 19] = [
         &[],
         &["list"],
         &["status"],
@@ -16,10 +16,12 @@ fn help_is_as_it_was_written() {
         &["config", "apply"],
         &["config", "check"],
         &["config", "explain"],
+        &["etcd"],
         &["etcd", "recover"],
         &["dsn"],
         &["doctor"],
         &["agent"],
+        &["guard"],
         &["demo"],
         &["simulate"],
     ];
@@ -41,6 +43,9 @@ fn every_exit_code_is_in_the_help_and_in_the_manual() {
         assert!(manual.contains(&format!("| {} | {meaning}", code as u8)), "{meaning}");
     }
     assert!(run(&["etcd", "recover", "--help"]).stdout.contains("ends with 4"));
+    for verb in ["status", "doctor", "demo", "simulate"] {
+        assert!(run(&[verb, "--help"]).stdout.to_lowercase().contains("ends with 8"), "{verb}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod doctor;
 #[expect(dead_code, unreachable_pub, reason = "shared with other tests")]
 mod etcd;
 mod fallback;
+mod guard;
 mod help;
 mod host;
 mod printed;

@@ -63,8 +63,23 @@ impl Act {
             Self::CutOff => Some("reconnect"),
             Self::Freeze => Some("thaw"),
             Self::LoseAgent => Some("start the agent of"),
-            Self::KillEtcdLeader => Some("start the member of"),
+            Self::KillEtcdLeader => Some("start etcd's member"),
         }
+    }
+
+    /// What it does while `primary` is primary, in few words.
+    pub(super) fn words_with(self, primary: &str) -> String {
+        match self {
+            Self::CutOff => format!("cut the host of {primary} off"),
+            Self::KillEtcdLeader => self.words().to_owned(),
+            _ => format!("{} of {primary}", self.words()),
+        }
+    }
+
+    /// What takes it back from `node`, in few words; `None` where nothing has to be taken back.
+    pub(super) fn undo_words_with(self, node: &str) -> Option<String> {
+        let words = self.undo_words()?;
+        Some(if self == Self::KillEtcdLeader { words.to_owned() } else { format!("{words} {node}") })
     }
 
     /// The fault, with `primary` as its aim.
@@ -97,5 +112,19 @@ impl Act {
             Self::KillPostmaster | Self::PowerOff | Self::CutOff | Self::Freeze => Span::from_secs(2),
             Self::KillAgent | Self::LoseAgent | Self::KillEtcdLeader => hold.plus(Span::from_secs(2)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_name_the_node_unless_it_is_etcd_that_suffers() {
+        let said = |act: Act| (act.words_with("n3"), act.undo_words_with("n3"));
+        assert_eq!(said(Act::CutOff), ("cut the host of n3 off".into(), Some("reconnect n3".into())));
+        assert_eq!(said(Act::LoseAgent), ("lose the agent of n3".into(), Some("start the agent of n3".into())));
+        assert_eq!(said(Act::KillPostmaster), ("kill the postmaster of n3".into(), None));
+        assert_eq!(said(Act::KillEtcdLeader), ("kill etcd's leader".into(), Some("start etcd's member".into())));
     }
 }

@@ -20,6 +20,7 @@ use ratatui::{
     text::{Line, Span as Words},
     widgets::{Block, BorderType, Cell, Paragraph, Row, Sparkline, Table, Wrap},
 };
+use std::collections::BTreeMap;
 
 const DIM: Style = Style::new().fg(Color::DarkGray);
 const GOOD: Style = Style::new().fg(Color::Green);
@@ -35,7 +36,9 @@ const OLD: Span = Span::from_secs(2);
 /// Draws a picture on the whole frame.
 pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture) {
     let nodes = u16::try_from(picture.nodes.len()).unwrap_or(9).saturating_add(3);
-    let rows = [Constraint::Length(1), Constraint::Length(nodes), Constraint::Length(4), Constraint::Min(6), Constraint::Length(4)];
+    let not_here = not_here(picture);
+    let keys = if not_here.is_some() { 5 } else { 4 };
+    let rows = [Constraint::Length(1), Constraint::Length(nodes), Constraint::Length(4), Constraint::Min(6), Constraint::Length(keys)];
     let [head, top, writer, middle, keys] = Layout::vertical(rows).areas(frame.area());
     frame.render_widget(headline(picture), head);
     frame.render_widget(nodes_table(picture), top);
@@ -46,10 +49,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture) {
             frame.render_widget(last_fault(picture), left);
             frame.render_widget(events(picture, right), right);
         }
-        Panel::Why => frame.render_widget(why(picture), middle),
+        Panel::Why => frame.render_widget(why(picture, middle), middle),
         Panel::Help => frame.render_widget(help(picture), middle),
     }
-    draw_keys(frame, keys, picture);
+    draw_keys(frame, keys, picture, not_here);
 }
 
 fn block(title: &str) -> Block<'static> {
@@ -181,21 +184,30 @@ fn last_fault(picture: &Picture) -> Paragraph<'static> {
 }
 
 fn events(picture: &Picture, area: Rect) -> Paragraph<'static> {
-    let room = usize::from(area.height.saturating_sub(2));
     let width = usize::from(area.width.saturating_sub(2));
-    let shown: Vec<&(Span, Told)> = picture.events.iter().filter(|(_, told)| told.kind != "ended").collect();
-    let mut lines: Vec<Line<'static>> = Vec::new();
-    for (at, told) in shown.iter().rev() {
+    let entry = |(at, told): &(Span, Told)| -> Vec<Line<'static>> {
         let text = format!("{} {} {}", clock(*at), told.node, told.text);
-        // Newest at the bottom: whole entries, as many as there is room for.
-        let wrapped = wrap(&text, width);
-        if lines.len() + wrapped.len() > room {
-            break;
+        wrap(&text, width).into_iter().map(|line| Line::styled(line, style_of(told))).collect()
+    };
+    let shown = picture.events.iter().filter(|(_, told)| told.kind != "ended");
+    let (lines, _) = newest(shown.map(entry), area);
+    Paragraph::new(lines).block(block("Events"))
+}
+
+/// Newest at the bottom: whole entries, as many as a frame has room for; and how many older ones it has none for.
+fn newest(entries: impl DoubleEndedIterator<Item = Vec<Line<'static>>>, area: Rect) -> (Vec<Line<'static>>, usize) {
+    let room = usize::from(area.height.saturating_sub(2));
+    let mut entries = entries.rev();
+    let mut lines = Vec::new();
+    for entry in entries.by_ref() {
+        if lines.len() + entry.len() > room {
+            lines.reverse();
+            return (lines, 1 + entries.count());
         }
-        lines.extend(wrapped.into_iter().rev().map(|line| Line::styled(line, style_of(told))));
+        lines.extend(entry.into_iter().rev());
     }
     lines.reverse();
-    Paragraph::new(lines).block(block("Events"))
+    (lines, 0)
 }
 
 /// Lines of at most `width` characters, broken between words, the later ones indented.
@@ -225,20 +237,27 @@ fn style_of(told: &Told) -> Style {
     }
 }
 
-fn why(picture: &Picture) -> Paragraph<'static> {
+fn why(picture: &Picture, area: Rect) -> Paragraph<'static> {
+    /// When, who, and the kind.
+    const BEFORE: usize = 22;
     let Some(report) = &picture.report else {
         return Paragraph::new(Line::styled("Nothing was broken yet.", DIM)).block(block("Why"));
     };
-    let line = |(after, told): &(Span, Told)| {
-        Line::from(vec![
+    let width = usize::from(area.width.saturating_sub(2));
+    let entry = |(after, told): &(Span, Told)| {
+        let mut texts = wrap(&told.text, width.saturating_sub(BEFORE)).into_iter();
+        let first = Line::from(vec![
             Words::styled(format!("{:>9}  ", format!("+{}", short(*after))), DIM),
             Words::from(format!("{:<3}", told.node)).bold(),
             Words::styled(format!("{:<8}", told.kind), DIM),
-            Words::styled(told.text.clone(), style_of(told)),
-        ])
+            Words::styled(texts.next().unwrap_or_default(), style_of(told)),
+        ]);
+        let rest = texts.map(|text| Line::styled(format!("{}{text}", " ".repeat(BEFORE)), style_of(told)));
+        std::iter::once(first).chain(rest).collect()
     };
-    let lines: Vec<Line<'static>> = report.reasons.iter().map(line).collect();
-    Paragraph::new(lines).wrap(Wrap { trim: false }).block(block(&format!("Why: {}", report.fault)).title_bottom(" w: back "))
+    let (lines, older) = newest(report.reasons.iter().map(entry), area);
+    let title = if older > 0 { format!("Why: {} ({older} older not shown)", report.fault) } else { format!("Why: {}", report.fault) };
+    Paragraph::new(lines).block(block(&title).title_bottom(" w: back "))
 }
 
 fn help(picture: &Picture) -> Paragraph<'static> {
@@ -261,15 +280,26 @@ fn help(picture: &Picture) -> Paragraph<'static> {
     Paragraph::new(lines).wrap(Wrap { trim: false }).block(block("Help").title_bottom(" ?: back "))
 }
 
-fn draw_keys(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
+/// The keys that cannot work, with why.
+fn not_here(picture: &Picture) -> Option<Line<'static>> {
+    let mut whys: BTreeMap<&str, String> = BTreeMap::new();
+    for key in &picture.keys {
+        if let KeyState::Disabled(why) = &key.state {
+            whys.entry(why).or_default().push_str(&format!("[{}] ", key.key));
+        }
+    }
+    let texts: Vec<String> = whys.iter().map(|(why, keys)| format!("{keys}{why}")).collect();
+    (!texts.is_empty()).then(|| Line::styled(format!("not here: {}", texts.join("; ")), DIM))
+}
+
+fn draw_keys(frame: &mut Frame<'_>, area: Rect, picture: &Picture, not_here: Option<Line<'static>>) {
     let key = |key: char, text: &str, state: &KeyState| {
         let (mark, words) = match state {
             KeyState::Ready => (KEY, Style::new()),
             KeyState::Undoes => (KEY, ODD),
             KeyState::Disabled(_) => (DIM, DIM),
         };
-        let text = if matches!(state, KeyState::Disabled(_)) { format!("{text} (not here) ") } else { format!("{text}  ") };
-        vec![Words::styled(format!("[{key}] "), mark), Words::styled(text, words)]
+        vec![Words::styled(format!("[{key}] "), mark), Words::styled(format!("{text}  "), words)]
     };
     let half = picture.keys.len().div_ceil(2);
     let line = |keys: &[super::picture::KeyPicture]| keys.iter().flat_map(|one| key(one.key, &one.text, &one.state)).collect::<Vec<_>>();
@@ -278,7 +308,8 @@ fn draw_keys(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     for (mark, text) in [('h', "heal all"), ('w', "why"), ('?', "help"), ('q', "quit")] {
         last.extend(key(mark, text, &KeyState::Ready));
     }
-    frame.render_widget(Paragraph::new(vec![Line::from(line(first)), Line::from(last)]).block(block("Keys: to the primary")), area);
+    let lines: Vec<Line<'static>> = [Line::from(line(first)), Line::from(last)].into_iter().chain(not_here).collect();
+    frame.render_widget(Paragraph::new(lines).block(block("Keys: to the primary")), area);
 }
 
 /// Minutes and seconds.
@@ -299,7 +330,6 @@ mod tests {
     };
     use crate::model::{moment::Moment, term::Term, timeline::TimelineId};
     use ratatui::{Terminal, backend::TestBackend};
-    use std::collections::BTreeMap;
 
     fn says(role: MemberRole, state: &str) -> Says {
         let leader = r#"{"node":"n2","data":"d2","state":"serving","note":"","term":2,"tli":2,"lsn":"0/5000100","postgres":"10.77.0.12:5432",
@@ -380,6 +410,20 @@ mod tests {
         picture.panel = Panel::Help;
         let help = drawn(&picture, 100, 28);
         assert!(help.contains("c  cut the host off: network namespaces need root"), "{help}");
+    }
+
+    #[test]
+    fn a_long_why_keeps_the_newest_and_says_how_many_it_leaves_out() {
+        let mut picture = picture();
+        picture.panel = Panel::Why;
+        let report = picture.report.as_mut().expect("a report");
+        let (_, told) = report.reasons.pop().expect("a reason");
+        report.reasons = (0..40)
+            .map(|nth| (Span::from_millis(1_000 + nth * 10), Told { text: format!("number {nth} {}", "word ".repeat(20)), ..told.clone() }))
+            .collect();
+        let why = drawn(&picture, 100, 32);
+        assert!(why.contains("number 39 word") && !why.contains("number 0 word"), "{why}");
+        assert!(why.contains("older not shown)"), "{why}");
     }
 
     #[test]

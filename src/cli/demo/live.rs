@@ -36,6 +36,9 @@ const PATIENCE: Span = Span::from_secs(60);
 /// How far the writer's rates go back.
 const MINUTE: Span = Span::from_secs(60);
 
+/// Said while everybody is on the way back.
+const RETURNING: &str = "waits until all nodes stream …";
+
 /// What a key asks for.
 enum Order {
     Act(Act),
@@ -71,9 +74,11 @@ fn show(lab: &Lab, watch: &Watch, hold: Span, interrupted: &AtomicBool) -> Resul
         let work = Work { stage: Stage::new(lab, watch, &writer, hold), board: &board, lab, trial: None, returning: None, back: None };
         scope.spawn(move || work.run(&orders));
         let screen = Screen { lab, watch, writer: &writer, board: &board, since: clock::boot(), disabled: disabled(lab), interrupted };
-        screen.run(&mut terminal, order)
+        let shown = screen.run(&mut terminal, order);
+        // The worker may be busy for a while: the terminal is the person's again before that.
+        ratatui::restore();
+        shown
     });
-    ratatui::restore();
     shown?;
     let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !board.reports.is_empty() {
@@ -236,14 +241,15 @@ impl Work<'_> {
 
     fn act(&mut self, act: Act) -> Result<()> {
         if let Some(node) = self.stage.active().get(&act) {
-            self.say(format!("{} {node} …", act.undo_words().unwrap_or_default()));
+            self.say(format!("{} …", act.undo_words_with(node).unwrap_or_default()));
             let at = clock::boot();
             self.stage.undo(act)?;
             self.comes_back(at);
             return Ok(());
         }
         self.close()?;
-        self.say(format!("{} of {} …", act.words(), self.stage.primary().unwrap_or_default()));
+        let words = self.stage.primary().map_or_else(|| act.words().to_owned(), |primary| act.words_with(&primary));
+        self.say(format!("{words} …"));
         let trial = self.stage.act(act)?;
         self.say(format!("{}: measuring until writes flow …", trial.injected.fault.name()));
         (self.returning, self.back) = (None, None);
@@ -258,7 +264,7 @@ impl Work<'_> {
         } else if let Some((_, since)) = &mut self.returning {
             *since = at;
         }
-        self.say("waits until all nodes stream …");
+        self.say(RETURNING);
     }
 
     fn heal_all(&mut self) -> Result<()> {
@@ -292,16 +298,9 @@ impl Work<'_> {
     fn close(&mut self) -> Result<()> {
         let Some((act, trial)) = self.trial.take() else { return Ok(()) };
         let report = self.stage.report(act, &trial)?;
-        let healed = act.undo_words().is_none();
         let mut board = lock(self.board);
         board.reports.push(report);
-        let undo = format!(
-            "press {} to {} {}",
-            act.key(),
-            act.undo_words().unwrap_or_default(),
-            self.stage.active().get(&act).cloned().unwrap_or_default()
-        );
-        board.busy = if healed { Some("waits until all nodes stream …".to_owned()) } else { Some(undo) };
+        board.busy = Some(what_is_left(act, &self.stage.active()));
         drop(board);
         if self.returning.is_none() {
             let at = trial.at();
@@ -330,5 +329,25 @@ impl Work<'_> {
             board.busy = None;
         }
         Ok(())
+    }
+}
+
+/// What a reported fault still needs: to be taken back, or only time.
+fn what_is_left(act: Act, active: &BTreeMap<Act, String>) -> String {
+    let undo = active.get(&act).and_then(|node| act.undo_words_with(node));
+    undo.map_or_else(|| RETURNING.to_owned(), |undo| format!("press {} to {undo}", act.key()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_after_a_report_names_the_key_only_where_something_has_to_be_taken_back() {
+        let active = BTreeMap::from([(Act::PowerOff, "n1".to_owned()), (Act::KillEtcdLeader, String::new())]);
+        assert_eq!(what_is_left(Act::PowerOff, &active), "press p to power on n1");
+        assert_eq!(what_is_left(Act::KillEtcdLeader, &active), "press e to start etcd's member");
+        assert_eq!(what_is_left(Act::KillPostmaster, &active), RETURNING);
+        assert_eq!(what_is_left(Act::Freeze, &active), RETURNING);
     }
 }

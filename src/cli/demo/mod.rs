@@ -48,6 +48,7 @@ pub(super) fn run(target: &Target, options: &DemoOptions) -> Result<Exit> {
     let hold = spec.policy.timers().hold;
     let done = if options.script { script::run(&lab, hold, target.output()) } else { live::run(&lab, hold, &spec.interrupted) };
     let kept = options.keep_logs.as_ref().map_or(Ok(()), |directory| keep_logs(&lab, directory));
+    eprintln!("Removing everything …");
     let gone = lab.teardown();
     let interrupted = spec.interrupted.load(Ordering::SeqCst);
     if interrupted {
@@ -122,7 +123,7 @@ fn watch_signals(interrupted: &Arc<AtomicBool>) -> Result<()> {
                     // The hosts end with us, and the lab's janitor removes the rest.
                     std::process::exit(130);
                 }
-                eprintln!("\rEnding; everything is removed …");
+                eprintln!("\rEnding …");
             }
         });
     })?;

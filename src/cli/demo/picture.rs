@@ -125,11 +125,11 @@ pub(super) enum KeyState {
 /// The keys of all acts: what each does now, or why it cannot.
 pub(super) fn keys(active: &BTreeMap<Act, String>, disabled: &BTreeMap<Act, String>) -> Vec<KeyPicture> {
     let key = |act: Act| {
-        let (text, state) = match (disabled.get(&act), active.get(&act), act.undo_words()) {
-            (Some(why), _, _) => (act.words().to_owned(), KeyState::Disabled(why.clone())),
-            (None, Some(node), Some(undo)) if node.is_empty() => (format!("{undo} etcd"), KeyState::Undoes),
-            (None, Some(node), Some(undo)) => (format!("{undo} {node}"), KeyState::Undoes),
-            _ => (act.words().to_owned(), KeyState::Ready),
+        let undo = active.get(&act).and_then(|node| act.undo_words_with(node));
+        let (text, state) = match (disabled.get(&act), undo) {
+            (Some(why), _) => (act.words().to_owned(), KeyState::Disabled(why.clone())),
+            (None, Some(undo)) => (undo, KeyState::Undoes),
+            (None, None) => (act.words().to_owned(), KeyState::Ready),
         };
         KeyPicture { key: act.key(), text, state }
     };

@@ -22,7 +22,8 @@ const LOOK: Span = Span::from_millis(50);
 /// Healthy time before a fault, which says what "no outage" means.
 const BEFORE: Span = Span::from_secs(3);
 
-/// Runs the tour; ends with [`Exit::Unhealthy`] when something was lost or written that was not announced.
+/// Runs the tour; ends with [`Exit::Unhealthy`] when something was lost or written that was not announced, when not all stream in the
+/// end, or when the tour did not come to its end.
 ///
 /// # Errors
 /// When the cluster does not come back, or the person interrupts.
@@ -38,13 +39,16 @@ pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
         Output::Json => table::json(&serde_json::json!({ "faults": reports, "conclusion": conclusion }))?,
     };
     table::print(&text)?;
-    let mut complaints = conclusion.complaints();
-    complaints.extend(toured.err().map(|error| format!("the tour ended early: {error:#}")));
-    for complaint in &complaints {
-        eprintln!("  WRONG: {complaint}");
+    for line in conclusion.logged() {
+        eprintln!("  note: {line}");
+    }
+    let mut wrongs = conclusion.wrongs();
+    wrongs.extend(toured.err().map(|error| format!("the tour ended early: {error:#}")));
+    for wrong in &wrongs {
+        eprintln!("  WRONG: {wrong}");
     }
     let (rows, lost) = reports.last().map_or((0, 0), |report| (report.acked, reports.iter().map(Report::lost_rows).sum()));
-    if complaints.is_empty() {
+    if wrongs.is_empty() {
         eprintln!("  {rows} rows acknowledged, {lost} lost, all of it announced; never two writers.");
     }
     let possible = Act::ALL.iter().filter(|act| lab.can(&act.fault("n1")).is_ok()).count();
@@ -53,8 +57,7 @@ pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
 
 /// How the program ends. Lines that a node logged are for people; what they led to is judged by itself.
 fn exit(conclusion: &Conclusion, complete: bool) -> Exit {
-    let harmed = !conclusion.two_writers.is_empty() || conclusion.lost.iter().any(|tail| !tail.is_announced());
-    if harmed || !complete || conclusion.streaming.is_err() { Exit::Unhealthy } else { Exit::Done }
+    if conclusion.wrongs().is_empty() && complete { Exit::Done } else { Exit::Unhealthy }
 }
 
 type Toured = (Vec<Report>, Result<()>, Conclusion);

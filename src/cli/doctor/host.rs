@@ -1,7 +1,12 @@
 //! Programs, rights, clock, fencing, ports.
 
 use super::{Known, Row};
-use crate::{clock, config::Config, model::moment::Span, postgres::version::SUPPORTED};
+use crate::{
+    clock,
+    config::Config,
+    model::{instance::KillMode, moment::Span},
+    postgres::version::SUPPORTED,
+};
 use nix::unistd::{User, geteuid};
 use std::{
     fs,
@@ -10,8 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The oldest major version of PostgreSQL that is supported.
+/// The oldest and the newest major version of PostgreSQL that are supported.
 const OLDEST: u32 = *SUPPORTED.start();
+const NEWEST: u32 = *SUPPORTED.end();
 
 pub(super) fn version(config: &Config, version: Result<&String, &String>) -> Row {
     let subject = "PostgreSQL";
@@ -19,15 +25,24 @@ pub(super) fn version(config: &Config, version: Result<&String, &String>) -> Row
         Ok(version) => version,
         Err(why) => return Row::fail(subject, why.clone(), "correct [postgres] bin_dir, or install PostgreSQL's server package"),
     };
+    let data = fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).ok();
+    version_row(version, data.as_deref().map(str::trim))
+}
+
+fn version_row(version: &str, data: Option<&str>) -> Row {
+    let subject = "PostgreSQL";
     let major: Option<u32> = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
     if major.is_none_or(|major| major < OLDEST) {
         return Row::fail(subject, format!("version {version}"), format!("install version {OLDEST} or newer"));
     }
-    let data = fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).ok();
-    match data.as_deref().map(str::trim) {
+    match data {
         Some(data) if major.map(|major| major.to_string()).as_deref() != Some(data) => {
             let found = format!("the programs are version {version}, the data directory is of version {data}");
             Row::fail(subject, found, "correct [postgres] bin_dir or data_dir")
+        }
+        _ if major.is_some_and(|major| major > NEWEST) => {
+            let found = format!("version {version}, which is newer than what this program knows");
+            Row::warn(subject, found, format!("install a version from {OLDEST} to {NEWEST}, or a newer pgbaton"))
         }
         _ => Row::ok(subject, format!("version {version}")),
     }
@@ -101,6 +116,9 @@ pub(super) fn fencing(known: &Known, config: &Config) -> Row {
     let unfenced = "run the guard as root, or allow user namespaces; else this node becomes primary only with allow_unfenced";
     if let Some(fencing) = known.status.as_ref().map(|status| &status.fencing) {
         return match (&fencing.kill, fencing.works) {
+            (Some(kill @ KillMode::Descendants), true) => {
+                Row::warn(subject, format!("reduced: {kill} needs a process that is scheduled"), unfenced)
+            }
             (Some(kill), true) => Row::ok(subject, format!("the guard's self-test passed ({kill})")),
             (Some(kill), false) => Row::fail(subject, format!("the guard's self-test of {kill} failed"), unfenced),
             (None, _) => Row::warn(subject, "there is no guard at the moment", "look at the agent's log"),
@@ -134,5 +152,23 @@ fn one_port(key: &str, host: &str, port: u16) -> Row {
             Row::fail("ports", found, format!("stop what listens there (a PostgreSQL of the distribution?), or change {key}"))
         }
         Err(error) => Row::fail("ports", format!("{host} port {port} cannot be listened on: {error}"), format!("correct {key}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Verdict, *};
+
+    #[test]
+    fn only_the_versions_that_this_program_knows_are_well() {
+        let verdict = |version: &str, data| version_row(version, data).verdict;
+        assert_eq!(verdict("13.20", None), Verdict::Fail);
+        assert_eq!(verdict("14.2", None), Verdict::Ok);
+        assert_eq!(verdict("18.0", Some("18")), Verdict::Ok);
+        assert_eq!(verdict("19beta1", Some("19")), Verdict::Warn);
+        assert_eq!(verdict("19.1", Some("18")), Verdict::Fail);
+        let row = version_row("19.1", None);
+        assert_eq!(row.found, "version 19.1, which is newer than what this program knows");
+        assert_eq!(row.remedy, "install a version from 14 to 18, or a newer pgbaton");
     }
 }

@@ -87,7 +87,14 @@ pub const POLICY: &[Table] = &[
                 "How long a start as primary may take before another node gets its turn.",
             ),
             key("stop_timeout", Default, "\"60s\"", "time, 1s to 1d", Live, "How long a fast stop may take before the kill."),
-            key("hba", Default, "[]", "list of lines", Live, "Lines of pg_hba.conf, after pgbaton's own."),
+            key(
+                "hba",
+                Default,
+                "[]",
+                "list of lines",
+                Live,
+                "Lines of pg_hba.conf, after pgbaton's own. Empty: `host all all all scram-sha-256`, which goes with the first line of your own.",
+            ),
         ],
     },
     Table {
