@@ -396,6 +396,13 @@ async fn discard(tools: &Tools, file: &NodeFile) -> Result<(), String> {
 async fn measure_copy(tools: &Tools, source: Source) -> Result<(), String> {
     let at = clock::boot();
     let facts = basebackup::ask(&tools.settings, &source.address, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
+    if facts.in_recovery && !facts.tablespaces.is_empty() {
+        // Ours are mapped by where the primary has them.
+        return Err(format!(
+            "{} is a replica, and may have its tablespaces where the primary does not: the primary is copied",
+            source.node
+        ));
+    }
     let place::Place { place, why, free } = place::place_for(&tools.settings, facts.size).await.map_err(|fault| chain(&fault))?;
     publish(tools, Event::Measured(CopyPlace { source: source.node, size: facts.size, place, why, free, at })).await;
     Ok(())

@@ -80,8 +80,9 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
 }
 
 /// The copy that the file speaks of is made, or goes on.
-pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, place: ClonePlace) {
-    let source = source(s, target);
+pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, noted: &NodeName, place: ClonePlace) {
+    let source = candidates(s, target).find(|source| source.node == *noted).filter(|_| !has_failed(s));
+    let source = source.unwrap_or_else(|| holder(target));
     d.because("clone", format!("copies {}", source.node));
     let discards = s.memory.rewind.as_ref().map(|plan| Fork { parent: plan.tli, at: plan.fork });
     let other = another(s, &source.node, target);
@@ -92,18 +93,32 @@ pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, place:
 ///
 /// Replicas of our zone come first, then the order of names.
 fn source(s: &Snapshot, target: &LeaderRecord) -> Source {
-    let holder = || Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli };
-    if [Task::Data, Task::MeasureCopy].iter().any(|task| s.failures.contains_key(task)) {
-        return holder();
+    // Once the primary was asked for its size, after a failure, it stays with it.
+    let primary_asked = s.place.as_ref().is_some_and(|room| room.source == target.holder.node && s.now.boot < room.at.plus(MEASURED_FOR));
+    if has_failed(s) || primary_asked {
+        return holder(target);
     }
-    let healthy = healthy_replicas(s, target).filter_map(|Replica { node, data }| {
+    let elsewhere = |source: &Source| s.etcd.records.members.get(&source.node).is_none_or(|member| member.record.zone != s.me.zone);
+    candidates(s, target).min_by_key(|source| (elsewhere(source), source.node.clone())).unwrap_or_else(|| holder(target))
+}
+
+fn has_failed(s: &Snapshot) -> bool {
+    [Task::Data, Task::MeasureCopy].iter().any(|task| s.failures.contains_key(task))
+}
+
+fn holder(target: &LeaderRecord) -> Source {
+    Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
+}
+
+/// Replicas that may be copied.
+fn candidates(s: &Snapshot, target: &LeaderRecord) -> impl Iterator<Item = Source> {
+    healthy_replicas(s, target).filter_map(|Replica { node, data }| {
         let member = &s.etcd.records.members.get(node)?.record;
         let may =
             member.data == *data && member.role == MemberRole::Replica && member.state == "streaming" && member.tli == Some(target.tli);
         let source = || Source { node: node.clone(), address: member.postgres.clone(), tli: target.tli };
-        (may && !member.tags.no_load_balance).then(|| (member.zone != s.me.zone, source()))
-    });
-    healthy.min_by(|one, other| (one.0, &one.1.node).cmp(&(other.0, &other.1.node))).map_or_else(holder, |(_, source)| source)
+        (may && !member.tags.no_load_balance).then(source)
+    })
 }
 
 /// Who may be elected besides us and the holder: they stream, with the data that are recorded.

@@ -376,7 +376,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
         Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
-        Operation::Clone { place, .. } => copy::goes_on(s, d, target, *place),
+        Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
         Operation::InitDb => {}
     }
 }

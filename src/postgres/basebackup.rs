@@ -87,6 +87,8 @@ pub struct VerifiedOtherCopy {
 pub struct SourceFacts {
     /// Where its tablespaces lie on its disk.
     pub tablespaces: Vec<PathBuf>,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
     /// What a copy's data directory takes, in bytes: neither WAL counts, nor tablespaces (where the role may ask for theirs).
     pub size: Bytes,
 }
@@ -108,10 +110,11 @@ pub async fn ask(settings: &Settings, address: &Address, limit: Span) -> Result<
     let sql = "SELECT (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database) - (SELECT coalesce(sum(pg_tablespace_size(oid)), 0) \
                FROM pg_tablespace WHERE CASE WHEN pg_tablespace_location(oid) = '' THEN false ELSE \
                pg_has_role('pg_read_all_stats', 'USAGE') OR has_tablespace_privilege(oid, 'CREATE') END)";
-    let sql = &format!("SELECT greatest(({sql}), 0)::int8 AS size");
+    let sql = &format!("SELECT greatest(({sql}), 0)::int8 AS size, pg_is_in_recovery() AS in_recovery");
     let rows = session.rows(doing, sql, &[], limit).await?;
     let size = rows.first().map(|row| column::<i64>(row, "size")).transpose()?.unwrap_or_default();
-    Ok(SourceFacts { tablespaces, size: Bytes::new(u64::try_from(size).unwrap_or_default()) })
+    let in_recovery = rows.first().map(|row| column::<bool>(row, "in_recovery")).transpose()?.unwrap_or_default();
+    Ok(SourceFacts { tablespaces, in_recovery, size: Bytes::new(u64::try_from(size).unwrap_or_default()) })
 }
 
 /// Copies `source` into a directory beside ours, where it waits, whole and durable, for [`swap`].
