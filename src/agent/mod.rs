@@ -23,3 +23,4 @@ pub mod state;
 pub mod wiring;
 
 pub use wiring::run;
+pub(crate) use observe::chain;

@@ -46,7 +46,7 @@ const EVENTS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A directory of ours cannot be made or given to the owner of the data directory.
-    #[error("could not prepare {}: {source}", path.display())]
+    #[error("could not prepare {}", path.display())]
     Directory {
         /// Which.
         path: PathBuf,
@@ -69,7 +69,7 @@ pub enum Error {
     #[error("{0}")]
     Api(String),
     /// The system refused something.
-    #[error("could not {doing}: {source}")]
+    #[error("could not {doing}")]
     System {
         /// What.
         doing: &'static str,

@@ -32,7 +32,12 @@ const AT_BOOTSTRAP: &[Mistake] = &[
         said: &["n2/pg/data", "is not empty", "orders.csv", "move these files away"],
     },
     Mistake { name: "another major version", node: "n3", make: other_version, said: &["n3/pg/data", "PostgreSQL 9", "bin_dir"] },
-    Mistake { name: "etcd cannot be reached", node: "n4", make: no_etcd, said: &["etcd does not answer", "10.77.0.31:2379"] },
+    Mistake {
+        name: "etcd cannot be reached",
+        node: "n4",
+        make: no_etcd,
+        said: &["etcd does not answer", "10.77.0.31:2379", "look at its members and the network"],
+    },
     Mistake {
         name: "an unreadable data directory",
         node: "n5",
@@ -59,7 +64,7 @@ const OF_THE_HOST: &[Mistake] = &[
         name: "a data directory without the right to read it",
         node: "n3",
         make: unreadable,
-        said: &["n3/pg/data", "cannot be read", "ermission denied"],
+        said: &["n3/pg/data", "cannot be read", "ermission denied", "with mode 0000: chmod u+rwX"],
     },
     Mistake {
         name: "a parent in which the owner may not make it",
@@ -72,6 +77,12 @@ const OF_THE_HOST: &[Mistake] = &[
         node: "n5",
         make: port_in_use,
         said: &["port 5432", "is in use by another program", "[postgres] port"],
+    },
+    Mistake {
+        name: "the API's port in use",
+        node: "n6",
+        make: api_port_in_use,
+        said: &["could not start the API", "listen on 0.0.0.0:", "ddress already in use", "another program uses it", "[api] listen"],
     },
 ];
 
@@ -161,17 +172,23 @@ fn wrong_password(_: &Lab, node: &Node) -> Result<()> {
 }
 
 /// Somebody else's PostgreSQL, or whatever it is.
-fn port_in_use(lab: &Lab, node: &Node) -> Result<()> {
+fn port_in_use(_: &Lab, node: &Node) -> Result<()> {
+    take_port(node, node.postgres.port())
+}
+
+fn api_port_in_use(_: &Lab, node: &Node) -> Result<()> {
+    take_port(node, node.api.port())
+}
+
+fn take_port(node: &Node, port: u16) -> Result<()> {
     let network = node.host.network().clone();
-    let address = node.postgres;
     let taken = std::thread::spawn(move || -> Result<_> {
         network.enter()?;
-        std::net::TcpListener::bind(("0.0.0.0", address.port())).context("take the port")
+        std::net::TcpListener::bind(("0.0.0.0", port)).context("take the port")
     });
     let listener = taken.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
     // Held for as long as the test's process lives.
     std::mem::forget(listener);
-    let _ = lab;
     Ok(())
 }
 
@@ -274,8 +291,19 @@ fn a_node_that_was_set_up_wrongly_says_so_once_and_touches_nothing() {
 
 #[test]
 fn a_node_whose_host_does_not_give_the_directory_says_so_and_claims_nothing() {
-    let lab = Lab::build(&spec(|spec| (spec.nodes, spec.members, spec.timing) = (5, 1, EtcdTiming::FAST)), &|_| ()).expect("lab");
-    let complaints = made(&lab, OF_THE_HOST);
+    let lab = Lab::build(
+        &spec(|spec| {
+            (spec.nodes, spec.members, spec.timing) = (6, 1, EtcdTiming::FAST);
+            spec.restart_after = Span::from_secs(120);
+        }),
+        &|_| (),
+    )
+    .expect("lab");
+    let mut complaints = made(&lab, OF_THE_HOST);
+    // An agent that ends at once has made nothing.
+    let n6 = &lab.node("n6").expect("node").seen_directory;
+    let made = ["state/node", "run/guard.json"].map(|name| n6.join(name)).into_iter().filter(|path| path.exists());
+    complaints.extend(made.map(|path| format!("{} was made", path.display())));
     // None of them has taken the right to initialise the cluster.
     lab.start_agent("n1").expect("agent");
     assert_eq!(lab.wait_primary(SOON).expect("the healthy node does not care"), "n1");
