@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config},
     dcs::{self, Etcd},
     decide::snapshot::Me,
-    guard::{GuardSettings, KillChoice, client::Guard, socket_in},
+    guard::{GuardSettings, KillChoice, client::Guard},
     model::{
         instance::KillMode,
         moment::Span,
@@ -94,7 +94,7 @@ pub fn run<A>(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> R
     for (path, mode) in [(&config.state_dir, 0o700), (&config.run_dir, 0o755)] {
         directory(path, mode, &owner)?;
     }
-    let launch = launch(&config, program, &owner)?;
+    let launch = Launch { program, settings: guard_settings(&config, &owner) };
     let keeper = if geteuid().is_root() { Some(Keeper::spawn(&launch).map_err(system("start the starter of guards"))?) } else { None };
     become_owner(&owner)?;
     // One thread: nothing here computes for long, and waking another costs more than most events. Files are written on threads of
@@ -160,9 +160,8 @@ fn directory(path: &Path, mode: u32, owner: &DataOwner) -> Result<(), Error> {
     Ok(())
 }
 
-/// The guard's settings go into a file that only its starter can write.
-fn launch(config: &Config, program: PathBuf, owner: &DataOwner) -> Result<Launch, Error> {
-    let settings = GuardSettings {
+fn guard_settings(config: &Config, owner: &DataOwner) -> GuardSettings {
+    GuardSettings {
         run_dir: config.run_dir.clone(),
         data_dir: config.postgres.data_dir.clone(),
         kill: match config.guard.kill {
@@ -178,14 +177,7 @@ fn launch(config: &Config, program: PathBuf, owner: &DataOwner) -> Result<Launch
         log_file: Some(config.state_dir.join("guard.log")),
         stop_timeout: config.bootstrap.policy.stop_timeout,
         detach: true,
-    };
-    let path = config.run_dir.join("guard.json");
-    let text = serde_json::to_vec_pretty(&settings).unwrap_or_default();
-    let temporary = config.run_dir.join(".guard.json");
-    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path));
-    written.map_err(|source| Error::Directory { path: path.clone(), source })?;
-    let args = ["guard".to_owned(), "--settings-json".to_owned(), path.display().to_string()];
-    Ok(Launch { program, args: args.to_vec(), socket: socket_in(&config.run_dir) })
+    }
 }
 
 /// Gives up root's rights for good.
@@ -256,7 +248,7 @@ async fn agent<A>(
         () = observe::etcd(etcd.clone(), events_in.clone()) => Ok("the watch of etcd ended".to_owned()),
         () = serve::commands(etcd.clone(), commands) => Ok("the commands ended".to_owned()),
         () = etcd.keep_up() => Ok("the upkeep of etcd leases ended".to_owned()),
-        () = guard_link::keep(launch.socket, agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
+        () = guard_link::keep(launch.settings.socket(), agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
         () = observe::server(server, paced, events_in) => Ok("the samples of the server ended".to_owned()),
     }
 }

@@ -276,11 +276,11 @@ pub struct AgentOptions {}
 /// `guard`.
 #[derive(Debug, Args)]
 pub struct GuardOptions {
-    /// The file that holds its settings as JSON
+    /// The file that holds its settings as JSON [default: they come on stdin]
     #[arg(long, value_name = "FILE")]
-    pub settings_json: PathBuf,
-    /// Keep root's rights and start a guard for each word on stdin
-    #[arg(long)]
+    pub settings_json: Option<PathBuf>,
+    /// Keep root's rights and start a guard for each word on stdin, with the settings of its first line
+    #[arg(long, conflicts_with = "settings_json")]
     pub starter: bool,
 }
 

@@ -48,8 +48,21 @@ use std::{
 /// As [`run`]; also a file that cannot be read or understood.
 pub fn main_from_json(path: &Path) -> Result<(), Error> {
     let text = fs::read(path).map_err(Error::system(format!("read {}", path.display())))?;
-    let settings = serde_json::from_slice(&text).map_err(|error| Error::Settings(format!("{}: {error}", path.display())))?;
-    run(settings)
+    run(understand(&text, &path.display().to_string())?)
+}
+
+/// Runs the guard whose settings come as JSON on stdin, up to its end: no file stands between the starter and its guard.
+///
+/// # Errors
+/// As [`run`]; also what cannot be read or understood.
+pub fn main_from_stdin() -> Result<(), Error> {
+    let mut text = Vec::new();
+    std::io::stdin().read_to_end(&mut text).map_err(Error::system("read the settings from stdin"))?;
+    run(understand(&text, "the settings on stdin")?)
+}
+
+fn understand(text: &[u8], from: &str) -> Result<GuardSettings, Error> {
+    serde_json::from_slice(text).map_err(|error| Error::Settings(format!("{from}: {error}")))
 }
 
 /// Runs the guard in this process, which must have one thread. Returns when it has stopped PostgreSQL after SIGTERM.
