@@ -240,6 +240,7 @@ async fn agent<A>(
         measure: Measure::new(metrics),
         publisher,
         doing: BTreeMap::new(),
+        failed: BTreeMap::new(),
     };
     tokio::select! {
         biased;

@@ -209,9 +209,6 @@ fn contents(directory: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
 /// How long nobody may repeat himself.
 const OBSERVED: Span = Span::from_secs(8);
 
-/// Copying from another node is tried again and again, in growing pauses, and each attempt says what is wrong with it.
-const RETRIED: &[&str] = &["n8"];
-
 /// How often a node has said what a mistake needs said: as ERROR or WARN or, where it ends by it, on its last line.
 fn said(node: &Node, mistake: &Mistake) -> usize {
     let text = fs::read_to_string(node.log()).unwrap_or_default();
@@ -247,15 +244,14 @@ fn made(lab: &Lab, mistakes: &[Mistake]) -> Vec<String> {
     let count = |mistake: &Mistake| said(lab.node(mistake.node).expect("node"), mistake);
     let all_said = || mistakes.iter().all(|mistake| count(mistake) > 0).then_some(());
     let _ = lab.wait("all to say what is wrong", SOON, all_said);
-    let once = |mistake: &&Mistake| !RETRIED.contains(&mistake.node);
-    let repeated = || mistakes.iter().filter(once).any(|mistake| count(mistake) > 1).then_some(());
+    let repeated = || mistakes.iter().any(|mistake| count(mistake) > 1).then_some(());
     let _ = lab.wait("nobody to repeat himself", OBSERVED, repeated);
     let mut complaints = claimed(lab, mistakes);
     for (mistake, before) in mistakes.iter().zip(before) {
         let node = lab.node(mistake.node).expect("node");
         let text = fs::read_to_string(node.log()).unwrap_or_default();
         let times = count(mistake);
-        if times == 0 || times > 1 && once(&mistake) {
+        if times != 1 {
             let lines: Vec<&str> = text.lines().collect();
             let end = lines[lines.len().saturating_sub(12)..].join("\n      ");
             complaints.push(format!("{}: {times} lines say {:?}:\n      {end}", mistake.name, mistake.said));
