@@ -322,3 +322,30 @@ fn faults_of_the_configuration_are_told_all_at_once() {
     }
     assert!(!data(node).exists() && !node.seen_directory.join("state/node").exists());
 }
+
+/// etcd answers, but not to this user: nobody is sent to look at the network.
+#[test]
+fn a_wrong_password_of_etcd_is_told_as_one_and_nothing_is_touched() {
+    let lab = Lab::build(&spec(|spec| (spec.nodes, spec.members, spec.timing) = (1, 1, EtcdTiming::FAST)), &|_| ()).expect("lab");
+    for command in ["user add root:secret", "user grant-role root root", "auth enable"] {
+        lab.etcd().any(&command.split(' ').collect::<Vec<_>>()).expect(command);
+    }
+    let node = lab.node("n1").expect("node");
+    let file = node.seen_directory.join("secrets/etcd.password");
+    // Its mode is copied, too.
+    fs::copy(node.seen_directory.join("secrets/rewind.password"), &file).expect("password");
+    fs::write(&file, "not it").expect("password");
+    let (uid, gid) =
+        fs::metadata(node.seen_directory.join("secrets/rewind.password")).map(|found| (found.uid(), found.gid())).expect("owner");
+    std::os::unix::fs::chown(&file, Some(uid), Some(gid)).expect("owner");
+    let shown = node.directory.join("secrets/etcd.password");
+    insert_below(node, "etcd", &format!("username = \"root\"\npassword_file = \"{}\"\n", shown.display())).expect("edit");
+    lab.start_agent("n1").expect("agent");
+    let mistake =
+        Mistake { name: "etcd", node: "n1", make: |_, _| Ok(()), said: &["be let in by etcd", "check [etcd] username, password_file"] };
+    let told = lab.wait("the node to say what is wrong", SOON, || (said(node, &mistake) > 0).then_some(()));
+    assert!(told.is_ok(), "{}", fs::read_to_string(node.log()).unwrap_or_default());
+    let _ = lab.wait("it to repeat itself", OBSERVED, || (said(node, &mistake) > 1).then_some(()));
+    assert_eq!(said(node, &mistake), 1, "{}", fs::read_to_string(node.log()).unwrap_or_default());
+    assert!(!data(node).exists());
+}
