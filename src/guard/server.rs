@@ -319,6 +319,14 @@ impl Guard {
         if !me.is_root() && me.as_raw() != command.uid {
             return Err(format!("the guard runs as uid {me} and cannot start PostgreSQL as uid {}", command.uid));
         }
+        // Who speaks for that user shall not gain another's rights, nor a group's such as root's or the disks'.
+        let (uid, gid) = (self.settings.service_uid.unwrap_or(command.uid), self.settings.service_gid.unwrap_or(command.gid));
+        if me.is_root() && (command.uid, command.gid) != (uid, gid) {
+            return Err(format!(
+                "this guard starts PostgreSQL as uid {uid} and gid {gid}, not as uid {} and gid {}",
+                command.uid, command.gid
+            ));
+        }
         if command.data_dir != self.settings.data_dir {
             return Err(format!("this guard is for {}, not for {}", self.settings.data_dir.display(), command.data_dir.display()));
         }
