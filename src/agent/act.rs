@@ -4,6 +4,7 @@
 //! can know (a scan's end, a file that was written) are published before the action's own end.
 
 use super::{
+    copy,
     event::Event,
     file,
     observe::{chain, layout, normal},
@@ -12,10 +13,7 @@ use super::{
 use crate::{
     clock, dcs,
     dcs::{Etcd, Hedge},
-    decide::{
-        decision::{Action, Configuration, Purpose, Source},
-        snapshot::CopyPlace,
-    },
+    decide::decision::{Action, Configuration, Purpose, Source},
     guard::{
         self,
         client::{ArmedBy, Disarm, Guard},
@@ -26,14 +24,12 @@ use crate::{
         lsn::Lsn,
         moment::Span,
         node::{DataIncarnation, NodeName},
-        node_file::{ClonePlace, NodeFile},
+        node_file::NodeFile,
         record::to_text,
         term::Term,
         timeline::{Fork, TimelineId},
     },
-    postgres::{
-        self, ConfigFiles, Server, basebackup, bootstrap, disk, fetch, history, overrides, place, replace, replace::Way, rewind, scan,
-    },
+    postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, rewind, scan},
 };
 use std::{
     collections::BTreeMap,
@@ -45,13 +41,11 @@ use tokio::sync::{mpsc, watch};
 /// How long the guard may take to answer a verb.
 const GUARD_LIMIT: Span = Span::from_secs(2);
 /// How long one SQL statement of ours may take.
-const SQL_LIMIT: Span = Span::from_secs(5);
+pub(super) const SQL_LIMIT: Span = Span::from_secs(5);
 /// How long reading the end of WAL may take.
 const SCAN_LIMIT: Span = Span::from_secs(120);
 /// How long initdb, a clone, a rewind may take.
-const DATA_LIMIT: Span = Span::from_secs(7 * 86_400);
-/// After so long without a byte a clone is given up.
-const STANDSTILL: Span = Span::from_secs(120);
+pub(super) const DATA_LIMIT: Span = Span::from_secs(7 * 86_400);
 /// How long a checkpoint and the migrations may take.
 const CHORE_LIMIT: Span = Span::from_secs(3_600);
 /// How long archiving one file, and all that wait, may take before a rewind.
@@ -108,7 +102,7 @@ pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context)
 }
 
 /// The loop drains its channel at each turn; a closed one means that the agent ends.
-async fn publish(tools: &Tools, event: Event) {
+pub(super) async fn publish(tools: &Tools, event: Event) {
     drop(tools.events.send(event).await);
 }
 
@@ -162,12 +156,12 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
         Action::CutStream => cut_stream(tools, running(run)?).await,
         Action::InspectDisk => inspect(tools).await,
-        Action::MeasureCopy { source } => measure_copy(tools, source).await,
+        Action::MeasureCopy { source } => copy::measure(tools, source).await,
         Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
         Action::WriteHistories(texts) => write_histories(tools, texts, run, ledger).await,
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
-        Action::Clone { source, place, other, discards } => clone(tools, source, place, discards, &file, other).await,
+        Action::Clone { source, place, other, discards } => copy::make(tools, source, place, discards, &file, other).await,
         Action::Rewind { source, fork, tli, .. } => rewind_data(tools, source, fork, tli, &file.data).await,
         Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
         Action::CreateSlot(name) => {
@@ -179,7 +173,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
     }
 }
 
-fn said<T>(result: Result<T, postgres::Error>) -> Result<(), String> {
+pub(super) fn said<T>(result: Result<T, postgres::Error>) -> Result<(), String> {
     result.map(drop).map_err(|fault| chain(&fault))
 }
 
@@ -392,51 +386,8 @@ async fn discard(tools: &Tools, file: &NodeFile) -> Result<(), String> {
     said(bootstrap::discard(&tools.settings, proof).await)
 }
 
-/// Asks the source what a copy of it takes, and looks where there is room for that.
-async fn measure_copy(tools: &Tools, source: Source) -> Result<(), String> {
-    let at = clock::boot();
-    let facts = basebackup::ask(&tools.settings, &source.address, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
-    if facts.in_recovery && !facts.tablespaces.is_empty() {
-        // Ours are mapped by where the primary has them.
-        return Err(format!(
-            "{} is a replica, and may have its tablespaces where the primary does not: the primary is copied",
-            source.node
-        ));
-    }
-    let place::Place { place, why, free } = place::place_for(&tools.settings, facts.size).await.map_err(|fault| chain(&fault))?;
-    publish(tools, Event::Measured(CopyPlace { source: source.node, size: facts.size, place, why, free, at })).await;
-    Ok(())
-}
-
-async fn clone(
-    tools: &Tools,
-    source: Source,
-    place: ClonePlace,
-    discards: Option<Fork>,
-    file: &NodeFile,
-    other: Option<NodeName>,
-) -> Result<(), String> {
-    if let Some(fork) = discards {
-        tell_diverged(tools, fork).await;
-    }
-    let way = match place {
-        ClonePlace::Beside => Way::Beside,
-        ClonePlace::InPlace => {
-            let empty = matches!(disk::inspect(&tools.settings).await, DataDir::Missing | DataDir::Empty | DataDir::Unusable { .. });
-            let node = other.or_else(|| empty.then(|| source.node.clone()));
-            let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;
-            Way::InPlace(basebackup::VerifiedOtherCopy { node })
-        }
-    };
-    let patience = basebackup::Patience { total: DATA_LIMIT, standstill: STANDSTILL };
-    let see = |progress: basebackup::Progress| {
-        tracing::info!(source = %source.node, done = progress.done.get(), total = progress.total.get(), "copying");
-    };
-    said(replace::replace(&tools.settings, &source.address, &file.data, &way, patience, see).await)
-}
-
 /// What diverged is told before it is discarded. An unfinished rewind left blocks of both histories: it was told before that.
-async fn tell_diverged(tools: &Tools, fork: Fork) {
+pub(super) async fn tell_diverged(tools: &Tools, fork: Fork) {
     if matches!(rewind::mark(&tools.settings), Ok(Some(RewindMark::Unfinished))) {
         return;
     }

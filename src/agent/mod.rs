@@ -2,13 +2,14 @@
 //!
 //! Port: [`run`], one agent from its checked configuration to its end; [`handle`], what the API may ask. In reading order:
 //! - [`event`], [`state`]: PURE, run by the simulator too: the newest fact per source, frozen into snapshots;
-//! - `run`: the loop; `observe`, `guard_link`: what publishes events; `act`: what executes actions; `measure`: metrics;
+//! - `run`: the loop; `observe`, `guard_link`: what publishes events; `act`, `copy`: what executes actions; `measure`: metrics;
 //! - [`handle`], [`news`], [`change`] (PURE): the last decision, what changed, operator changes as transactions; `serve`: served;
 //! - [`file`]: the node file on disk; [`starter`]: guards where no service manager starts them;
 //! - [`wiring`]: from the configuration to all of it.
 
 mod act;
 pub mod change;
+mod copy;
 pub mod event;
 pub mod file;
 mod guard_link;
@@ -22,4 +23,5 @@ pub mod starter;
 pub mod state;
 pub mod wiring;
 
+pub(crate) use observe::chain;
 pub use wiring::run;

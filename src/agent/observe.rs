@@ -105,7 +105,7 @@ fn event(update: Update) -> Event {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(fault: &dyn std::error::Error) -> String {
+pub(crate) fn chain(fault: &dyn std::error::Error) -> String {
     let mut text = fault.to_string();
     let mut cause = fault.source();
     while let Some(next) = cause {

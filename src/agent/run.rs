@@ -40,6 +40,8 @@ pub(super) struct Loop {
     pub(super) publisher: Publisher,
     /// What goes on, in words: one of each kind.
     pub(super) doing: BTreeMap<Task, String>,
+    /// What went wrong last, of each kind that has not gone well since.
+    pub(super) failed: BTreeMap<Task, (String, String)>,
 }
 
 impl Loop {
@@ -101,7 +103,7 @@ impl Loop {
     }
 
     fn take(&mut self, event: Event) {
-        note(&event, &self.doing);
+        note(&event, &self.doing, &mut self.failed);
         self.measure.event(&event);
         self.state.apply(event, clock::now());
     }
@@ -155,11 +157,20 @@ fn tell(reasons: &[Reason], snapshot: &Snapshot, told: &mut BTreeSet<(ReasonKind
     *told = now;
 }
 
-/// Logs what went wrong in an action, once, where it is handled.
-fn note(event: &Event, doing: &BTreeMap<Task, String>) {
+/// Logs what went wrong in an action, where it is handled: once, until it goes well or wrong in another way.
+fn note(event: &Event, doing: &BTreeMap<Task, String>, failed: &mut BTreeMap<Task, (String, String)>) {
     let action = |task: &Task| doing.get(task).cloned().unwrap_or_else(|| task.to_string());
     match event {
-        Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => tracing::warn!(why, "could not {}", action(task)),
+        Event::Done { task, outcome: Ok(()) } => drop(failed.remove(task)),
+        Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => {
+            let now = (action(task), why.clone());
+            if failed.get(task) == Some(&now) {
+                tracing::debug!(why, "again could not {}", now.0);
+                return;
+            }
+            tracing::warn!(why, "could not {}", now.0);
+            failed.insert(*task, now);
+        }
         Event::TxnDone { task, outcome: super::event::TxnOutcome::NotDone { why } | super::event::TxnOutcome::Unknown { why }, .. } => {
             tracing::warn!(why, "etcd gave no clear answer when asked to {}", action(task));
         }

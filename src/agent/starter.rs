@@ -1,15 +1,19 @@
 //! Starting and ending a guard where no service manager does.
 //!
 //! A guard needs rights that the agent gives up: an agent that was started as root therefore leaves a small child behind
-//! that keeps them, and whose only word is "start the guard".
+//! that keeps them, and whose only word is "start the guard". It is told once, at its begin, how: whoever can write in the
+//! directories of the data directory's owner must not choose what root does.
 
 use super::observe::chain;
 use crate::{
-    guard::client::{Guard, query_status},
+    guard::{
+        GuardSettings,
+        client::{self, Guard, query_status},
+    },
     model::{moment::Span, term::Term},
 };
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Stdio},
@@ -20,15 +24,13 @@ use tokio::sync::{Notify, watch};
 /// How long a guard may take to come up, self-test included.
 const START_LIMIT: Span = Span::from_secs(20);
 
-/// How to start a guard: a program with its arguments.
+/// How to start a guard.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// Our own binary.
     pub program: PathBuf,
-    /// `guard --settings-json FILE`.
-    pub args: Vec<String>,
-    /// Where the guard listens.
-    pub socket: PathBuf,
+    /// What the guard is told, on its stdin.
+    pub settings: GuardSettings,
 }
 
 /// Starts and ends guards for the agent.
@@ -47,32 +49,38 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Forks it off, before the rights are given up: `program guard --starter <settings>`.
+    /// Forks it off, before the rights are given up: `program guard --starter`. The settings are the first line that it reads.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(launch: &Launch) -> std::io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (mut ours, theirs) = UnixStream::pair()?;
         let theirs = Stdio::from(std::os::fd::OwnedFd::from(theirs));
-        let mut args = launch.args.clone();
-        args.push("--starter".to_owned());
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts the starter")]
-        let child = std::process::Command::new(&launch.program).args(&args).stdin(theirs).stdout(Stdio::null()).spawn()?;
+        let child = std::process::Command::new(&launch.program).args(["guard", "--starter"]).stdin(theirs).stdout(Stdio::null()).spawn()?;
+        let mut line = serde_json::to_vec(&launch.settings)?;
+        line.push(b'\n');
+        ours.write_all(&line)?;
         Ok(Self { stream: ours, _child: child })
     }
 }
 
-/// The keeper's whole life: for each byte on stdin one guard is started; the answer is a line, empty when all is well.
+/// The keeper's whole life: the first line on stdin holds the guard's settings. For each byte that follows one guard is started with
+/// them; the answer is a line, empty when all is well.
 ///
 /// # Errors
-/// When the agent's end cannot be used.
-pub fn serve(launch: &Launch) -> std::io::Result<()> {
+/// When the agent's end cannot be used, or its first line is not understood.
+pub fn serve(program: PathBuf) -> std::io::Result<()> {
     use std::os::fd::AsFd;
     // stdin is one end of a socket pair.
     let mut stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let mut words = BufReader::new(stream.try_clone()?);
+    let mut line = Vec::new();
+    words.read_until(b'\n', &mut line)?;
+    let launch = Launch { program, settings: serde_json::from_slice(&line)? };
     let mut byte = [0; 1];
-    while stream.read(&mut byte)? == 1 {
-        let said = match start_blocking(launch) {
+    while words.read(&mut byte)? == 1 {
+        let said = match start_blocking(&launch) {
             Ok(()) => "\n".to_owned(),
             Err(why) => format!("{}\n", why.replace('\n', " ")),
         };
@@ -86,8 +94,13 @@ fn start_blocking(launch: &Launch) -> Result<(), String> {
     use std::os::unix::process::CommandExt;
     #[expect(clippy::disallowed_methods, reason = "the keeper's one errand")]
     let mut command = std::process::Command::new(&launch.program);
-    command.args(&launch.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-    let output = command.output().map_err(|fault| format!("{}: {fault}", launch.program.display()))?;
+    command.args(["guard", "--from-stdin"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let failed = |fault: std::io::Error| format!("{}: {fault}", launch.program.display());
+    let text = serde_json::to_vec(&launch.settings).map_err(|fault| chain(&fault))?;
+    let mut child = command.spawn().map_err(failed)?;
+    // A guard that dies before it has read them says why on stderr. Dropped: it reads to the end.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&text));
+    let output = child.wait_with_output().map_err(failed)?;
     if output.status.success() { Ok(()) } else { Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())) }
 }
 
@@ -100,18 +113,25 @@ impl Starter {
 
     /// Starts a guard, unless one answers already.
     pub(super) async fn start(&self) -> Result<(), String> {
-        if query_status(&self.launch.socket, Span::from_secs(1)).await.is_err() {
-            let launch = self.launch.clone();
-            let keeper = self.keeper.clone();
-            let starting = tokio::task::spawn_blocking(move || match keeper {
-                Some(keeper) => ask(&keeper),
-                None => start_blocking(&launch),
-            });
-            let done = tokio::time::timeout(START_LIMIT.to_std(), starting).await;
-            done.map_err(|_| format!("the guard did not come up within {START_LIMIT}"))?.map_err(|fault| chain(&fault))??;
+        match query_status(&self.launch.settings.socket(), Span::from_secs(1)).await {
+            Ok(_) => {}
+            // Another one could not take its place.
+            Err(client::Error::Rejected(why)) => return Err(why),
+            Err(_) => self.start_another().await?,
         }
         self.started.notify_one();
         Ok(())
+    }
+
+    async fn start_another(&self) -> Result<(), String> {
+        let launch = self.launch.clone();
+        let keeper = self.keeper.clone();
+        let starting = tokio::task::spawn_blocking(move || match keeper {
+            Some(keeper) => ask(&keeper),
+            None => start_blocking(&launch),
+        });
+        let done = tokio::time::timeout(START_LIMIT.to_std(), starting).await;
+        done.map_err(|_| format!("the guard did not come up within {START_LIMIT}"))?.map_err(|fault| chain(&fault))?
     }
 
     /// Ends the guard; its PostgreSQL is stopped.

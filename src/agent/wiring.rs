@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config},
     dcs::{self, Etcd},
     decide::snapshot::Me,
-    guard::{GuardSettings, KillChoice, client::Guard, socket_in},
+    guard::{GuardSettings, KillChoice, client::Guard},
     model::{
         instance::KillMode,
         moment::Span,
@@ -46,7 +46,7 @@ const EVENTS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A directory of ours cannot be made or given to the owner of the data directory.
-    #[error("could not prepare {}: {source}", path.display())]
+    #[error("could not prepare {}", path.display())]
     Directory {
         /// Which.
         path: PathBuf,
@@ -69,7 +69,7 @@ pub enum Error {
     #[error("{0}")]
     Api(String),
     /// The system refused something.
-    #[error("could not {doing}: {source}")]
+    #[error("could not {doing}")]
     System {
         /// What.
         doing: &'static str,
@@ -91,7 +91,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// The agent could not begin.
 pub fn run<A>(config: Config, program: PathBuf, attach: impl FnOnce(Attach) -> Result<A, String>) -> Result<String, Error> {
     let owner = prepare(&config)?;
-    let launch = launch(&config, program, &owner)?;
+    let launch = Launch { program, settings: guard_settings(&config, &owner) };
     let keeper = if geteuid().is_root() { Some(Keeper::spawn(&launch).map_err(system("start the starter of guards"))?) } else { None };
     become_owner(&owner)?;
     // One thread: nothing here computes for long, and waking another costs more than most events. Files are written on threads of
@@ -190,18 +190,6 @@ pub fn guard_settings(config: &Config, owner: &DataOwner) -> GuardSettings {
     }
 }
 
-/// The guard's settings go into a file that only its starter can write.
-fn launch(config: &Config, program: PathBuf, owner: &DataOwner) -> Result<Launch, Error> {
-    let settings = guard_settings(config, owner);
-    let path = config.run_dir.join("guard.json");
-    let text = serde_json::to_vec_pretty(&settings).unwrap_or_default();
-    let temporary = config.run_dir.join(".guard.json");
-    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path));
-    written.map_err(|source| Error::Directory { path: path.clone(), source })?;
-    let args = ["guard".to_owned(), "--settings-json".to_owned(), path.display().to_string()];
-    Ok(Launch { program, args: args.to_vec(), socket: socket_in(&config.run_dir) })
-}
-
 /// Gives up root's rights for good.
 fn become_owner(owner: &DataOwner) -> Result<(), Error> {
     if !geteuid().is_root() {
@@ -222,7 +210,9 @@ async fn agent<A>(
 ) -> Result<String, Error> {
     let config = Arc::new(config);
     let settings = Arc::new(postgres_settings(&config, &owner));
-    let major = postgres::version::Version::of_programs(&settings).await?.major;
+    let programs = postgres::version::Version::of_programs(&settings).await?;
+    programs.check(&settings, None)?;
+    let major = programs.major;
     let (store, file) = open_file(&config)?;
     let etcd = Etcd::connect(etcd_settings(&config)).await?;
     let metrics = Arc::new(Metrics::new(&config.cluster, &config.node));
@@ -262,6 +252,7 @@ async fn agent<A>(
         measure: Measure::new(metrics),
         publisher,
         doing: BTreeMap::new(),
+        failed: BTreeMap::new(),
     };
     tokio::select! {
         biased;
@@ -270,7 +261,7 @@ async fn agent<A>(
         () = observe::etcd(etcd.clone(), events_in.clone()) => Ok("the watch of etcd ended".to_owned()),
         () = serve::commands(etcd.clone(), commands) => Ok("the commands ended".to_owned()),
         () = etcd.keep_up() => Ok("the upkeep of etcd leases ended".to_owned()),
-        () = guard_link::keep(launch.socket, agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
+        () = guard_link::keep(launch.settings.socket(), agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
         () = observe::server(server, paced, events_in) => Ok("the samples of the server ended".to_owned()),
     }
 }

@@ -7,12 +7,12 @@
 //! hang. `/primary` compares the deadline of the permission to take writes with the clock at that very moment.
 //! Over TCP nothing can be changed (tokens do not exist yet); over `agent.sock` root and the service user may.
 //!
-//! Port: [`start`] on the agent's side, [`client::Client`] for everybody else.
+//! Port: [`listen`] and [`start`] on the agent's side, [`client::Client`] for everybody else.
 //! In reading order:
 //! - [`routes`]: every path on one screen; [`caller`]: who asks, and what he may;
 //! - [`health`] with [`query`]: the paths of load balancers, compatible with Patroni; [`status`]: `/v1/status`, also for those who read it;
 //! - [`operations`]: policy, intent, history, audit; [`events`]: what changes, live; [`problem`]: errors (RFC 9457);
-//! - [`server`], [`allow`], [`patience`]: sockets, who may connect, and for how long a slow client is waited for;
+//! - [`server`] ([`listen`], then [`start`]), [`allow`], [`patience`]: sockets, who may connect, and for how long a slow client is waited for;
 //! - [`client`]: the other end.
 
 pub mod allow;
@@ -28,12 +28,9 @@ mod routes;
 mod server;
 pub mod status;
 
-pub use server::{Server, start};
+pub use server::{Listeners, Server, listen, start};
 
-use crate::{
-    model::{moment::Span, node::Address},
-    telemetry::Metrics,
-};
+use crate::{model::moment::Span, telemetry::Metrics};
 use allow::Network;
 use std::{path::PathBuf, sync::Arc};
 
@@ -45,8 +42,6 @@ pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct Settings {
     /// Where the Unix socket is made, with mode 0660; `None`: none. Its directory is there. At most 107 bytes.
     pub socket: Option<PathBuf>,
-    /// Where TCP is listened on.
-    pub listen: Vec<Address>,
     /// From where TCP requests are answered; empty: from everywhere.
     pub allow: Vec<Network>,
     /// The user who may change things over the Unix socket, beside root.
@@ -62,15 +57,7 @@ pub struct Settings {
 impl Settings {
     /// No sockets yet, no metrics, 5 s of patience.
     pub fn new(service_uid: u32) -> Self {
-        Self {
-            socket: None,
-            listen: Vec::new(),
-            allow: Vec::new(),
-            service_uid,
-            render: Arc::new(String::new),
-            metrics: None,
-            patience: Span::from_secs(5),
-        }
+        Self { socket: None, allow: Vec::new(), service_uid, render: Arc::new(String::new), metrics: None, patience: Span::from_secs(5) }
     }
 }
 
@@ -95,4 +82,20 @@ pub enum Error {
     /// The thread or its runtime could not be made.
     #[error("start the runtime of the API")]
     Runtime(#[source] std::io::Error),
+}
+
+impl Error {
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&'static str> {
+        use std::io::ErrorKind;
+        match self {
+            Self::Taken { .. } => Some("stop it first"),
+            Self::Listen { source, .. } => match source.kind() {
+                ErrorKind::AddrInUse => Some("another program uses it: stop it, or change [api] listen"),
+                ErrorKind::AddrNotAvailable => Some("no interface of this host has it: change [api] listen"),
+                _ => None,
+            },
+            Self::Runtime(_) => None,
+        }
+    }
 }

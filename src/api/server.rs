@@ -44,12 +44,24 @@ pub struct Server {
     socket: Option<PathBuf>,
 }
 
-/// Opens the sockets and answers on them from now on, on a thread of its own.
+/// TCP sockets on which nobody answers yet: who connects waits.
+#[derive(Debug, Default)]
+pub struct Listeners(Vec<std::net::TcpListener>);
+
+/// Listens on TCP, before anything else is begun: an address in use is found while nothing has been touched.
+///
+/// # Errors
+/// [`Error::Listen`]: nothing is left behind.
+pub fn listen(addresses: &[Address]) -> Result<Listeners, Error> {
+    addresses.iter().map(listen_tcp).collect::<Result<Vec<_>, _>>().map(Listeners)
+}
+
+/// Opens the local socket, and answers there and on TCP from now on, on a thread of its own.
 ///
 /// # Errors
 /// [`Error`]: nothing is left behind.
-pub fn start(settings: Settings, handle: Handle) -> Result<Server, Error> {
-    let tcp = settings.listen.iter().map(listen_tcp).collect::<Result<Vec<_>, _>>()?;
+pub fn start(settings: Settings, tcp: Listeners, handle: Handle) -> Result<Server, Error> {
+    let Listeners(tcp) = tcp;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let unix = settings.socket.as_deref().map(listen_unix).transpose()?;
     let socket = settings.socket.clone();

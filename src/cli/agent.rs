@@ -23,17 +23,18 @@ pub(super) fn run(target: &Target, _options: &AgentOptions) -> anyhow::Result<Ex
     .context("could not begin to log")?;
     crate::config::check_environment(&config)?;
     let program = env::current_exe().context("could not find this program")?;
-    let why = agent::run(config, program, serve_api).map_err(|fault| Failure::of(Exit::Failed, fault.to_string()))?;
+    let listeners = api::listen(&config.api.listen).map_err(|fault| Failure::of(Exit::Failed, no_api(&fault)))?;
+    let attach = |attach| serve_api(attach, listeners);
+    let why = agent::run(config, program, attach).map_err(|fault| Failure::of(Exit::Failed, agent::chain(&fault)))?;
     tracing::info!(why, "the agent ends");
     Ok(Exit::Done)
 }
 
-fn serve_api(attach: Attach) -> Result<api::Server, String> {
+fn serve_api(attach: Attach, listeners: api::Listeners) -> Result<api::Server, String> {
     let Attach { handle, metrics, config, service_uid } = attach;
     let rendered = Arc::clone(&metrics);
     let settings = api::Settings {
         socket: Some(config.run_dir.join("agent.sock")),
-        listen: config.api.listen.clone(),
         allow: config
             .api
             .allow
@@ -45,5 +46,10 @@ fn serve_api(attach: Attach) -> Result<api::Server, String> {
         metrics: Some(metrics),
         ..api::Settings::new(service_uid)
     };
-    api::start(settings, handle).map_err(|fault| format!("could not start the API: {fault}"))
+    api::start(settings, listeners, handle).map_err(|fault| no_api(&fault))
+}
+
+fn no_api(fault: &api::Error) -> String {
+    let remedy = fault.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    format!("could not start the API: {}{remedy}", agent::chain(fault))
 }

@@ -276,11 +276,14 @@ pub struct AgentOptions {}
 /// `guard`.
 #[derive(Debug, Args)]
 pub struct GuardOptions {
-    /// The file that holds its settings as JSON, as the agent writes it [default: made of the node's configuration]
-    #[arg(long, value_name = "FILE")]
+    /// The file that holds its settings as JSON [default: made of the node's configuration]
+    #[arg(long, value_name = "FILE", conflicts_with = "from_stdin")]
     pub settings_json: Option<PathBuf>,
-    /// Keep root's rights and start a guard for each word on stdin
-    #[arg(long, requires = "settings_json")]
+    /// Its settings come as JSON on stdin
+    #[arg(long)]
+    pub from_stdin: bool,
+    /// Keep root's rights and start a guard for each word on stdin, with the settings of its first line
+    #[arg(long, conflicts_with_all = ["settings_json", "from_stdin"])]
     pub starter: bool,
 }
 

@@ -11,23 +11,22 @@ use crate::{
     telemetry::log,
 };
 use anyhow::Context;
-use std::{env, path::PathBuf};
+use std::env;
 
 pub(super) fn run(target: &Target, options: &GuardOptions) -> anyhow::Result<Exit> {
     // A full disk behind stderr must not hurt a guard.
     log::init_to(log::Format::Text, || guard::log::Sink).context("could not begin to log")?;
-    match &options.settings_json {
-        Some(file) if options.starter => {
-            let launch = starter::Launch {
-                program: env::current_exe().context("could not find this program")?,
-                args: vec!["guard".to_owned(), "--settings-json".to_owned(), file.display().to_string()],
-                socket: PathBuf::new(),
-            };
-            starter::serve(&launch).context("could not serve as the starter of guards")?;
-        }
-        Some(file) => guard::server::main_from_json(file).context("could not run the guard")?,
-        None => guard::server::run(of_configuration(target)?).context("could not run the guard")?,
+    if options.starter {
+        let program = env::current_exe().context("could not find this program")?;
+        starter::serve(program).context("could not serve as the starter of guards")?;
+        return Ok(Exit::Done);
     }
+    let ran = match &options.settings_json {
+        Some(file) => guard::server::main_from_json(file),
+        None if options.from_stdin => guard::server::main_from_stdin(),
+        None => guard::server::run(of_configuration(target)?),
+    };
+    ran.context("could not run the guard")?;
     Ok(Exit::Done)
 }
 
@@ -35,6 +34,6 @@ pub(super) fn run(target: &Target, options: &GuardOptions) -> anyhow::Result<Exi
 fn of_configuration(target: &Target) -> anyhow::Result<GuardSettings> {
     let config = target.config()?;
     crate::config::check_environment(&config)?;
-    let owner = wiring::prepare(&config).map_err(|fault| Failure::of(Exit::Failed, fault.to_string()))?;
+    let owner = wiring::prepare(&config).map_err(|fault| Failure::of(Exit::Failed, format!("{:#}", anyhow::Error::from(fault))))?;
     Ok(wiring::guard_settings(&config, &owner))
 }

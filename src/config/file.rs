@@ -45,8 +45,8 @@ pub(super) struct Reader {
     pub(super) asked: Vec<String>,
     /// Whether the files that this one names are opened.
     pub(super) follow: bool,
-    /// Whether the text could not be read as TOML throughout: what seems missing may stand in the unread part.
-    broken: bool,
+    /// Where the text could not be read as TOML: what seems missing may stand in the unread part.
+    broken: Vec<Option<usize>>,
     line_starts: Vec<usize>,
 }
 
@@ -98,7 +98,7 @@ impl Reader {
     fn new(file: &Path, text: &str, follow: bool) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let places = Places { file: file.to_owned(), lines: BTreeMap::new() };
-        Self { places, faults: Faults::default(), asked: Vec::new(), follow, broken: false, line_starts }
+        Self { places, faults: Faults::default(), asked: Vec::new(), follow, broken: Vec::new(), line_starts }
     }
 
     fn line(&self, span: &Range<usize>) -> usize {
@@ -107,9 +107,9 @@ impl Reader {
 
     /// Notes what could not be read as TOML.
     fn syntax(&mut self, errors: &[toml::de::Error]) {
-        self.broken = !errors.is_empty();
+        self.broken = errors.iter().map(|error| error.span().map(|span| self.line(&span))).collect();
         for (index, error) in errors.iter().take(MOST_SYNTAX_FAULTS + 1).enumerate() {
-            let line = error.span().map(|span| self.line(&span));
+            let line = self.broken[index];
             let (what, remedy) = match index {
                 MOST_SYNTAX_FAULTS => (format!("{} more faults of syntax from here on", errors.len() - index), "correct the first ones"),
                 _ => (error.message().replace('\n', ", "), "correct the TOML here"),
@@ -141,14 +141,25 @@ impl Reader {
         self.places.lines.insert(path, line);
     }
 
-    /// Notes a fault of `key`.
+    /// Notes a fault of `key`. On a line that is no TOML it would be one of what the parser made of it.
     pub(super) fn fault(&mut self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.faults.push(self.places.fault(key, what, remedy));
+        let fault = self.places.fault(key, what, remedy);
+        if fault.line.is_none() || !self.broken.contains(&fault.line) {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Notes that nobody knows `key`. Below what could not be read it may belong to a table whose head was not.
+    fn unknown(&mut self, key: &str, remedy: String) {
+        let fault = self.places.fault(key, "unknown key", remedy);
+        if !self.broken.iter().any(|line| *line <= fault.line) {
+            self.faults.push(fault);
+        }
     }
 
     /// Notes that `key` is missing.
     pub(super) fn missing(&mut self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
-        if !self.broken {
+        if self.broken.is_empty() {
             self.fault(key, what, remedy);
         }
     }
@@ -326,7 +337,7 @@ impl<'a> Section<'a> {
         for key in self.table.into_iter().flat_map(DeTable::keys) {
             let key: &str = key.get_ref();
             if !self.asked.contains(&key) {
-                reader.fault(&self.path(key), "unknown key", suggestion(key, &self.asked));
+                reader.unknown(&self.path(key), suggestion(key, &self.asked));
             }
         }
         reader.asked.extend(self.asked.iter().map(|key| self.path(key)));

@@ -61,9 +61,14 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
 fn silent(s: &Snapshot, d: &mut Draft) {
     match &s.etcd.answered {
         Observed::Unknown { since, why } if s.etcd.answered != Observed::never() && s.now.boot.since(*since) >= SILENCE => {
+            let remedy = if why.contains("be let in by etcd") {
+                "check [etcd] username, password_file and client certificate, and that user's roles in etcd"
+            } else {
+                "look at its members and the network between; `pgbaton doctor` asks each of them"
+            };
             d.refused(
                 "etcd-unreachable",
-                format!("etcd does not answer (could not {why}): what it holds is not known, and nothing is decided anew"),
+                format!("etcd does not answer (could not {why}): what it holds is not known, and nothing is decided anew; {remedy}"),
             );
         }
         Observed::Unknown { since, .. } => {

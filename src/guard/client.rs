@@ -2,7 +2,7 @@
 
 use super::{
     StartCommand,
-    protocol::{Answer, Hello, LONGEST_LINE, Request, VERSION, Verb},
+    protocol::{Answer, Hello, LONGEST_LINE, Request, VERSION, Verb, mismatch, version_of},
 };
 use crate::model::{
     instance::{GuardStatus, StartAs, StopMode},
@@ -258,7 +258,12 @@ async fn greet(socket: &Path, hello: &Hello) -> Result<(GuardStatus, Reader, Own
     let (reader, mut writer) = UnixStream::connect(socket).await.map_err(absent)?.into_split();
     let mut reader = BufReader::new(reader);
     write(&mut writer, hello).await?;
-    match read(&mut reader).await? {
+    let mut line = Vec::new();
+    read_line(&mut reader, &mut line).await?;
+    if let Some(why) = version_of(&line).and_then(|version| mismatch(version, VERSION)) {
+        return Err(Error::Rejected(why));
+    }
+    match serde_json::from_slice(&line).map_err(|_| Error::Gone)? {
         Answer::Welcome { status, .. } => Ok((status, reader, writer)),
         Answer::Rejected { why } => Err(Error::Rejected(why)),
         Answer::Done { .. } | Answer::Refused { .. } | Answer::Status(_) => Err(Error::Rejected("it does not greet".to_owned())),
@@ -269,12 +274,6 @@ async fn write(writer: &mut OwnedWriteHalf, value: &impl Serialize) -> Result<()
     let mut line = serde_json::to_vec(value).map_err(|_| Error::Gone)?;
     line.push(b'\n');
     writer.write_all(&line).await.map_err(|_| Error::Gone)
-}
-
-async fn read(reader: &mut Reader) -> Result<Answer, Error> {
-    let mut line = Vec::new();
-    read_line(reader, &mut line).await?;
-    serde_json::from_slice(&line).map_err(|_| Error::Gone)
 }
 
 /// Reads on until `line` is whole. Cancelled, it leaves what has come in `line`.

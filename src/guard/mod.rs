@@ -50,9 +50,9 @@ pub struct GuardSettings {
     pub data_dir: PathBuf,
     /// What dies with the guard.
     pub kill: KillChoice,
-    /// The user (beside root and the guard's own) who may connect.
+    /// The user (beside root and the guard's own) who may connect; a guard that is root starts PostgreSQL as nobody else.
     pub service_uid: Option<u32>,
-    /// The group that owns the socket.
+    /// The group that owns the socket, and the only one as which a guard that is root starts PostgreSQL.
     pub service_gid: Option<u32>,
     /// For logs.
     pub cluster: ClusterName,

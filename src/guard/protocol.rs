@@ -1,7 +1,7 @@
 //! What travels over `guard.sock`: one JSON value a line, in both directions.
 //!
 //! A guard lives as long as its PostgreSQL, so a newer agent has to speak with an older guard: fields are only added, a verb that
-//! a guard does not know is refused (nothing was done), and [`VERSION`] is raised when neither is enough.
+//! a guard does not know is refused (nothing was done), and [`VERSION`] is raised when neither is enough: then both refuse each other.
 
 use super::StartCommand;
 use crate::model::{
@@ -14,6 +14,23 @@ use serde::{Deserialize, Serialize};
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
+
+/// The version that a first line names, whatever else it says: another version may say more, or say it in another way.
+pub(super) fn version_of(line: &[u8]) -> Option<u32> {
+    let value: serde_json::Value = serde_json::from_slice(line).ok()?;
+    let version = value.as_object()?.values().find_map(|greeting| greeting.get("protocol")?.as_u64())?;
+    u32::try_from(version).ok()
+}
+
+/// Why a guard and a program of these versions do not speak with each other; `None`: they do.
+pub(super) fn mismatch(guard: u32, program: u32) -> Option<String> {
+    (guard != program).then(|| {
+        format!(
+            "this guard speaks version {guard} of its protocol, this pgbaton version {program}: start the former pgbaton again and stop this \
+             node in order (SIGINT to its agent), which ends the guard and lets another node go on; then start this pgbaton"
+        )
+    })
+}
 
 /// The longest line that is read: a start command with a rich environment fits.
 pub(super) const LONGEST_LINE: usize = 256 * 1024;

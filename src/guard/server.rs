@@ -48,8 +48,21 @@ use std::{
 /// As [`run`]; also a file that cannot be read or understood.
 pub fn main_from_json(path: &Path) -> Result<(), Error> {
     let text = fs::read(path).map_err(Error::system(format!("read {}", path.display())))?;
-    let settings = serde_json::from_slice(&text).map_err(|error| Error::Settings(format!("{}: {error}", path.display())))?;
-    run(settings)
+    run(understand(&text, &path.display().to_string())?)
+}
+
+/// Runs the guard whose settings come as JSON on stdin, up to its end: no file stands between the starter and its guard.
+///
+/// # Errors
+/// As [`run`]; also what cannot be read or understood.
+pub fn main_from_stdin() -> Result<(), Error> {
+    let mut text = Vec::new();
+    std::io::stdin().read_to_end(&mut text).map_err(Error::system("read the settings from stdin"))?;
+    run(understand(&text, "the settings on stdin")?)
+}
+
+fn understand(text: &[u8], from: &str) -> Result<GuardSettings, Error> {
+    serde_json::from_slice(text).map_err(|error| Error::Settings(format!("{from}: {error}")))
 }
 
 /// Runs the guard in this process, which must have one thread. Returns when it has stopped PostgreSQL after SIGTERM.
@@ -305,6 +318,14 @@ impl Guard {
         let me = geteuid();
         if !me.is_root() && me.as_raw() != command.uid {
             return Err(format!("the guard runs as uid {me} and cannot start PostgreSQL as uid {}", command.uid));
+        }
+        // Who speaks for that user shall not gain another's rights, nor a group's such as root's or the disks'.
+        let (uid, gid) = (self.settings.service_uid.unwrap_or(command.uid), self.settings.service_gid.unwrap_or(command.gid));
+        if me.is_root() && (command.uid, command.gid) != (uid, gid) {
+            return Err(format!(
+                "this guard starts PostgreSQL as uid {uid} and gid {gid}, not as uid {} and gid {}",
+                command.uid, command.gid
+            ));
         }
         if command.data_dir != self.settings.data_dir {
             return Err(format!("this guard is for {}, not for {}", self.settings.data_dir.display(), command.data_dir.display()));

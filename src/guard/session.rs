@@ -5,7 +5,7 @@
 
 use super::{
     Error, GuardSettings, kernel,
-    protocol::{Answer, Hello, LONGEST_LINE, Request, VERSION},
+    protocol::{Answer, Hello, LONGEST_LINE, Request, VERSION, mismatch, version_of},
 };
 use crate::model::{instance::GuardStatus, node::Incarnation};
 use nix::{
@@ -191,6 +191,9 @@ impl Doors {
 
     fn greet(&mut self, index: usize, line: &[u8], status: &GuardStatus) {
         let connection = &mut self.connections[index];
+        if let Some(why) = version_of(line).and_then(|version| mismatch(VERSION, version)) {
+            return connection.reject(why);
+        }
         match serde_json::from_slice(line) {
             Ok(Hello::Query { .. }) => {
                 connection.send(&Answer::Welcome { protocol: VERSION, status: status.clone() });

@@ -147,7 +147,7 @@ fn outside(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> 
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return missing(path, wal_dir, memory, owner),
-        Err(error) => return Err(Unfit(format!("{shown} cannot be read: {error}"))),
+        Err(error) => return Err(unreadable(path, uid, &error)),
     };
     if !metadata.is_dir() {
         return Err(Unfit(format!("{shown} is no directory")));
@@ -158,14 +158,16 @@ fn outside(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> 
             metadata.uid()
         )));
     }
-    let names = names_in(path)?;
+    let names = names_in(path, uid)?;
     if names.is_empty() {
-        same_mount(path, memory)?;
+        same_mount(path, memory, uid)?;
         wal_dir.map_or(Ok(()), |wal_dir| makeable(wal_dir, owner))?;
         return Ok(Seen::Empty);
     }
-    let Ok(version) = fs::read_to_string(path.join("PG_VERSION")) else {
-        return Err(foreign(path, &names));
+    let version = match fs::read_to_string(path.join("PG_VERSION")) {
+        Ok(version) => version,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable(&path.join("PG_VERSION"), uid, &error)),
+        Err(_) => return Err(foreign(path, &names)),
     };
     let Ok(major) = version.trim().parse() else {
         return Err(Unfit(format!("{shown}/PG_VERSION says {:?}, which is no major version", version.trim())));
@@ -174,8 +176,8 @@ fn outside(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> 
     if mode & TOO_OPEN != 0 {
         return Err(Unfit(format!("{shown} has mode {mode:04o}; PostgreSQL starts only with 0700 or 0750: chmod 0700 {shown}")));
     }
-    whole_from_outside(path)?;
-    let there = |name: &str| path.join(name).try_exists().map_err(|error| Unfit(format!("{shown}/{name} cannot be read: {error}")));
+    whole_from_outside(path, uid)?;
+    let there = |name: &str| path.join(name).try_exists().map_err(|error| unreadable(&path.join(name), uid, &error));
     Ok(Seen::Data(Outside {
         major,
         standby_signal: there("standby.signal")?,
@@ -184,8 +186,33 @@ fn outside(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> 
     }))
 }
 
-fn names_in(path: &Path) -> Result<Vec<String>, Unfit> {
-    let failed = |error: io::Error| Unfit(format!("{} cannot be read: {error}", path.display()));
+/// Who keeps `uid` out of `path`, and what to do.
+fn unreadable(path: &Path, uid: u32, error: &io::Error) -> Unfit {
+    let shown = path.display();
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => path.ancestors().find_map(|ancestor| {
+            // What can still be looked at is what does not let further.
+            let metadata = fs::metadata(ancestor).ok()?;
+            Some(let_in(path, ancestor, metadata.uid(), metadata.permissions().mode() & 0o777, uid))
+        }),
+        _ => None,
+    };
+    let remedy = remedy.unwrap_or_else(|| "look at that disk, and at the kernel's log".to_owned());
+    Unfit(format!("{shown} cannot be read: {error}; {remedy}"))
+}
+
+fn let_in(path: &Path, refuses: &Path, owner: u32, mode: u32, uid: u32) -> String {
+    let shown = refuses.display();
+    let remedy = match (owner == uid, refuses == path) {
+        (true, _) => format!("chmod u+rwX {shown}"),
+        (false, true) => format!("chown -R {uid} {shown}"),
+        (false, false) => format!("let user id {uid}, which runs PostgreSQL, through: chmod o+x {shown}"),
+    };
+    format!("{shown} belongs to user id {owner} with mode {mode:04o}: {remedy}")
+}
+
+fn names_in(path: &Path, uid: u32) -> Result<Vec<String>, Unfit> {
+    let failed = |error: io::Error| unreadable(path, uid, &error);
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
@@ -208,7 +235,7 @@ fn missing(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> 
     if !parent.is_dir() {
         return Err(Unfit(format!("{shown} is not there, nor its parent {}: is a mount missing, or data_dir wrong?", parent.display())));
     }
-    same_mount(path, memory)?;
+    same_mount(path, memory, owner.uid)?;
     for path in [Some(path), wal_dir].into_iter().flatten() {
         makeable(path, owner)?;
     }
@@ -227,9 +254,16 @@ fn makeable(path: &Path, owner: Owner) -> Result<(), Unfit> {
 }
 
 /// Refuses an empty place where the data directory once was, when it now lies on another mount.
-fn same_mount(path: &Path, memory: &Path) -> Result<(), Unfit> {
-    let unreadable = |error: io::Error| Unfit(format!("{} cannot be read: {error}", memory.display()));
-    let Some(before) = recall(memory).map_err(unreadable)?.filter(|before| before.data_dir == path) else { return Ok(()) };
+fn same_mount(path: &Path, memory: &Path, uid: u32) -> Result<(), Unfit> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::Other | io::ErrorKind::InvalidData => Unfit(format!(
+            "{} cannot be understood: {error}; see that the mount of {} is there, then remove that file",
+            memory.display(),
+            path.display()
+        )),
+        _ => unreadable(memory, uid, &error),
+    };
+    let Some(before) = recall(memory).map_err(failed)?.filter(|before| before.data_dir == path) else { return Ok(()) };
     let failed = |error: io::Error| Unfit(format!("the mount of {} cannot be found: {error}", path.display()));
     let now = mount::point_of(path).map_err(failed)?;
     if now == before.mount_point {
@@ -254,7 +288,7 @@ fn foreign(path: &Path, names: &[String]) -> Unfit {
 }
 
 /// Refuses a directory of which a part lies on a mount that is not there.
-fn whole_from_outside(path: &Path) -> Result<(), Unfit> {
+fn whole_from_outside(path: &Path, uid: u32) -> Result<(), Unfit> {
     let gone = |link: &Path| {
         let target = fs::read_link(link).unwrap_or_default();
         Unfit(format!("{} points to {}, which is not there: is its mount missing?", link.display(), target.display()))
@@ -264,7 +298,7 @@ fn whole_from_outside(path: &Path) -> Result<(), Unfit> {
         return Err(gone(&pg_wal));
     }
     let tablespaces = path.join("pg_tblspc");
-    let failed = |error: io::Error| Unfit(format!("{} cannot be read: {error}", tablespaces.display()));
+    let failed = |error: io::Error| unreadable(&tablespaces, uid, &error);
     for entry in fs::read_dir(&tablespaces).map_err(failed)? {
         let link = entry.map_err(failed)?.path();
         if !link.exists() {
@@ -272,4 +306,21 @@ fn whole_from_outside(path: &Path) -> Result<(), Unfit> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_kept_out_learns_by_whom_and_what_to_do() {
+        let data = Path::new("/srv/data");
+        let said = |refuses: &str, owner, mode| let_in(data, Path::new(refuses), owner, mode, 110);
+        assert_eq!(said("/srv/data", 110, 0), "/srv/data belongs to user id 110 with mode 0000: chmod u+rwX /srv/data");
+        assert_eq!(said("/srv/data", 0, 0o700), "/srv/data belongs to user id 0 with mode 0700: chown -R 110 /srv/data");
+        let through = "let user id 110, which runs PostgreSQL, through: chmod o+x /srv";
+        assert_eq!(said("/srv", 0, 0o750), format!("/srv belongs to user id 0 with mode 0750: {through}"));
+        let Unfit(why) = unreadable(data, 110, &io::Error::from(io::ErrorKind::TimedOut));
+        assert!(why.ends_with("; look at that disk, and at the kernel's log"), "{why}");
+    }
 }

@@ -136,7 +136,7 @@ fn a_socket_left_behind_is_taken_over_and_a_living_one_is_not() {
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("bind"));
     let mut settings = settings();
     settings.socket = Some(socket.clone());
-    let start = || api::start(settings.clone(), handle::pair("a1").0);
+    let start = || api::start(settings.clone(), api::Listeners::default(), handle::pair("a1").0);
     let first = start().expect("taken over");
     let second = start().expect_err("somebody answers there").to_string();
     assert!(second.contains("another agent answers there"), "{second}");
@@ -149,8 +149,8 @@ fn a_socket_left_behind_is_taken_over_and_a_living_one_is_not() {
 #[test]
 fn an_address_in_use_is_told_with_its_name() {
     let api = api();
-    let mut settings = settings();
-    settings.listen = vec![api.address().to_string().parse().expect("address")];
-    let fault = pgbaton::api::start(settings, pgbaton::agent::handle::pair("a1").0).expect_err("in use");
+    let address = api.address().to_string().parse().expect("address");
+    let fault = pgbaton::api::listen(&[address]).expect_err("in use");
     assert_eq!(fault.to_string(), format!("listen on {}", api.address()));
+    assert_eq!(fault.remedy(), Some("another program uses it: stop it, or change [api] listen"));
 }

@@ -28,9 +28,13 @@ pub(super) fn now() -> Instant {
 /// This process' user may change things.
 pub(super) fn settings() -> Settings {
     let mut settings = Settings::new(nix::unistd::geteuid().as_raw());
-    settings.listen = vec![Address { host: "127.0.0.1".to_owned(), port: 0 }];
     settings.patience = Span::from_millis(300);
     settings
+}
+
+/// A port that is free.
+fn listeners() -> api::Listeners {
+    api::listen(&[Address { host: "127.0.0.1".to_owned(), port: 0 }]).expect("listen")
 }
 
 impl Api {
@@ -42,7 +46,7 @@ impl Api {
         let dir = tempfile::Builder::new().prefix("pgbaton-api-").tempdir().expect("directory");
         settings.socket = Some(dir.path().join("agent.sock"));
         let (handle, seat) = handle::pair("a1");
-        let server = api::start(settings, handle).expect("start");
+        let server = api::start(settings, listeners(), handle).expect("start");
         Self { server, seat, dir }
     }
 

@@ -27,6 +27,29 @@ fn every_fault_is_shown_at_once_with_its_line() {
     assert_eq!(faults["faults"][0]["line"], 1);
 }
 
+/// What the parser makes of a line that is no TOML is not held against the operator.
+#[test]
+fn a_slip_in_the_toml_is_the_only_fault_that_is_told_of_it() {
+    let host = Host::new();
+    let beginning = "cluster = \"orders\"\nnode = \"n1\"\n";
+    for (text, line) in
+        [("= 5\n", 3), ("[api]\nlisten = 127.0.0.1:8008\n", 4), ("zone = \n[etcd\n", 3), ("[etcd\nendpoints = [\"http://a:2379\"]\n", 3)]
+    {
+        let file = host.write("broken.toml", &format!("{beginning}{text}")).display().to_string();
+        let ran = run(&["config", "check", &file]);
+        assert_eq!(ran.code, 7);
+        assert!(ran.stdout.contains(&format!("broken.toml:{line}: ")), "{}", ran.stdout);
+        assert!(ran.stdout.lines().all(|fault| fault.ends_with("; correct the TOML here")), "{text:?}: {}", ran.stdout);
+    }
+    // What is wrong elsewhere is still told at once.
+    let file = host.write("broken.toml", &format!("nod = 1\n{beginning}= 5\nzone = 7\n")).display().to_string();
+    let ran = run(&["config", "check", &file]);
+    for expected in ["broken.toml:1: nod: unknown key; did you mean", "broken.toml:4: ", "broken.toml:5: zone: the number 7"] {
+        assert!(ran.stdout.contains(expected), "{expected} in\n{}", ran.stdout);
+    }
+    assert_eq!(ran.stdout.lines().count(), 3, "{}", ran.stdout);
+}
+
 #[test]
 fn a_file_that_is_not_there_is_one_fault() {
     let ran = run(&["config", "check", "/nonexistent/x.toml"]);

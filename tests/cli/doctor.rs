@@ -68,3 +68,16 @@ fn faults_of_the_configuration_are_rows() {
     assert_eq!(ran.code, 8);
     assert!(ran.stdout.contains("FAIL  configuration  ") && ran.stdout.contains("nonsense"), "{}", ran.stdout);
 }
+
+#[test]
+fn a_configuration_that_the_host_does_not_meet_has_one_verdict() {
+    let host = Host::new();
+    let text = std::fs::read_to_string(host.path("orders.toml")).expect("read").replace("/usr/lib/postgresql/15/bin", "/nonexistent");
+    host.write("orders.toml", &text);
+    let ran = host.run(&["doctor", "-o", "json"]);
+    assert_eq!(ran.code, 8);
+    let rows = rows(&ran.stdout);
+    let verdicts: Vec<&str> = rows.iter().filter(|row| row.1 == "configuration").map(|row| row.0.as_str()).collect();
+    assert_eq!(verdicts, ["fail"], "{rows:#?}");
+    assert!(find(&rows, "configuration").2.contains("postgres.bin_dir: /nonexistent"), "{rows:#?}");
+}

@@ -88,10 +88,10 @@ rewind = {{ password_file = "rewind.password" }}
     pub(super) fn agent(&self, published: Published) -> Agent {
         let mut settings = Settings::new(nix::unistd::geteuid().as_raw());
         settings.socket = Some(self.path("run/agent.sock"));
-        settings.listen = vec![Address { host: "127.0.0.1".to_owned(), port: 0 }];
+        let listeners = api::listen(&[Address { host: "127.0.0.1".to_owned(), port: 0 }]).expect("listen");
         let (handle, seat) = handle::pair("a1");
         seat.publish(published);
-        Agent { server: api::start(settings, handle).expect("start"), seat }
+        Agent { server: api::start(settings, listeners, handle).expect("start"), seat }
     }
 
     /// Runs the program on this host, with `--config`.

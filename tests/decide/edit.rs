@@ -78,6 +78,8 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         s.guard = Observed::Unknown { since: s.now.boot, why: "the session ended".to_owned() };
     } else if line == "etcd is silent" {
         s.etcd.answered = Observed::Unknown { since: s.now.boot, why: "no answer".to_owned() };
+    } else if let Some(why) = line.strip_prefix("etcd is silent: ") {
+        s.etcd.answered = Observed::Unknown { since: s.now.boot, why: why.to_owned() };
     } else {
         return Ok(false);
     }

@@ -76,10 +76,17 @@ async fn what_must_not_be_started_is_refused() {
     other.data_dir = "/var/lib/postgresql".into();
     let mut stranger = host.command();
     stranger.uid = 65_534;
-    for (command, reason) in [(root, "root"), (other, "not for"), (stranger, "belongs to uid")] {
+    // Whoever may speak with root's guard is not given another's rights, nor those of root's group.
+    let mut group = host.command();
+    group.gid = 0;
+    for (command, reason) in [(root, "root"), (other, "not for"), (stranger, "not as uid 65534"), (group, "and gid 0")] {
         let answer = guard.start(StartAs::Standby, command, TERM, PATIENCE).await;
         assert!(matches!(&answer, Err(Error::Refused { why, .. }) if why.contains(reason)), "{answer:?}");
     }
+    std::os::unix::fs::chown(host.data_dir(), Some(65_534), None).expect("chown");
+    let answer = guard.start(StartAs::Standby, host.command(), TERM, PATIENCE).await;
+    assert!(matches!(&answer, Err(Error::Refused { why, .. }) if why.contains("belongs to uid 65534")), "{answer:?}");
+    std::os::unix::fs::chown(host.data_dir(), Some(host.uid), None).expect("chown");
     fs::rename(host.data_dir(), host.path("away")).expect("rename");
     let answer = guard.start(StartAs::Standby, host.command(), TERM, PATIENCE).await;
     assert!(matches!(&answer, Err(Error::Refused { why, .. }) if why.contains("No such file")), "{answer:?}");

@@ -3,7 +3,10 @@
 use super::host::{Host, MODES, PATIENCE, agent, arm, eventually, is_alive, program, signal};
 use pgbaton::{
     clock,
-    guard::client::{ArmedBy, Disarm, Error, Guard, query_status, spawn},
+    guard::{
+        GuardSettings,
+        client::{ArmedBy, Disarm, Error, Guard, query_status, spawn},
+    },
     model::{
         instance::{Process, StartAs, StopMode},
         moment::Span,
@@ -133,7 +136,7 @@ async fn what_is_no_protocol_is_answered_and_forgotten() {
     assert_eq!(guard.status(PATIENCE).await.expect("status").process, Process::Empty { last: None });
     // A verb of a later version: refused, and the session goes on.
     let mut stream = tokio::net::UnixStream::connect(host.socket()).await.expect("connect");
-    let line = "{\"session\":{\"protocol\":9,\"agent\":\"a\"}}\n{\"id\":7,\"agent\":\"a\",\"term\":1,\"verb\":{\"cut\":{\"port\":1}}}\n";
+    let line = "{\"session\":{\"protocol\":1,\"agent\":\"a\"}}\n{\"id\":7,\"agent\":\"a\",\"term\":1,\"verb\":{\"cut\":{\"port\":1}}}\n";
     stream.write_all(line.as_bytes()).await.expect("write");
     let mut answer = Vec::new();
     eventually("a refusal", PATIENCE, async || {
@@ -141,6 +144,38 @@ async fn what_is_no_protocol_is_answered_and_forgotten() {
         String::from_utf8_lossy(&answer).contains("\"refused\":{\"id\":7").then_some(())
     })
     .await;
+}
+
+/// Neither side guesses what the other one's version means.
+#[tokio::test]
+async fn another_version_of_the_protocol_is_refused_by_both_sides() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut host = Host::new(MODES[0]);
+    host.start_guard().await;
+    for hello in
+        ["{\"query\":{\"protocol\":9}}\n", "{\"session\":{\"protocol\":9,\"agent\":\"a\",\"more\":1}}\n", "{\"new\":{\"protocol\":9}}\n"]
+    {
+        let mut stream = tokio::net::UnixStream::connect(host.socket()).await.expect("connect");
+        stream.write_all(hello.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        assert!(
+            answer.contains("rejected") && answer.contains("this guard speaks version 1 of its protocol, this pgbaton version 9"),
+            "{answer}"
+        );
+    }
+    let later = host.path("later.sock");
+    let listener = tokio::net::UnixListener::bind(&later).expect("bind");
+    let greets = async || {
+        let (mut stream, _) = listener.accept().await.expect("accept");
+        stream.write_all(b"{\"welcome\":{\"protocol\":9,\"state\":\"of another shape\"}}\n").await.expect("write");
+        stream
+    };
+    let refused = |fault: &Error| matches!(fault, Error::Rejected(why) if why.starts_with("this guard speaks version 9 of its protocol, this pgbaton version 1"));
+    let (_stream, session) = tokio::join!(greets(), Guard::connect(&later, agent(), PATIENCE));
+    assert!(refused(&session.expect_err("refused")));
+    let (_stream, status) = tokio::join!(greets(), query_status(&later, PATIENCE));
+    assert!(refused(&status.expect_err("refused")));
 }
 
 #[tokio::test]
@@ -171,6 +206,53 @@ async fn a_spawned_guard_is_detached_and_answers() {
     assert!(matches!(&second, Err(Error::Spawn(why)) if why.contains("another guard")), "{second:?}");
     signal(detached(&host).0, "TERM");
     eventually("it ends", PATIENCE, async || query_status(&host.socket(), PATIENCE).await.err()).await;
+}
+
+/// What root starts is what root said once: nothing is read where the owner of the data directory can write.
+#[tokio::test]
+async fn a_starter_goes_on_with_the_settings_of_its_begin() {
+    use std::io::{Read, Write};
+    let host = Host::new(MODES[0]);
+    let settings = GuardSettings { detach: true, ..host.settings() };
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
+    let mut command = program(env!("CARGO_BIN_EXE_pgbaton"));
+    command.args(["guard", "--starter"]).stdin(std::os::fd::OwnedFd::from(theirs)).stdout(Stdio::null());
+    let mut starter = command.spawn().expect("starter");
+    drop(command);
+    let mut line = serde_json::to_vec(&settings).expect("json");
+    line.push(b'\n');
+    ours.write_all(&line).expect("settings");
+    let mut start = || {
+        let mut answer = [0];
+        ours.write_all(b"s").expect("ask");
+        ours.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, [b'\n'], "a guard was started");
+        listener(&host)
+    };
+    let first = start();
+    let arguments = std::fs::read(format!("/proc/{first}/cmdline")).expect("cmdline");
+    assert_eq!(arguments.split(|byte| *byte == 0).skip(1).collect::<Vec<_>>(), [&b"guard"[..], b"--from-stdin", b""], "no file is named");
+    let planted = host.path("planted.log");
+    let other = GuardSettings { log_file: Some(planted.clone()), data_dir: host.path("elsewhere"), ..settings };
+    std::fs::write(host.path("run/guard.json"), serde_json::to_vec(&other).expect("json")).expect("plant");
+    signal(first, "KILL");
+    eventually("the first one is gone", PATIENCE, async || (!is_alive(first)).then_some(())).await;
+    let before = host.guard_log().len();
+    let second = start();
+    assert_ne!(first, second);
+    eventually("the log goes on where root said", PATIENCE, async || (host.guard_log().len() > before).then_some(())).await;
+    assert!(!planted.exists());
+    signal(second, "TERM");
+    eventually("it ends", PATIENCE, async || query_status(&host.socket(), PATIENCE).await.err()).await;
+    drop(ours);
+    assert!(starter.wait().expect("wait").success(), "a starter ends with its agent");
+}
+
+/// The process that listens for `host`, as the kernel says.
+fn listener(host: &Host) -> i32 {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    let stream = std::os::unix::net::UnixStream::connect(host.socket()).expect("connect");
+    getsockopt(&stream, PeerCredentials).expect("credentials").pid()
 }
 
 /// The process that listens for `host`, with its parent and session.

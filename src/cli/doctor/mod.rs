@@ -80,7 +80,10 @@ pub(super) async fn run(target: &Target, options: &DoctorOptions) -> anyhow::Res
     match config::read(&file) {
         Err(faults) => rows.extend(faults.as_slice().iter().map(fault)),
         Ok(config) => {
-            rows.push(Row::ok("configuration", file.display().to_string()));
+            match super::config::check_host(&config) {
+                Err(faults) => rows.extend(faults.as_slice().iter().map(fault)),
+                Ok(()) => rows.push(Row::ok("configuration", file.display().to_string())),
+            }
             rows.extend(host_rows(&config).await);
         }
     }
@@ -102,9 +105,6 @@ fn fault(fault: &config::Fault) -> Row {
 
 async fn host_rows(config: &Config) -> Vec<Row> {
     let mut rows = Vec::new();
-    if let Err(faults) = super::config::check_host(config) {
-        rows.extend(faults.as_slice().iter().map(fault));
-    }
     let mut known = Known::default();
     ask_agent(config, &mut known).await;
     let etcd = etcd::rows(config, &mut known).await;
