@@ -3,7 +3,7 @@
 //! One seed again, with its trace: `SEED=17 cargo test --test simulation one_seed -- --ignored --nocapture`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use pgbaton::sim::{Coverage, Cut, Mutation, Options, Outcome, Plan, interrupt, run, sick_claimant};
+use pgbaton::sim::{Coverage, Cut, Mutation, Options, Outcome, Plan, Swarm, interrupt, run, sick_claimant};
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -136,8 +136,12 @@ fn equal_seeds_give_equal_traces() {
 
 /// With one rule broken in the model around the decisions some oracle of `expected` must fire within a few dozen seeds.
 fn some_oracle_sees(mutation: Mutation, expected: &[&str]) {
-    let options = Options { mutation, ..Options::default() };
-    let seen = (1..80).find_map(|seed| {
+    some_oracle_sees_in(Options { mutation, ..Options::default() }, 80, expected);
+}
+
+fn some_oracle_sees_in(options: Options, seeds: u64, expected: &[&str]) {
+    let mutation = options.mutation;
+    let seen = (1..seeds).find_map(|seed| {
         let outcome = run(seed, options);
         outcome.violations.first().filter(|text| expected.iter().any(|oracle| text.contains(oracle))).cloned()
     });
@@ -163,6 +167,21 @@ fn a_release_before_the_tree_is_empty_is_noticed() {
 #[test]
 fn a_taker_that_does_not_wait_is_noticed() {
     some_oracle_sees(Mutation::Impatient, &["O1:", "O4:"]);
+}
+
+#[test]
+fn a_claim_that_is_not_in_the_file_first_is_noticed() {
+    some_oracle_sees(Mutation::ForgottenClaim, &["O4:"]);
+}
+
+#[test]
+fn a_promise_that_is_not_in_the_file_first_is_noticed() {
+    some_oracle_sees(Mutation::ForgottenPromise, &["O7:"]);
+}
+
+#[test]
+fn a_taker_that_waits_by_its_own_policy_is_noticed() {
+    some_oracle_sees_in(Options { mutation: Mutation::OwnWait, swarm: Swarm::Policy, ..Options::default() }, 300, &["O1:"]);
 }
 
 /// Nobody holds a claim for ever that it cannot use: another one takes its place (protocol L1).

@@ -315,6 +315,7 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
     d.memory.claim = Some(ClaimStory {
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
         former_lsn: Some(leader.record.lsn),
+        former_hold: Some(leader.record.hold),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         ..ClaimStory::begun(term, why.to_owned(), triggered)
     });

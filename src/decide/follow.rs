@@ -182,6 +182,10 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         return;
     }
     let Some(target) = target else {
+        if let Some(texts) = ledger::burnt_but_real(s, disk.control.tli()) {
+            ledger::put(s, d, texts);
+            return;
+        }
         // In recovery and following nobody: ready to be elected, or to be told whom to follow. New histories wait: a directory
         // that went its own way must not be lured by them.
         let lured = if ledger::newest_real(&s.histories) > Some(disk.control.tli()) {

@@ -120,6 +120,14 @@ pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, St
     (missing || trailing).then(|| owned(texts))
 }
 
+/// Real history files here of ids that the ledger has burnt, newer than what `pg_control` is on: a promotion that nobody came to know of.
+/// A standby that finds one goes there. `Some`: what is written instead, of the files that are here.
+pub(super) fn burnt_but_real(s: &Snapshot, on: TimelineId) -> Option<BTreeMap<TimelineId, String>> {
+    let burnt = |tli: &TimelineId| entry(s, *tli).is_some_and(|entry| entry.state == TimelineState::Burnt);
+    let found = s.histories.iter().any(|(tli, text)| *tli > on && burnt(tli) && is_real(text));
+    found.then(|| owned(known_texts(s).into_iter().filter(|(tli, _)| s.histories.contains_key(tli)).collect()))
+}
+
 /// Comments of burnt ids that no real history on this disk follows: at a start they would be taken for the target. `Some`: what stays.
 pub(super) fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId, String>> {
     let newest = newest_real(&s.histories);

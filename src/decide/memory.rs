@@ -4,7 +4,7 @@ use super::decision::Published;
 use crate::model::{
     instance::Run,
     lsn::Lsn,
-    moment::Moment,
+    moment::{Moment, Span},
     node::{NodeName, Nonce},
     policy::CrashPolicy,
     term::Term,
@@ -67,6 +67,8 @@ pub struct ClaimStory {
     pub from: Option<NodeName>,
     /// The former primary's newest known position.
     pub former_lsn: Option<Lsn>,
+    /// How long it could act after a renewal; `None` where this run of the agent did not see its record.
+    pub former_hold: Option<Span>,
     /// The verified end of its WAL, if it released.
     pub wal_end: Option<Lsn>,
     /// When the trigger was seen.
@@ -93,6 +95,7 @@ impl ClaimStory {
             why,
             from: None,
             former_lsn: None,
+            former_hold: None,
             wal_end: None,
             triggered,
             claimed: None,

@@ -124,10 +124,15 @@ pub(super) fn may_start_in_place(s: &Snapshot, disk: &DiskFacts) -> bool {
 
 /// The reserved id that we promoted to before we died: our own file and our own history file say so.
 fn own_unfinished(s: &Snapshot) -> Option<(TimelineId, &TimelineRecord)> {
+    noted_unfinished(s).filter(|(tli, _)| s.histories.contains_key(tli))
+}
+
+/// The reserved id that our file says we were about to promote to.
+fn noted_unfinished(s: &Snapshot) -> Option<(TimelineId, &TimelineRecord)> {
     let promoted = s.file.promoted?;
     let entry = ledger::entry(s, promoted.tli)?;
     let ours = entry.state == TimelineState::Reserved && entry.owner == s.myself() && entry.term == promoted.term;
-    (ours && ledger::newest(s) == Some(promoted.tli) && s.histories.contains_key(&promoted.tli)).then_some((promoted.tli, entry))
+    (ours && ledger::newest(s) == Some(promoted.tli)).then_some((promoted.tli, entry))
 }
 
 /// Whether a promotion or a start as primary was accepted in this term, and nothing of it is left.
@@ -198,6 +203,13 @@ fn prepare(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Op
         story.voted.get_or_insert(s.now.boot);
     }
     d.hurry = true;
+    let noted = noted_unfinished(s).is_some_and(|(_, entry)| entry.term < leader.record.term);
+    if noted && own_unfinished(s).is_none() && s.disk().is_none() {
+        // An agent that has not looked does not know whether its own data are on that id: nothing is burnt before.
+        d.waits("inspect", "the data directory is being inspected: a promotion of this node may have come further than the ledger knows");
+        d.act(s, Action::InspectDisk);
+        return Keeps::Renewing;
+    }
     let Some(txn) = prepare_txn(s, leader, whole) else {
         d.waits("records", "the records of this cluster are incomplete");
         return Keeps::Renewing;

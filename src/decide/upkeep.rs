@@ -167,7 +167,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     };
     // What was given out before this timeline began was told of when it did.
     let since = entry.filter(|_| promoted_now).and_then(|entry| entry.parent).unwrap_or(leader.record.tli);
-    let longest = leader.record.hold.plus(s.policy.timers().renew_every);
+    let longest = story.former_hold.unwrap_or_default().max(leader.record.hold).plus(s.policy.timers().renew_every);
     let unseen = if story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
     let steps = [
         ("claim", story.claimed),

@@ -1,6 +1,11 @@
 //! What goes wrong, when, and for how long.
 
-use super::world::World;
+use super::{Swarm, world::World};
+use crate::model::{
+    key::{Compare, Key, Txn, Write},
+    policy::Preset,
+    record::{PolicyRecord, to_text},
+};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -33,6 +38,7 @@ enum Fault {
     BrittleAgents,
     NodeStopped,
     DirectoryWiped,
+    PolicyChanged,
 }
 
 const KINDS: &[Fault] = &[
@@ -69,6 +75,19 @@ const KINDS: &[Fault] = &[
     Fault::BrittleAgents,
     Fault::NodeStopped,
     Fault::DirectoryWiped,
+    Fault::PolicyChanged,
+];
+
+/// Holds and waits that change while answers are lost.
+const POLICY: &[Fault] = &[
+    Fault::PolicyChanged,
+    Fault::PolicyChanged,
+    Fault::PolicyChanged,
+    Fault::AmbiguousAnswers,
+    Fault::EtcdCut,
+    Fault::EtcdMute,
+    Fault::EtcdMute,
+    Fault::Isolated,
 ];
 
 impl World {
@@ -79,7 +98,8 @@ impl World {
         }
         let both = if self.random.chance(250) { 2 } else { 1 };
         for _ in 0..both {
-            let fault = self.random.pick(KINDS);
+            let kinds = if self.options.swarm == Swarm::Policy { POLICY } else { KINDS };
+            let fault = self.random.pick(kinds);
             let node = self.target();
             self.inject(fault, node);
         }
@@ -166,6 +186,7 @@ impl World {
             Fault::BrittleAgents => self.brittle = (self.random.between(10, 150), until),
             Fault::NodeStopped => self.stop_node(node, lasts),
             Fault::DirectoryWiped => self.wipe(node),
+            Fault::PolicyChanged => self.change_policy(node),
         }
     }
 
@@ -282,6 +303,17 @@ impl World {
         if others && self.nodes[node].server.is_none() && self.nodes[node].disk.is_some() {
             self.nodes[node].disk = None;
         }
+    }
+
+    /// An operator chooses the other preset.
+    fn change_policy(&mut self, node: usize) {
+        let text = self.store.entries.get(&Key::Policy).map(|entry| entry.text.clone());
+        let Some(mut record) = text.as_ref().and_then(|text| serde_json::from_str::<PolicyRecord>(text).ok()) else { return };
+        record.version += 1;
+        record.policy.preset = if record.policy.preset == Preset::Fast { Preset::Default } else { Preset::Fast };
+        let when = text.into_iter().map(|text| Compare::Is(Key::Policy, text)).collect();
+        let txn = Txn { nonce: self.name("o"), when, then: vec![Write::Put(Key::Policy, to_text(&record))] };
+        self.commit(node, 0, &txn);
     }
 
     /// Everything works again.

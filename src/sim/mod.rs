@@ -9,11 +9,13 @@
 //! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`;
 //! - `faults`, `workload`: what goes wrong, and who writes meanwhile;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
+//! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
 //! - `oracle`: what must never happen; `trace`: what happened; `random`: the one source of chance.
 
 mod executor;
 mod faults;
 mod guard;
+mod mutation;
 mod network;
 mod node;
 mod oracle;
@@ -26,6 +28,7 @@ mod wal;
 mod workload;
 mod world;
 
+pub use mutation::Mutation;
 pub use oracle::Coverage;
 pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
 
@@ -52,29 +55,33 @@ pub struct Options {
     pub trace: bool,
     /// A rule that is broken on purpose: some oracle must notice.
     pub mutation: Mutation,
+    /// Which faults there are.
+    pub swarm: Swarm,
     /// PostgreSQL as strict about comment-only history files at a start as about real ones.
     pub burnt_ids_are_fatal: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seconds: 240, faults: true, patience: 120, trace: false, mutation: Mutation::None, burnt_ids_are_fatal: true }
+        Self {
+            seconds: 240,
+            faults: true,
+            patience: 120,
+            trace: false,
+            mutation: Mutation::None,
+            swarm: Swarm::All,
+            burnt_ids_are_fatal: true,
+        }
     }
 }
 
-/// A rule that is broken on purpose, in the model around the decisions: proof that an oracle would see it.
+/// What goes wrong in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutation {
-    /// Nothing is broken.
-    None,
-    /// The executor counts validity from the reply, not from the send.
-    ValidityFromReply,
-    /// The guard ignores its deadline.
-    DeafGuard,
-    /// The guard says that nothing lives while backends still commit.
-    HastyRelease,
-    /// A taker does not wait.
-    Impatient,
+pub enum Swarm {
+    /// Everything that the model knows.
+    All,
+    /// The policy changes all the time, and answers are lost: for the rules about holds and waits that differ.
+    Policy,
 }
 
 /// What a run showed.

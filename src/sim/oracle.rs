@@ -7,7 +7,7 @@ use crate::{
         snapshot::{Snapshot, is_held},
     },
     model::{
-        key::Key,
+        key::{Key, Txn, Write},
         moment::Moment,
         node::{NodeName, Nonce},
         record::{HistoryRecord, LeaderRecord, LeaderState, SyncRecord},
@@ -44,8 +44,8 @@ pub(super) struct Oracle {
     pub(super) acks: Vec<Ack>,
     /// When each write of `leader` was sent, on its sender's `CLOCK_BOOTTIME`.
     pub(super) sends: BTreeMap<Nonce, (usize, Moment)>,
-    /// When each node last sent one.
-    pub(super) last_send: BTreeMap<usize, Moment>,
+    /// Until when the writes that each node has sent would let it act, if they were taken.
+    longest: BTreeMap<usize, Moment>,
     /// The newest write of `leader` of each term.
     pub(super) newest: BTreeMap<Term, Written>,
     /// The branches that were made by a promotion, and in which term.
@@ -122,6 +122,7 @@ impl World {
             self.violation("O11", format!("{} gives term {} up while its PostgreSQL can acknowledge", record.holder.node, record.term));
         }
         if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
+            self.judge_claimant(record);
             self.oracle.claims_at.push(self.now);
         }
         if record.state == LeaderState::Serving {
@@ -135,6 +136,17 @@ impl World {
         self.oracle.newest.insert(record.term, Written { record: record.clone(), at: self.now });
     }
 
+    /// Only the owner, and whom `sync` names, may claim (protocol 1.4, *taker*).
+    fn judge_claimant(&mut self, record: &LeaderRecord) {
+        let sync = self.store.entries.get(&Key::Sync).and_then(|entry| serde_json::from_str::<SyncRecord>(&entry.text).ok());
+        let Some(sync) = sync else { return };
+        let claimant = record.holder.replica();
+        if sync.primary != claimant && !sync.electable.contains(&claimant) {
+            let (node, term) = (&record.holder.node, record.term);
+            self.violation("O4", format!("{node} has claimed term {term}, and sync does not name it"));
+        }
+    }
+
     /// Until when this node may act by what the store has taken; `None` where the store never gave it that.
     fn authority(&self, node: usize) -> Option<(Term, Moment)> {
         let name = &self.nodes[node].name;
@@ -146,11 +158,30 @@ impl World {
 
     /// A deadline is never later than the newest send allows (O10, at its root).
     pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
-        let hold = self.policy.timers().hold;
-        let allowed = self.oracle.last_send.get(&node).map(|sent| sent.plus(hold));
+        let allowed = self.oracle.longest.get(&node).copied();
         if allowed.is_none_or(|allowed| until > allowed) {
             let name = self.nodes[node].who();
-            self.violation("O10", format!("{name} arms {until}, its newest send allows {allowed:?}"));
+            self.violation("O10", format!("{name} arms {until}, its sends allow {allowed:?}"));
+        }
+    }
+
+    /// A write of `leader` is about to leave a node.
+    pub(super) fn note_send(&mut self, node: usize, txn: &Txn, at: Moment) {
+        let written = txn.then.iter().find_map(|write| match write {
+            Write::Put(Key::Leader, text) => serde_json::from_str::<LeaderRecord>(text).ok(),
+            _ => None,
+        });
+        if let Some(record) = written {
+            let until = at.plus(record.hold);
+            self.oracle.longest.entry(node).and_modify(|longest| *longest = until.max(*longest)).or_insert(until);
+        }
+    }
+
+    /// The store has taken a promise: it is in the file first (O7).
+    pub(super) fn judge_promise(&mut self, term: Term, name: &NodeName) {
+        let noted = self.nodes.iter().find(|node| node.name == *name).map(|node| node.file.promised);
+        if noted.is_none_or(|noted| noted < term) {
+            self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) struct Client {
 
 impl World {
     /// Runs a transaction at the store, now.
-    fn commit(&mut self, node: usize, run: u64, txn: &Txn) -> TxnOutcome {
+    pub(super) fn commit(&mut self, node: usize, run: u64, txn: &Txn) -> TxnOutcome {
         let sent = Moment::ZERO;
         if !txn.when.iter().all(|compare| self.store.holds(compare)) {
             return TxnOutcome::Refused { values: self.store.values(txn), revision: self.store.revision, sent };
@@ -99,8 +99,10 @@ impl World {
                     let entry = Entry { text: text.clone(), revision, lease: leased.then_some((node, run)) };
                     self.store.entries.insert(key.clone(), entry);
                     self.store.log.push((key.clone(), Some(text.clone()), revision));
-                    if *key == Key::Leader {
-                        self.leader_written(node, before);
+                    match key {
+                        Key::Leader => self.leader_written(node, before),
+                        Key::Promise(term, of) => self.judge_promise(*term, of),
+                        _ => {}
                     }
                 }
                 Write::Delete(key) => {

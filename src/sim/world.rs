@@ -1,7 +1,7 @@
 //! Virtual time, the queue of what happens, and the loop of each agent.
 
 use super::{
-    Mutation, Options,
+    Options,
     network::Network,
     node::{Agent, Clock, Node},
     oracle::{Coverage, Oracle},
@@ -19,7 +19,6 @@ use crate::{
     },
     model::{
         instance::ServerRole,
-        moment::Moment,
         node::{Address, ClusterName, DataIncarnation},
         node_file::NodeFile,
         policy::ClusterPolicy,
@@ -265,11 +264,7 @@ impl World {
             agent.state.apply(event, clocks);
         }
         let mut snapshot = agent.state.snapshot(clocks, fresh);
-        if self.options.mutation == Mutation::Impatient
-            && let Some(standing) = &mut snapshot.standing
-        {
-            standing.since = Moment::ZERO;
-        }
+        self.options.mutation.blind(&mut snapshot);
         let mut decision = decide(&snapshot);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
         agent.state.decided(&mut decision, clocks.boot);

@@ -92,6 +92,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         why: "n1 fell silent".to_owned(),
         from: Some(base::parsed("n1")),
         former_lsn: Some(END),
+        former_hold: None,
         wal_end: None,
         triggered: now.minus(Span::from_millis(100)),
         claimed: Some(now),

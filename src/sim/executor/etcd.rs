@@ -15,7 +15,7 @@ impl World {
         let clocks = self.nodes[node].clock.both(self.now);
         if purpose.writes_leader() {
             self.oracle.sends.insert(txn.nonce.clone(), (node, clocks.boot));
-            self.oracle.last_send.insert(node, clocks.boot);
+            self.note_send(node, &txn, clocks.boot);
         }
         self.note_purpose(purpose);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };

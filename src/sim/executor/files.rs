@@ -39,7 +39,9 @@ impl World {
             );
             self.violation("O8", text);
         }
-        self.nodes[node].file = file.clone();
+        let mut kept = file.clone();
+        self.options.mutation.forget(&self.nodes[node].file, &mut kept);
+        self.nodes[node].file = kept;
     }
 
     pub(super) fn write_histories(&mut self, node: usize, run: u64, texts: BTreeMap<TimelineId, String>) {
