@@ -109,6 +109,15 @@ fn no_seed_breaks_a_promise() {
     assert!(median(&outcomes, |c| c.leaderships) >= 2, "too little happens: the faults prove nothing");
 }
 
+/// Seeds that once broke something, found among fresh ones.
+#[test]
+fn seeds_that_once_failed_are_well() {
+    for seed in [1110, 1204] {
+        let outcome = run(seed, Options::default());
+        assert_eq!(outcome.violations, Vec::<String>::new(), "again: {}", command(seed));
+    }
+}
+
 /// Without a fault nothing is claimed, started or given up after the beginning, and etcd is written at the pace of the renewals (O16, O17).
 #[test]
 fn a_quiet_cluster_stays_as_it_is() {

@@ -47,8 +47,8 @@ fn before_the_deadline(s: &Snapshot, d: &mut Draft) -> Flow {
     if left <= KILL_MARGIN {
         d.act(s, Action::Kill);
     } else {
-        // It is asked once; what is left of it then is killed, whatever deadline an earlier stop had.
-        if !matches!(s.process(), Some(Process::Running { stopping: Some(_), .. })) {
+        // What runs is asked once; what is left of it then is killed, whatever deadline an earlier stop had.
+        if matches!(s.process(), Some(Process::Running { stopping: None, .. })) {
             d.act(s, Action::Stop { mode: StopMode::Fast, deadline: until.minus(KILL_MARGIN) });
         }
         d.wake(until.minus(KILL_MARGIN));
