@@ -419,14 +419,8 @@ fn lag(s: &Snapshot, node: &NodeName, said: &MemberRecord) -> Lag {
         return said.lag;
     };
     let Some(row) = row_of(&facts.walsenders, node, said) else { return said.lag };
-    let behind = |position: Option<Lsn>| position.map(|position| insert.bytes_ahead_of(position).get());
-    Lag {
-        sent: behind(row.sent),
-        write: behind(row.write),
-        flush: behind(row.flush),
-        replay: behind(row.replay),
-        replay_ms: row.replay_ms.or(said.lag.replay_ms),
-    }
+    let shown = row.lag(insert);
+    Lag { replay_ms: shown.replay_ms.or(said.lag.replay_ms), ..shown }
 }
 
 fn fencing(s: &Snapshot, now: Moment) -> FencingStatus {

@@ -339,11 +339,9 @@ fn positions(s: &Snapshot) -> (MemberRole, Option<TimelineId>, Lsn, Lsn, Lag) {
 fn replicas(s: &Snapshot) -> BTreeMap<NodeName, Lag> {
     let Some(facts) = s.server() else { return BTreeMap::new() };
     let ServerRole::Primary { insert, .. } = &facts.role else { return BTreeMap::new() };
-    let behind = |position: Option<Lsn>| position.map(|position| insert.bytes_ahead_of(position).get());
     let rows = facts.walsenders.iter().filter(|row| row.streaming).filter_map(|row| {
         let replica = Replica::from_application_name(&row.application_name)?;
-        let (sent, write) = (behind(row.sent), behind(row.write));
-        Some((replica.node, Lag { sent, write, flush: behind(row.flush), replay: behind(row.replay), replay_ms: row.replay_ms }))
+        Some((replica.node, row.lag(*insert)))
     });
     rows.collect()
 }

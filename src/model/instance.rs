@@ -4,6 +4,7 @@ use super::{
     lsn::Lsn,
     moment::Moment,
     node::{Address, DataIncarnation, Incarnation, SlotName, SystemId},
+    record::Lag,
     term::Term,
     timeline::TimelineId,
 };
@@ -338,6 +339,15 @@ pub struct Walsender {
     pub replay_ms: Option<u64>,
     /// `reply_time`, in microseconds since 1970 by the replica's clock. Only its changes mean something: each is a message.
     pub reply: Option<i64>,
+}
+
+impl Walsender {
+    /// How far its replica is behind this insert position of the primary.
+    pub fn lag(&self, insert: Lsn) -> Lag {
+        let behind = |position: Option<Lsn>| position.map(|position| insert.bytes_ahead_of(position).get());
+        let (sent, write, flush, replay) = (behind(self.sent), behind(self.write), behind(self.flush), behind(self.replay));
+        Lag { sent, write, flush, replay, replay_ms: self.replay_ms }
+    }
 }
 
 /// One physical replication slot.

@@ -10,7 +10,7 @@ use crate::{
         key::{Key, Txn, Write},
         moment::Moment,
         node::{NodeName, Nonce},
-        record::{HistoryRecord, LeaderRecord, LeaderState, SyncRecord},
+        record::{HistoryRecord, LeaderRecord, LeaderState},
         term::Term,
         timeline::TimelineId,
     },
@@ -138,8 +138,7 @@ impl World {
 
     /// Only the owner, and whom `sync` names, may claim (protocol 1.4, *taker*).
     fn judge_claimant(&mut self, record: &LeaderRecord) {
-        let sync = self.store.entries.get(&Key::Sync).and_then(|entry| serde_json::from_str::<SyncRecord>(&entry.text).ok());
-        let Some(sync) = sync else { return };
+        let Some(sync) = self.store.sync() else { return };
         let claimant = record.holder.replica();
         if sync.primary != claimant && !sync.electable.contains(&claimant) {
             let (node, term) = (&record.holder.node, record.term);
@@ -193,8 +192,7 @@ impl World {
         if valid.is_none() {
             self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
         }
-        let sync: Option<SyncRecord> = self.store.entries.get(&Key::Sync).and_then(|entry| serde_json::from_str(&entry.text).ok());
-        let written = sync.is_some_and(|sync| sync.term >= term);
+        let written = self.store.sync().is_some_and(|sync| sync.term >= term);
         if !written {
             self.violation("O4", format!("{name}: {what} in term {term} before sync was written for it"));
         }

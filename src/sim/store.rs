@@ -7,7 +7,7 @@ use crate::{
     model::{
         key::{Compare, Key, Txn, Write},
         moment::Moment,
-        record::{LeaderRecord, LeaderState},
+        record::{LeaderRecord, LeaderState, SyncRecord},
     },
 };
 use std::collections::BTreeMap;
@@ -40,6 +40,10 @@ pub(super) struct Store {
 }
 
 impl Store {
+    pub(super) fn sync(&self) -> Option<SyncRecord> {
+        serde_json::from_str(&self.entries.get(&Key::Sync)?.text).ok()
+    }
+
     pub(super) fn leader(&self) -> Option<LeaderRecord> {
         serde_json::from_str(&self.entries.get(&Key::Leader)?.text).ok()
     }
