@@ -29,6 +29,7 @@ use crate::{
         node_file::{Boundary, NodeFile},
         observed::Observed,
         policy::ClusterPolicy,
+        record::LeaderState,
         records::Records,
         term::Term,
         timeline::TimelineId,
@@ -37,7 +38,10 @@ use crate::{
 use boundary::newest;
 use lease::{Pending, leader_attempt};
 use server::is_idle_repetition;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Everything that one agent knows.
 #[derive(Clone, Debug)]
@@ -78,6 +82,8 @@ pub struct State {
     pending: BTreeMap<Nonce, Pending>,
     stopping: bool,
     memory: Memory,
+    /// What the last decision waits for the end of.
+    held: BTreeSet<Task>,
     /// Something that a decision could depend on has changed since the last snapshot's decision.
     news: bool,
 }
@@ -117,6 +123,7 @@ impl State {
             pending: BTreeMap::new(),
             stopping: false,
             memory: Memory::default(),
+            held: BTreeSet::new(),
             news: true,
         }
     }
@@ -162,6 +169,7 @@ impl State {
     pub fn decided(&mut self, decision: &mut Decision, now: Moment) {
         self.news = false;
         self.memory = decision.memory.clone();
+        self.held.clone_from(&decision.held);
         for action in &mut decision.actions {
             if let Action::WriteFile(file) = action {
                 file.floors = self.newest_floors();
@@ -187,7 +195,7 @@ impl State {
 
     /// Takes over one event.
     pub fn apply(&mut self, event: Event, now: Clocks) {
-        self.news |= !self.is_repetition(&event);
+        self.news |= !self.is_repetition(&event) || self.suspect.is_some();
         match event {
             Event::Listed { entries, revision, sent } => self.listed(&entries, revision, sent, now),
             Event::Changed { changes, revision } => self.changed(changes, revision, now),
@@ -211,17 +219,29 @@ impl State {
         }
     }
 
-    /// Whether an event says what is known already.
+    /// Whether an event says nothing that the next decision could depend on.
     fn is_repetition(&self, event: &Event) -> bool {
         match event {
-            Event::Guard(status) => self.guard.value() == Some(status),
+            Event::Guard(status) => self.guard.value().is_some_and(|known| known == status || self.is_kept_up(known, status)),
+            // What they did shows elsewhere: in the guard's status, and in etcd.
+            Event::Done { task: task @ (Task::Arm | Task::PutMember), outcome: Ok(()) } => {
+                !self.held.contains(task) && !self.failures.contains_key(task)
+            }
             Event::Server(facts) => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
             Event::Changed { changes, .. } => {
                 matches!(self.answered, Observed::Known { .. })
                     && changes.iter().all(|(key, _, written)| self.known_revision(key).is_some_and(|known| *written <= known))
             }
+            Event::Listed { entries, .. } => self.shows_all(entries),
             _ => false,
         }
+    }
+
+    /// Whether a status shows the deadline of a serving primary moved on, and nothing else: nothing waits for that.
+    fn is_kept_up(&self, known: &GuardStatus, status: &GuardStatus) -> bool {
+        let serves = self.records.leader.as_ref().is_some_and(|leader| leader.record.state == LeaderState::Serving);
+        let later = matches!((known.armed, status.armed), (Some(before), Some(now)) if now.term == before.term && now.until > before.until);
+        serves && later && GuardStatus { armed: known.armed, ..status.clone() } == *known
     }
 
     fn done(&mut self, task: Task, outcome: Result<(), String>, now: Moment) {

@@ -37,6 +37,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
+    task::JoinSet,
 };
 
 /// So many events wait for the loop; an adapter that has more waits.
@@ -254,16 +255,30 @@ async fn agent<A>(
         doing: BTreeMap::new(),
         failed: BTreeMap::new(),
     };
-    tokio::select! {
-        biased;
-        why = looped.run() => Ok(why),
-        why = signals(events_in.clone(), stopping) => Ok(why),
-        () = observe::etcd(etcd.clone(), events_in.clone()) => Ok("the watch of etcd ended".to_owned()),
-        () = serve::commands(etcd.clone(), commands) => Ok("the commands ended".to_owned()),
-        () = etcd.keep_up() => Ok("the upkeep of etcd leases ended".to_owned()),
-        () = guard_link::keep(launch.settings.socket(), agent, session_in, started, events_in.clone()) => Ok("the guard's link ended".to_owned()),
-        () = observe::server(server, paced, events_in) => Ok("the samples of the server ended".to_owned()),
+    // Each in a task of its own: what wakes one of them is no work for the others. They end with the set.
+    let mut parts = JoinSet::new();
+    parts.spawn(looped.run());
+    parts.spawn(signals(events_in.clone(), stopping));
+    let link = guard_link::keep(launch.settings.socket(), agent, session_in, started, events_in.clone());
+    part(&mut parts, "the guard's link", link);
+    part(&mut parts, "the watch of etcd", observe::etcd(etcd.clone(), events_in.clone()));
+    part(&mut parts, "the commands", serve::commands(etcd.clone(), commands));
+    part(&mut parts, "the upkeep of etcd leases", async move { etcd.keep_up().await });
+    part(&mut parts, "the samples of the server", observe::server(server, paced, events_in));
+    match parts.join_next().await {
+        Some(Ok(why)) => Ok(why),
+        // Nobody cancels one of them: it panicked, and so does the agent. The guard's deadline stands.
+        Some(Err(fault)) => std::panic::resume_unwind(fault.into_panic()),
+        None => Ok("nothing was left to do".to_owned()),
     }
+}
+
+/// Adds one of the agent's parts, whose end is the agent's.
+fn part(parts: &mut JoinSet<String>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    parts.spawn(async move {
+        work.await;
+        format!("{name} ended")
+    });
 }
 
 /// What former copies left takes room, and nobody else looks there. A clone that goes on uses it, or removes it.
@@ -291,7 +306,8 @@ async fn signals(events: mpsc::Sender<Event>, session: watch::Receiver<Option<Gu
             _ = terminate.recv() => return "SIGTERM: the agent ends, PostgreSQL goes on under its guard".to_owned(),
             _ = interrupt.recv() => {
                 if asked {
-                    kill(session.borrow().clone()).await;
+                    let guard = session.borrow().clone();
+                    kill(guard).await;
                     return "interrupted twice: PostgreSQL was killed".to_owned();
                 }
                 asked = true;

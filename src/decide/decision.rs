@@ -15,7 +15,7 @@ use crate::model::{
     timeline::{Fork, TimelineId},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a decision says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Decision {
     pub reasons: Vec<Reason>,
     /// When to decide again, if nothing is observed before (`CLOCK_BOOTTIME`).
     pub wake_at: Moment,
+    /// Kinds of which one more was wanted while one went on: its end is awaited.
+    pub held: BTreeSet<Task>,
     /// Look at the server often: a fact is awaited.
     pub hurry: bool,
     /// Where clients may be sent.

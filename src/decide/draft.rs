@@ -9,6 +9,7 @@ use crate::model::{
     instance::{Process, Run},
     moment::{Moment, Span},
 };
+use std::collections::BTreeSet;
 
 /// With nothing else to wait for, decide again after this.
 const IDLE: Span = Span::from_secs(2);
@@ -22,6 +23,7 @@ pub(super) struct Draft {
     pub(super) reasons: Vec<Reason>,
     now: Moment,
     pub(super) wake_at: Moment,
+    held: BTreeSet<Task>,
     pub(super) hurry: bool,
     pub(super) routing: Routing,
     pub(super) memory: Memory,
@@ -34,6 +36,7 @@ impl Draft {
             reasons: Vec::new(),
             now: s.now.boot,
             wake_at: s.now.boot.plus(IDLE),
+            held: BTreeSet::new(),
             hurry: false,
             routing: Routing::default(),
             memory: s.memory.clone(),
@@ -45,6 +48,7 @@ impl Draft {
             actions: self.actions,
             reasons: self.reasons,
             wake_at: self.wake_at,
+            held: self.held,
             hurry: self.hurry,
             routing: self.routing,
             memory: self.memory,
@@ -56,7 +60,11 @@ impl Draft {
     /// Returns whether it was added. A rest shows as a reason, with what failed.
     pub(super) fn act(&mut self, s: &Snapshot, action: Action) -> bool {
         let task = action.task();
-        if s.busy(task) || self.actions.iter().any(|added| added.task() == task) {
+        if s.busy(task) {
+            self.held.insert(task);
+            return false;
+        }
+        if self.actions.iter().any(|added| added.task() == task) {
             return false;
         }
         // The guard sees to the end of what is dying; only what another one started it kills when it is told to.

@@ -16,6 +16,7 @@ use crate::model::{
     lsn::Lsn,
     moment::Span,
     node_file::{NodeFile, Operation},
+    observed::Observed,
     policy::Reclone,
     record::{LeaderRecord, LeaderState, Stored},
 };
@@ -98,7 +99,12 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         stop::stop_postgres(s, d);
         return;
     }
-    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
+    if s.role().is_none()
+        && let Observed::Unknown { why, .. } = &s.server
+    {
+        d.waits("mute", format!("PostgreSQL runs as a standby and does not answer: {why}"));
+    }
+    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, receiver, .. })) = (target, s.role()) else { return };
     let elsewhere =
         s.configured.as_ref().and_then(|configured| configured.follow.as_ref()).is_some_and(|follow| follow.node != target.holder.node);
     if elsewhere && *tli != target.tli {
@@ -116,6 +122,9 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             }
             if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
+                if !receiver.as_ref().is_some_and(|receiver| receiver.streaming) {
+                    d.waits("no-stream", no_stream(target));
+                }
                 drop_stale_slot(s, d);
             }
         }
@@ -429,4 +438,13 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
 
 fn source(target: &LeaderRecord) -> Source {
     Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
+}
+
+/// What a standby says whose walreceiver does not stream although everything is in place for it.
+fn no_stream(target: &LeaderRecord) -> String {
+    let (node, postgres) = (&target.holder.node, &target.holder.postgres);
+    format!(
+        "PostgreSQL is configured to stream from {node} ({postgres}), but its walreceiver does not stream: it tries again by itself; \
+         if this lasts, its log and that of {node} say why (network, rights of the replication role, `pg_hba.conf`)"
+    )
 }

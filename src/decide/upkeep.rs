@@ -13,6 +13,7 @@ use crate::model::{
     moment::Span,
     node::{NodeName, Replica},
     node_file::NodeFile,
+    policy::LONGEST_HOLD,
     record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, SyncRecord, Unknown, VERSION, to_text},
     request::Request,
     term::Term,
@@ -167,7 +168,8 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     };
     // What was given out before this timeline began was told of when it did.
     let since = entry.filter(|_| promoted_now).and_then(|entry| entry.parent).unwrap_or(leader.record.tli);
-    let longest = story.former_hold.unwrap_or_default().max(leader.record.hold).plus(s.policy.timers().renew_every);
+    // A former holder whose record this run of the agent never saw may have had any hold.
+    let longest = story.former_hold.unwrap_or(LONGEST_HOLD).max(leader.record.hold).plus(s.policy.timers().renew_every);
     let unseen = if story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
     let steps = [
         ("claim", story.claimed),
@@ -255,7 +257,7 @@ fn forget(s: &Snapshot, node: &NodeName, when: &mut Vec<Compare>, then: &mut Vec
     then.push(Write::Delete(Key::Member(node.clone())));
 }
 
-/// What this node says of itself: at once when something others act on changes, else every two seconds.
+/// What this node says of itself: at once when something others act on changes, else every two seconds as long as anything does.
 pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     if !s.etcd_answers() {
         return;
@@ -265,11 +267,12 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     let last = s.memory.published.as_ref();
     let changed = last.is_none_or(|last| last.essence != essence);
     let due = last.map_or(s.now.boot, |last| last.at.plus(POSITIONS_EVERY));
-    if changed || s.now.boot >= due {
+    let shown = || s.etcd.records.members.get(&s.me.node).is_some_and(|stored| stored.record == record);
+    if changed || (s.now.boot >= due && !shown()) {
         if d.act(s, Action::PutMember(Box::new(record))) {
             d.memory.published = Some(Published { essence, at: s.now.boot });
         }
-    } else {
+    } else if s.now.boot < due {
         d.wake(due);
     }
 }

@@ -33,6 +33,8 @@ pub enum Fault {
     GuardKill(String),
     /// SIGKILL for the etcd leader.
     EtcdLeaderKill,
+    /// SIGKILL for one etcd member that follows.
+    EtcdFollowerKill,
     /// SIGKILL for so many etcd members that the rest is no majority.
     EtcdQuorumLoss,
     /// The power of a node's host and of the etcd leader's goes at once.
@@ -127,6 +129,7 @@ impl Fault {
             Self::AgentKill(node, Return::WhenUndone) => format!("agent-loss {node}"),
             Self::GuardKill(node) => format!("guard-kill {node}"),
             Self::EtcdLeaderKill => "etcd-leader-kill".into(),
+            Self::EtcdFollowerKill => "etcd-follower-kill".into(),
             Self::EtcdQuorumLoss => "etcd-quorum-loss".into(),
             Self::PrimaryAndEtcdLeader(node) => format!("power-off-with-etcd-leader {node}"),
             Self::WipeData(node) => format!("wipe-data {node}"),

@@ -95,6 +95,13 @@ impl Lab {
                 *at = clock::boot();
                 self.etcd.kill(&leader)
             }
+            Fault::EtcdFollowerKill => {
+                let leader = self.etcd.wait_leader()?.name.clone();
+                let follower = self.etcd.running().into_iter().find(|member| member.name != leader).context("no follower runs")?;
+                undo.push(Undo::EtcdStarts);
+                *at = clock::boot();
+                self.etcd.kill(&follower.name)
+            }
             Fault::EtcdQuorumLoss => {
                 undo.push(Undo::EtcdStarts);
                 let (members, running) = (self.etcd.members().len(), self.etcd.running());

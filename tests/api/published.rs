@@ -23,7 +23,7 @@ use pgbaton::{
     },
 };
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the tests vary.
 pub(super) struct Builder {
@@ -92,6 +92,7 @@ impl Builder {
             actions: Vec::new(),
             reasons: self.reasons.clone(),
             wake_at: self.now.boot,
+            held: BTreeSet::new(),
             hurry: false,
             routing,
             memory: Memory::default(),

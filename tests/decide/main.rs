@@ -66,6 +66,31 @@ fn only_the_first_primary_tells_that_its_roles_are_not_made_yet() {
     assert!(!told(&[]));
 }
 
+/// An idle node writes nothing: its key lives as long as its lease, and what it says there is true.
+#[test]
+fn what_etcd_shows_of_a_node_is_not_written_again() {
+    let mut s = base::named("n2 streams").unwrap();
+    let said = |s: &pgbaton::decide::snapshot::Snapshot| {
+        let decision = pgbaton::decide::decide(s);
+        let record = decision.actions.into_iter().find_map(|action| match action {
+            pgbaton::decide::decision::Action::PutMember(record) => Some(*record),
+            _ => None,
+        });
+        (record, decision.memory)
+    };
+    let (record, memory) = said(&s);
+    let record = record.expect("nothing was said yet");
+    s.memory = memory;
+    s.now.boot = s.now.boot.plus(pgbaton::model::moment::Span::from_secs(3));
+    assert!(said(&s).0.is_some(), "etcd shows something else");
+    std::sync::Arc::make_mut(&mut s.etcd.records).members.get_mut(&s.me.node).unwrap().record = record;
+    assert_eq!(said(&s).0, None);
+    edit::apply(&mut s, "server.role.standby.replay = 0/2FFFF00").unwrap();
+    assert!(said(&s).0.is_some(), "its position changed");
+    std::sync::Arc::make_mut(&mut s.etcd.records).members.clear();
+    assert!(said(&s).0.is_some(), "its key is gone");
+}
+
 /// Migrations that failed are not forgotten with the decision that asked for them.
 #[test]
 fn migrations_that_failed_are_made_again() {

@@ -19,6 +19,7 @@ impl State {
         let records = Records::listed(entries, revision);
         self.suspect = self.undercut(&records, sent);
         if self.suspect.is_some() {
+            self.news = true;
             // What an etcd that is not believed shows is not taken over: the last believed view stays.
             self.answered = Observed::known((), now.boot);
             return;
@@ -116,6 +117,15 @@ impl State {
         records.revision = records.revision.max(list.revision);
         // Changes come again for a while only.
         self.gone.retain(|_, at| at.saturating_add(GONE_KEPT) > list.revision);
+    }
+
+    /// Whether the view shows what a list shows, and nothing else.
+    pub(super) fn shows_all(&self, entries: &[(Key, String, u64)]) -> bool {
+        let newer = |(key, _, written): &(Key, String, u64)| self.records.revision_of(key).is_none_or(|known| known < *written);
+        matches!(self.answered, Observed::Known { .. })
+            && self.records.unreadable.is_empty()
+            && self.records.keys().len() == entries.len()
+            && !entries.iter().any(newer)
     }
 
     /// The revision of the newest change of a key that this state has taken in; `None` where it knows of none.

@@ -1,7 +1,7 @@
 //! The watch: list, follow from the next revision, and notice when the stream has gone silent without ending.
 //!
-//! A stream can stand still while its connection lives (a frozen member, one cut off from its quorum, a bug). So each one is
-//! asked for progress every P, and whether it keeps up is checked against linearizable lists: P after the newest event, and
+//! A stream can stand still while its connection lives (a frozen member, one cut off from its quorum, a bug). So one that has
+//! said nothing for a little more than P (the rhythm of renewals) is asked for progress, and whether it keeps up is checked against linearizable lists: P after the newest event, and
 //! every 4 P in any case. Each list is handed out, so that no decision rests on the watch alone.
 
 use super::{
@@ -70,6 +70,13 @@ struct Stream {
     shown: u64,
     /// A list showed a record of this revision, then; the stream has not shown it yet.
     owed: Option<(u64, Moment)>,
+}
+
+impl Stream {
+    /// When it is asked for a sign of life: some time after its last one, and after it was asked.
+    fn ask_due(&self, poll: Span) -> Moment {
+        self.heard.max(self.asked).plus(poll).plus(Span::from_nanos(poll.as_nanos() / 4))
+    }
 }
 
 /// Why a stream is not followed any further.
@@ -172,7 +179,13 @@ impl Watcher {
     }
 
     async fn step(&mut self, stream: &mut Stream, list: &mut Option<ListFuture>) -> Result<(), End> {
-        let tick = self.list_due().min(stream.asked.plus(self.shared.settings.poll)).since(clock::boot());
+        let poll = self.shared.settings.poll;
+        let mut due = self.list_due().min(stream.ask_due(poll)).min(stream.heard.plus(poll.times(2)));
+        if let Some((_, since)) = stream.owed {
+            due = due.min(since.plus(poll));
+        }
+        // A little later than due, not a little sooner: what is due then is over.
+        let tick = due.since(clock::boot()).plus(Span::from_millis(1));
         // While a list is under way its due time lies behind: look again in a moment, not at once.
         let tick = if list.is_some() { tick.max(Span::from_millis(50)) } else { tick };
         let seen = tokio::select! {
@@ -218,7 +231,7 @@ impl Watcher {
             self.shared.endpoints[stream.endpoint].doubt();
             return Err(End::Again { blame: true });
         }
-        if now.since(stream.asked) >= poll {
+        if now >= stream.ask_due(poll) {
             stream.asked = now;
             // The channel to the connection holds 100 requests, and the stream is given up long before.
             let asked = tokio::time::timeout(Duration::from_millis(50), stream.watch.request_progress()).await;
