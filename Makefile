@@ -80,7 +80,7 @@ else
 	PGBATON_TEST_BIN=$(PG17)/usr/lib/postgresql/17/bin $(CARGO) nextest run --locked -E 'binary(/^(postgres|integration)/)'
 endif
 
-soak: deps ## Every fault ROUNDS=10 times in a row; goes on where it stopped.
+soak: deps ## Every fault ROUNDS=10 times in a row; goes on where it stopped, ends by itself after SOAK_MINUTES=n.
 	SOAK_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --test integration -- --ignored --nocapture --test-threads=1 soak_
 
 sim: deps ## The simulator over SEEDS=n seeds.

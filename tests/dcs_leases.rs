@@ -63,6 +63,45 @@ async fn a_lease_revoked_behind_our_back_is_granted_anew() {
     assert_eq!(etcd.list(DEADLINE).await.expect("list").entries.len(), 1);
 }
 
+/// Connections of this network namespace that were refused so far.
+fn refused() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/net/snmp").ok()?;
+    let mut tcp = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (tcp.next()?, tcp.next()?);
+    let at = names.split(' ').position(|name| name == "AttemptFails")?;
+    values.split(' ').nth(at)?.parse().ok()
+}
+
+/// A follower that is asked to renew hands it on to its leader, and calls a dead one thousands of times a second.
+#[tokio::test]
+async fn renewals_do_not_drive_followers_mad_while_etcd_has_no_leader() {
+    let mut etcds = Etcds::start(Options { members: 3, timing: Some((100, 3_000)), ..Options::default() });
+    let leader = etcds.leader();
+    let mut settings = etcds.settings();
+    settings.member_ttl = Span::from_secs(8);
+    // The one that is preferred as long as nothing fails is a follower.
+    settings.endpoints.swap(0, (leader + 1) % 3);
+    let etcd = Etcd::connect(settings).await.expect("connect");
+    etcd.put_member(&"n1".parse().expect("name"), "1".to_owned(), DEADLINE).await.expect("put");
+    let script = async {
+        // Renewed once, so that it is known who leads; the next one is due while nobody does.
+        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        etcds.kill(leader);
+        let before = refused().expect("the kernel's counter");
+        tokio::time::sleep(Duration::from_millis(3_200)).await;
+        let calls = refused().expect("the kernel's counter") - before;
+        println!("{calls} refused connections");
+        assert!(calls < 1_500, "{calls} refused connections");
+        etcd.list(Span::from_secs(10)).await.expect("a new leader");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(etcd.list(DEADLINE).await.expect("list").entries.len(), 1, "the lease lives on under the new leader");
+    };
+    tokio::select! {
+        () = etcd.clone().keep_up() => panic!("the upkeep ended"),
+        () = script => {}
+    }
+}
+
 #[tokio::test]
 async fn bootstrap_is_created_once_and_on_a_lease() {
     let etcds = Etcds::one();

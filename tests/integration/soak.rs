@@ -5,8 +5,13 @@ use super::{
     support::{Cluster, spec},
 };
 use pgbaton::{
+    clock,
     lab::LabSpec,
-    model::{lsn::Bytes, policy::Reclone},
+    model::{
+        lsn::Bytes,
+        moment::{Moment, Span},
+        policy::Reclone,
+    },
 };
 use std::{
     collections::BTreeSet,
@@ -74,13 +79,23 @@ fn rounds() -> u32 {
     std::env::var("SOAK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
+/// After `SOAK_MINUTES` no further round begins: what is left is for the next part.
+fn ends() -> Option<Moment> {
+    let minutes: u64 = std::env::var("SOAK_MINUTES").ok()?.parse().ok()?;
+    Some(clock::boot().plus(Span::from_secs(minutes * 60)))
+}
+
 /// Each row so many times in a row; a row that failed once is left for the next soak. Returns the failures.
-fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>) -> Vec<String> {
+fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>, ends: Option<Moment>) -> Vec<String> {
     let log = Log::open();
     let mut cluster: Option<Cluster> = None;
     let mut failures = Vec::new();
     for row in rows {
         for round in (1..=rounds()).filter(|round| !log.passed.contains(&(row.name.to_owned(), *round))) {
+            if ends.is_some_and(|ends| clock::boot() >= ends) {
+                println!("the time is over before {} {round}", row.name);
+                return failures;
+            }
             let at_work = cluster.take().map_or_else(|| Cluster::start(spec), Ok);
             let result = at_work.and_then(|mut at_work| {
                 at_work.run(row.name, row.alarms, row.what)?;
@@ -106,8 +121,9 @@ fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>) -> Vec<String>
 #[test]
 #[ignore = "takes an hour; run by `make soak`"]
 fn soak_every_fault_many_times_in_a_row() {
-    let mut failures = soak(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), all());
-    failures.extend(soak(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL.iter()));
+    let ends = ends();
+    let mut failures = soak(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), all(), ends);
+    failures.extend(soak(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL.iter(), ends));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

@@ -17,7 +17,7 @@ use etcd_client::{Client, GetOptions};
 use futures_util::future::join_all;
 use std::{
     collections::BTreeMap,
-    sync::{MutexGuard, PoisonError},
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -39,6 +39,13 @@ pub(super) enum Purpose {
 
 /// The leases of this process.
 pub(super) type Leases = BTreeMap<Purpose, Lease>;
+
+/// Which endpoint leads etcd, and since which raft term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leading {
+    index: usize,
+    raft_term: u64,
+}
 
 /// One granted lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,18 +143,36 @@ impl Shared {
     }
 
     /// Whether the lease lives on. One that etcd does not know is forgotten; the next write grants another.
+    ///
+    /// Only etcd's leader renews, so it is asked itself. A follower hands each renewal on by HTTP, and while its leader's process is dead it
+    /// tries that again without any pause: a few renewals from all agents then cost the hosts of etcd whole processors, just when it elects.
     async fn renew(&self, purpose: Purpose, lease: Lease, deadline: Span) -> bool {
-        let raced = self.race(Hedge::Allowed, deadline, |client| async move {
+        let call = |client: Client| async move {
             // The call itself is one renewal and takes its answer; a further message would have to be asked for.
             match client.lease_client().keep_alive(lease.id).await {
                 Ok(_) => Ok(true),
                 Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
                 Err(error) => Err(error),
             }
-        });
-        match raced.await {
-            Ok(raced) if raced.answer => {
-                let renewed = Lease { renewed_at: raced.sent_at, ..lease };
+        };
+        let renewed = match self.leading().await {
+            Some(index) => {
+                let sent_at = clock::boot();
+                let answer = self.endpoints[index].attempt(self.settings.attempt.min(deadline), &call).await;
+                if answer.is_err() {
+                    self.forget_leading();
+                }
+                answer.ok().map(|answer| (answer, sent_at))
+            }
+            // Nobody is known to lead. There is time to wait for an election; but one that is not among our endpoints stays unknown.
+            None if clock::boot().since(lease.renewed_at).times(2) < lease.ttl => None,
+            None => {
+                self.race(Hedge::Never, self.settings.attempt.min(deadline), call).await.ok().map(|raced| (raced.answer, raced.sent_at))
+            }
+        };
+        match renewed {
+            Some((true, sent_at)) => {
+                let renewed = Lease { renewed_at: sent_at, ..lease };
                 self.leases().entry(purpose).and_modify(|present| {
                     if present.id == lease.id {
                         *present = renewed;
@@ -155,11 +180,37 @@ impl Shared {
                 });
                 true
             }
-            Ok(_) => {
+            Some((false, _)) => {
                 self.leases().retain(|_, present| present.id != lease.id);
                 false
             }
-            Err(_) => false,
+            None => false,
         }
+    }
+
+    /// The endpoint that leads, asked of all where it is not known or may have changed.
+    async fn leading(&self) -> Option<usize> {
+        let newest = self.raft_term.load(Ordering::Relaxed);
+        let known = *self.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leading) = known.filter(|leading| leading.raft_term >= newest) {
+            return Some(leading.index);
+        }
+        let asked = self.endpoints.iter().map(|endpoint| {
+            endpoint.attempt(self.settings.attempt, &|client: Client| async move { client.maintenance_client().status().await })
+        });
+        let answers = join_all(asked).await;
+        let leads = answers.iter().enumerate().filter_map(|(index, answer)| {
+            let status = answer.as_ref().ok()?;
+            let member = status.header()?.member_id();
+            (status.leader() == member).then_some(Leading { index, raft_term: status.raft_term() })
+        });
+        // One that was deposed while it was cut off may still believe that it leads.
+        let found = leads.max_by_key(|leading| leading.raft_term).filter(|leading| leading.raft_term >= newest);
+        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        found.map(|leading| leading.index)
+    }
+
+    fn forget_leading(&self) {
+        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::model::moment::Span;
 use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use std::sync::atomic::Ordering;
 
 impl Etcd {
     /// Reads all records but `history/` and `audit/`, in one read-only transaction (which takes no raft write).
@@ -27,7 +28,9 @@ impl Shared {
             let request = request.clone();
             async move { client.kv_client().max_decoding_message_size(LARGEST_MESSAGE).txn(request).await }
         });
-        raced.await.map(|raced| self.listing(&raced))
+        let listing = self.listing(&raced.await?);
+        self.raft_term.fetch_max(listing.raft_term, Ordering::Relaxed);
+        Ok(listing)
     }
 
     fn listing(&self, raced: &Raced<TxnResponse>) -> Listing {

@@ -22,11 +22,11 @@ use super::{Error, Settings, keys::Space};
 use crate::model::moment::{Moment, Span};
 use address::Url;
 use endpoint::Endpoint;
-use lease::Leases;
+use lease::{Leading, Leases};
 use security::{Certificates, password};
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 /// No answer of etcd is larger than this; tonic's own limit of 4 MiB is less than what many timelines can fill.
@@ -45,6 +45,10 @@ struct Shared {
     /// Index of the endpoint that answered last.
     preferred: AtomicUsize,
     leases: Mutex<Leases>,
+    /// Which endpoint leads, as far as anybody asked.
+    leading: Mutex<Option<Leading>>,
+    /// The highest raft term that a list has shown.
+    raft_term: AtomicU64,
 }
 
 impl Etcd {
@@ -63,7 +67,15 @@ impl Etcd {
         let settings = Arc::new(settings);
         let endpoints = urls.into_iter().map(|url| Endpoint::new(url, Arc::clone(&settings), certificates.clone())).collect();
         let space = Space::new(&settings.prefix, &settings.cluster);
-        let shared = Shared { settings, space, endpoints, preferred: AtomicUsize::new(0), leases: Mutex::default() };
+        let shared = Shared {
+            settings,
+            space,
+            endpoints,
+            preferred: AtomicUsize::new(0),
+            leases: Mutex::default(),
+            leading: Mutex::default(),
+            raft_term: AtomicU64::new(0),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
