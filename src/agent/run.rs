@@ -16,7 +16,10 @@ use crate::{
         ledger_texts,
         snapshot::{Fresh, Snapshot},
     },
-    model::{moment::Span, term::Term},
+    model::{
+        moment::{Moment, Span},
+        term::Term,
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,9 +62,9 @@ impl Loop {
             if let Some(why) = self.act(&snapshot, &decision) {
                 return why;
             }
-            let wake_at = decision.wake_at;
+            let (wake_at, together) = (decision.wake_at, snapshot.policy.timers().ahead());
             self.publisher.publish(Published { snapshot, decision, heard: BTreeMap::new() });
-            self.observe(wake_at).await;
+            self.observe(wake_at, together).await;
         }
     }
 
@@ -84,10 +87,13 @@ impl Loop {
     }
 
     /// Waits until `wake_at`, or for an event that says something new; takes in whatever else has come meanwhile.
-    async fn observe(&mut self, wake_at: crate::model::moment::Moment) {
+    ///
+    /// What is due within `together` of an event is brought forward: one wake-up for both, and a renewal carries the sample that has just come.
+    async fn observe(&mut self, wake_at: Moment, together: Span) {
+        let mut heard = false;
         let rest = tokio::time::sleep(wake_at.since(clock::boot()).to_std());
         tokio::pin!(rest);
-        while !self.state.has_news() {
+        while !self.state.has_news() && (!heard || wake_at.since(clock::boot()) > together) {
             let first = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
@@ -95,6 +101,7 @@ impl Loop {
             };
             let Some(first) = first else { return };
             self.take(first);
+            heard = true;
             for _ in 1..BATCH {
                 let Ok(event) = self.events.try_recv() else { break };
                 self.take(event);
@@ -109,7 +116,7 @@ impl Loop {
     }
 
     fn set_pace(&self, snapshot: &Snapshot, decision: &Decision) {
-        let calm = snapshot.policy.timers().renew_every;
+        let calm = snapshot.policy.timers().look_every();
         let every = if decision.hurry { HURRY } else { calm };
         let guard = snapshot.guard().map(|guard| guard.incarnation.clone());
         let wanted = Pace { run: guard.zip(snapshot.run()), every };

@@ -11,6 +11,7 @@ use crate::model::{
     instance::ServerRole,
     key::{Compare, Key, Txn, Write},
     moment::{Moment, Span},
+    policy::Timers,
     record::{LeaderRecord, LeaderState, Stored, SyncRecord, to_text},
 };
 
@@ -89,9 +90,9 @@ fn adopt(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
 
 fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     let timers = s.policy.timers();
-    let Some(due) = due(s, timers.renew_every) else { return };
+    let Some((from, due)) = due(s, timers) else { return };
     d.wake(due);
-    if s.now.boot < due {
+    if s.now.boot < from {
         return;
     }
     let next_until = s.now.boot.plus(timers.hold);
@@ -114,13 +115,15 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     d.act(s, Action::Txn(Purpose::Renew, swap(leader, &record)));
 }
 
-/// When the next renewal is to be sent.
-fn due(s: &Snapshot, every: Span) -> Option<Moment> {
+/// From when on the next renewal may be sent, and when it has to be.
+fn due(s: &Snapshot, timers: Timers) -> Option<(Moment, Moment)> {
     let confirmed = s.lease.confirmed.as_ref()?;
-    Some(match s.lease.unsettled.last() {
+    let due = match s.lease.unsettled.last() {
         Some(last) => last.sent.plus(ASK_AGAIN),
-        None => confirmed.sent.plus(every),
-    })
+        None => confirmed.sent.plus(timers.renew_every),
+    };
+    let ahead = if s.lease.unsettled.is_empty() { timers.ahead() } else { Span::ZERO };
+    Some((due.minus(ahead), due))
 }
 
 /// The deadline follows the lease: later after each confirmed renewal of ours, earlier at once.

@@ -137,6 +137,18 @@ pub struct Timers {
     pub election: Span,
 }
 
+impl Timers {
+    /// By how much a renewal may come before its time, to share one wake-up with what is heard then: an eighth of P.
+    pub const fn ahead(self) -> Span {
+        Span::from_nanos(self.renew_every.as_nanos() / 8)
+    }
+
+    /// How often the server is looked at: just before each renewal, which tells others what the look has shown.
+    pub const fn look_every(self) -> Span {
+        self.renew_every.minus(Span::from_nanos(self.renew_every.as_nanos() / 16))
+    }
+}
+
 /// The largest rate error of a monotonic clock that we allow for, in parts per million (ρ).
 pub const RATE_ERROR_PPM: u64 = 1_000;
 

@@ -303,6 +303,7 @@ fn what_is_kept_up_is_no_news_and_everything_else_is() {
     assert!(news(known(&serves, &[]), Event::Done { task: Task::WriteFile, outcome: Ok(()) }));
     assert!(!news(known(&serves, &[]), listed(&serves, 10, 50)));
     assert!(news(known(&serves, &[]), listed(&leader("n1", 3, "L2", 2), 11, 50)), "it shows more");
+    assert!(news(known(&serves, &[]), listed(&leader("n1", 3, "L2", 1), 10, 50)), "the same revision, another value");
     let less = Event::Listed { entries: vec![(Key::Leader, serves.clone(), 10)], revision: 12, sent: at(50).boot };
     assert!(news(known(&serves, &[]), less), "it shows less");
     let mut silent = known(&serves, &[]);

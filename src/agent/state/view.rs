@@ -121,11 +121,14 @@ impl State {
 
     /// Whether the view shows what a list shows, and nothing else.
     pub(super) fn shows_all(&self, entries: &[(Key, String, u64)]) -> bool {
-        let newer = |(key, _, written): &(Key, String, u64)| self.records.revision_of(key).is_none_or(|known| known < *written);
+        // An etcd that was restored may give out the same revisions for other values.
+        let same = |(key, text, written): &(Key, String, u64)| {
+            self.records.revision_of(key) == Some(*written) && self.records.text(key) == Some(text.as_str())
+        };
         matches!(self.answered, Observed::Known { .. })
             && self.records.unreadable.is_empty()
             && self.records.keys().len() == entries.len()
-            && !entries.iter().any(newer)
+            && entries.iter().all(same)
     }
 
     /// The revision of the newest change of a key that this state has taken in; `None` where it knows of none.
