@@ -113,7 +113,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         d.act(s, Action::CutStream);
         return;
     }
-    match may_stream(s, d, target, Whole { tli: *tli, lsn: *replay }, receive.unwrap_or_default()) {
+    match may_stream(s, d, target, Whole { tli: *tli, lsn: *replay }, *receive) {
         Some(Verdict::Streams) => {
             let missing = ledger::texts_missing(s);
             if !missing.is_empty() {
@@ -129,9 +129,10 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             }
         }
         Some(Verdict::Diverged { fork }) => {
+            let end = s.whole_now().map_or(*replay, |whole| whole.lsn.max(*replay));
             d.because(
                 "diverged",
-                format!("this node went on to {replay} where {} left at {fork}: PostgreSQL is stopped for a rewind", target.holder.node),
+                format!("this node went on to {end} where {} left at {fork}: PostgreSQL is stopped for a rewind", target.holder.node),
             );
             stop::stop_postgres(s, d);
         }
@@ -144,7 +145,10 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
 }
 
 /// A running standby may be asked to follow only if nothing on its disk lies beyond the switch point.
-fn may_stream(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, replayed: Whole, received: Lsn) -> Option<Verdict> {
+///
+/// `received`: up to where its walreceiver has written, in this run. Where none has run yet, the position replayed says nothing: a
+/// standby that crashed answers as soon as it is consistent, and may have much of its own WAL still before it.
+fn may_stream(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, replayed: Whole, received: Option<Lsn>) -> Option<Verdict> {
     let own = scan::disk_history(&s.histories, replayed.tli);
     let history = ledger::history(s, target.tli)?;
     let surely = rejoin::compare(&own, &history, replayed, target.tli);
@@ -152,12 +156,12 @@ fn may_stream(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, replayed: Whol
         return Some(surely);
     }
     let fork = history.leaves(replayed.tli)?;
-    if received <= fork && s.whole_now().is_none_or(|whole| whole.lsn <= fork) {
+    if received.is_some_and(|received| received <= fork) && s.whole_now().is_none_or(|whole| whole.lsn <= fork) {
         return Some(Verdict::Streams);
     }
     // The received position is no boundary: a scan tells whether a whole record lies beyond the fork.
     let whole = scan::whole(s, d)?;
-    Some(rejoin::compare(&own, &history, whole, target.tli))
+    Some(rejoin::compare(&scan::disk_history(&s.histories, whole.tli), &history, whole, target.tli))
 }
 
 fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {

@@ -7,7 +7,7 @@ use super::{
     decision::{Action, Crash, Purpose},
     draft::Draft,
     leadership::{Keeps, next, swap},
-    membership, scan,
+    ledger, membership, scan,
     snapshot::Snapshot,
     step_down, stop,
 };
@@ -183,6 +183,8 @@ fn vacate(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Optio
     let mine = sync.record.primary == s.myself();
     let mut record = LeaderRecord { state: LeaderState::Vacant { reason: why.to_owned() }, ..next(s, &leader.record) };
     if mine {
+        // A claimant that dies in its promotion leaves an id that nobody can be on but itself: it binds no taker.
+        let end = end.filter(|whole| whole.tli == record.tli || ledger::history(s, whole.tli).is_some());
         record.dead = Some(sync.record.term);
         record.wal_end = end.map(|whole| whole.lsn);
         if let Some(whole) = end.filter(|whole| whole.lsn > record.lsn || whole.tli > record.tli) {

@@ -11,6 +11,7 @@ use crate::model::{
     lsn::Lsn,
     timeline::{TimelineHistory, TimelineId},
 };
+use std::collections::BTreeMap;
 
 /// The end of our WAL, by a scan that still holds. Starts one where there is none.
 ///
@@ -26,29 +27,43 @@ pub(super) fn whole(s: &Snapshot, d: &mut Draft) -> Option<Whole> {
 /// Starts a scan of our WAL from the newest boundary that is known to be on this disk.
 pub(super) fn start(s: &Snapshot, d: &mut Draft) {
     d.hurry = true;
-    let Some((from, tli)) = begin(s) else {
-        d.waits("inspect", "the data directory has to be inspected before its WAL can be scanned");
-        d.act(s, Action::InspectDisk);
-        return;
-    };
-    d.waits("scan", format!("the end of our WAL is searched from {from} on timeline {tli}"));
-    d.act(s, Action::Scan { from, tli });
+    match begin(s) {
+        Begin::At(from, tli) => {
+            d.waits("scan", format!("the end of our WAL is searched from {from} on timeline {tli}"));
+            d.act(s, Action::Scan { from, tli });
+        }
+        Begin::Unknown => {
+            d.waits("inspect", "the data directory has to be inspected before its WAL can be scanned");
+            d.act(s, Action::InspectDisk);
+        }
+        Begin::Nowhere => d.refused("no-wal", "there is no data directory here whose WAL could be scanned"),
+    }
 }
 
-/// From where, and on which timeline.
-fn begin(s: &Snapshot) -> Option<(Lsn, TimelineId)> {
+/// Where a scan begins.
+enum Begin {
+    At(Lsn, TimelineId),
+    /// The directory has to be inspected first.
+    Unknown,
+    /// It was inspected, and holds no WAL.
+    Nowhere,
+}
+
+fn begin(s: &Snapshot) -> Begin {
     if let Some(ServerRole::Standby { tli, replay, .. }) = s.role() {
-        return Some((known_boundary(s, *tli, *replay), *tli));
+        let tli = noted_timeline(s, *tli, &s.histories);
+        return Begin::At(known_boundary(s, tli, *replay), tli);
     }
-    if !s.is_empty() {
-        return None;
-    }
-    let DataDir::Present(disk) = s.disk()? else { return None };
+    let disk = match s.disk() {
+        Some(DataDir::Present(disk)) if s.is_empty() => disk,
+        Some(DataDir::Missing | DataDir::Empty | DataDir::Unusable { .. }) => return Begin::Nowhere,
+        Some(DataDir::Present(_)) | None => return Begin::Unknown,
+    };
     let tli = disk_timeline(s, disk);
     // A scan that failed from a newer boundary begins at the checkpoint's redo: it is there by pg_control's word.
     let tried = s.failures.get(&Task::Scan).map_or(0, |failure| failure.count);
     let redo = disk.control.redo;
-    Some((if tried == 0 { known_boundary(s, tli, redo) } else { redo }, tli))
+    Begin::At(if tried == 0 { known_boundary(s, tli, redo) } else { redo }, tli)
 }
 
 fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
@@ -62,13 +77,18 @@ fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
 /// standby until its next restart point. Our own "I promoted n", and the boundary that was seen on a newer timeline, know
 /// better, where its history file is here too (EXP-7, scenario 68). Else WAL beyond a switch point would not be found.
 pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
-    let is_here = |tli: &TimelineId| disk.histories.get(tli).is_some_and(|text| ledger::is_real(text));
+    noted_timeline(s, disk.control.tli(), &disk.histories)
+}
+
+/// The newest timeline that we noted of this directory, if it is newer than what the server or `pg_control` show.
+fn noted_timeline(s: &Snapshot, shown: TimelineId, histories: &BTreeMap<TimelineId, String>) -> TimelineId {
+    let is_here = |tli: &TimelineId| histories.get(tli).is_some_and(|text| ledger::is_real(text));
     let noted = [s.boundary, s.file.boundary].into_iter().flatten().map(|boundary| boundary.tli);
     let promoted = s.file.promoted.map(|promoted| promoted.tli);
-    noted.chain(promoted).filter(is_here).fold(disk.control.tli(), TimelineId::max)
+    noted.chain(promoted).filter(is_here).fold(shown, TimelineId::max)
 }
 
 /// The forks that lead to `tli`, by the history files on our own disk.
-pub(super) fn disk_history(histories: &std::collections::BTreeMap<TimelineId, String>, tli: TimelineId) -> TimelineHistory {
+pub(super) fn disk_history(histories: &BTreeMap<TimelineId, String>, tli: TimelineId) -> TimelineHistory {
     histories.get(&tli).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
