@@ -16,10 +16,7 @@ use crate::{
         ledger_texts,
         snapshot::{Fresh, Snapshot},
     },
-    model::{
-        moment::{Moment, Span},
-        term::Term,
-    },
+    model::{moment::Span, term::Term},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,9 +59,8 @@ impl Loop {
             if let Some(why) = self.act(&snapshot, &decision) {
                 return why;
             }
-            let (wake_at, together) = (decision.wake_at, snapshot.policy.timers().ahead());
             self.publisher.publish(Published { snapshot, decision, heard: BTreeMap::new() });
-            self.observe(wake_at, together).await;
+            self.observe().await;
         }
     }
 
@@ -86,22 +82,20 @@ impl Loop {
         None
     }
 
-    /// Waits until `wake_at`, or for an event that says something new; takes in whatever else has come meanwhile.
-    ///
-    /// What is due within `together` of an event is brought forward: one wake-up for both, and a renewal carries the sample that has just come.
-    async fn observe(&mut self, wake_at: Moment, together: Span) {
-        let mut heard = false;
-        let rest = tokio::time::sleep(wake_at.since(clock::boot()).to_std());
-        tokio::pin!(rest);
-        while !self.state.has_news() && (!heard || wake_at.since(clock::boot()) > together) {
+    /// Takes in what comes, until the next decision is due.
+    async fn observe(&mut self) {
+        loop {
+            let left = self.state.decide_at().since(clock::boot());
+            if left == Span::ZERO {
+                return;
+            }
             let first = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
-                () = &mut rest => None,
+                () = tokio::time::sleep(left.to_std()) => None,
             };
             let Some(first) = first else { return };
             self.take(first);
-            heard = true;
             for _ in 1..BATCH {
                 let Ok(event) = self.events.try_recv() else { break };
                 self.take(event);

@@ -4,12 +4,14 @@
 //!
 //! What is known, by where it comes from, in reading order:
 //! - `view`: etcd's records; `floors`: whether etcd went back; `lease`: our writes of `leader`;
-//! - `processes`: guard and runs; `server`: what PostgreSQL says; `data`: its directory; `boundary`: how far its WAL surely reaches.
+//! - `processes`: guard and runs; `server`: what PostgreSQL says; `data`: its directory; `boundary`: how far its WAL surely reaches;
+//! - `next`: when that has to be thought about again.
 
 mod boundary;
 mod data;
 mod floors;
 mod lease;
+mod next;
 mod processes;
 mod server;
 mod view;
@@ -29,7 +31,6 @@ use crate::{
         node_file::{Boundary, NodeFile},
         observed::Observed,
         policy::ClusterPolicy,
-        record::LeaderState,
         records::Records,
         term::Term,
         timeline::TimelineId,
@@ -37,7 +38,7 @@ use crate::{
 };
 use boundary::newest;
 use lease::{Pending, leader_attempt};
-use server::is_idle_repetition;
+use next::Next;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -84,8 +85,8 @@ pub struct State {
     memory: Memory,
     /// What the last decision waits for the end of.
     held: BTreeSet<Task>,
-    /// Something that a decision could depend on has changed since the last snapshot's decision.
-    news: bool,
+    /// When the next decision is due.
+    next: Next,
 }
 
 impl State {
@@ -124,7 +125,7 @@ impl State {
             stopping: false,
             memory: Memory::default(),
             held: BTreeSet::new(),
-            news: true,
+            next: Next { news: true, heard: None, wake_at: now.boot },
         }
     }
 
@@ -167,7 +168,7 @@ impl State {
     ///
     /// Called before the actions are handed to their executors. Node files that are about to be written get the newest floors.
     pub fn decided(&mut self, decision: &mut Decision, now: Moment) {
-        self.news = false;
+        self.next = Next { news: false, heard: None, wake_at: decision.wake_at };
         self.memory = decision.memory.clone();
         self.held.clone_from(&decision.held);
         for action in &mut decision.actions {
@@ -186,16 +187,20 @@ impl State {
         }
     }
 
-    /// Whether anything was learned since the last decision that could change the next one.
-    ///
-    /// Most of what an idle cluster says is said again: it does not have to be thought about again before the next wake-up.
-    pub const fn has_news(&self) -> bool {
-        self.news
-    }
-
     /// Takes over one event.
     pub fn apply(&mut self, event: Event, now: Clocks) {
-        self.news |= !self.is_repetition(&event) || self.suspect.is_some();
+        let repeats = self.is_repetition(&event);
+        if let (true, Event::Listed { .. }) = (repeats, &event) {
+            // Nothing of it has to be read again.
+            self.answered = Observed::known((), now.boot);
+        } else {
+            self.take_in(event, now);
+        }
+        self.next.heard = Some(now.boot);
+        self.next.news |= !repeats || self.suspect.is_some();
+    }
+
+    fn take_in(&mut self, event: Event, now: Clocks) {
         match event {
             Event::Listed { entries, revision, sent } => self.listed(&entries, revision, sent, now),
             Event::Changed { changes, revision } => self.changed(changes, revision, now),
@@ -217,31 +222,6 @@ impl State {
             Event::Done { task, outcome } => self.done(task, outcome, now.boot),
             Event::Stop => self.stopping = true,
         }
-    }
-
-    /// Whether an event says nothing that the next decision could depend on.
-    fn is_repetition(&self, event: &Event) -> bool {
-        match event {
-            Event::Guard(status) => self.guard.value().is_some_and(|known| known == status || self.is_kept_up(known, status)),
-            // What they did shows elsewhere: in the guard's status, and in etcd.
-            Event::Done { task: task @ (Task::Arm | Task::PutMember), outcome: Ok(()) } => {
-                !self.held.contains(task) && !self.failures.contains_key(task)
-            }
-            Event::Server(facts) => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
-            Event::Changed { changes, .. } => {
-                matches!(self.answered, Observed::Known { .. })
-                    && changes.iter().all(|(key, _, written)| self.known_revision(key).is_some_and(|known| *written <= known))
-            }
-            Event::Listed { entries, .. } => self.shows_all(entries),
-            _ => false,
-        }
-    }
-
-    /// Whether a status shows the deadline of a serving primary moved on, and nothing else: nothing waits for that.
-    fn is_kept_up(&self, known: &GuardStatus, status: &GuardStatus) -> bool {
-        let serves = self.records.leader.as_ref().is_some_and(|leader| leader.record.state == LeaderState::Serving);
-        let later = matches!((known.armed, status.armed), (Some(before), Some(now)) if now.term == before.term && now.until > before.until);
-        serves && later && GuardStatus { armed: known.armed, ..status.clone() } == *known
     }
 
     fn done(&mut self, task: Task, outcome: Result<(), String>, now: Moment) {

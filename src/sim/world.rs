@@ -263,6 +263,12 @@ impl World {
         while let Some(event) = agent.inbox.pop_front() {
             agent.state.apply(event, clocks);
         }
+        let due = agent.state.decide_at();
+        if due > clocks.boot {
+            let wait = self.nodes[node].clock.real(due).saturating_sub(self.now);
+            self.step_in(node, run, wait.max(1_000_000));
+            return;
+        }
         let mut snapshot = agent.state.snapshot(clocks, fresh);
         self.options.mutation.blind(&mut snapshot);
         let mut decision = decide(&snapshot);

@@ -48,6 +48,15 @@ impl State {
         }
     }
 
+    /// Whether sending this leaves the time that we may act as it was: no write of `leader`, or one that gives no less.
+    pub(super) fn keeps_its_time(&self, nonce: &Nonce) -> bool {
+        let attempt = self.pending.get(nonce).and_then(|pending| pending.attempt.as_ref());
+        let confirmed = self.lease.confirmed.as_ref();
+        attempt.is_none_or(|attempt| {
+            attempt.holds && confirmed.is_some_and(|confirmed| confirmed.term == attempt.term && confirmed.hold <= attempt.hold)
+        })
+    }
+
     pub(super) fn txn_done(&mut self, nonce: &Nonce, task: Task, outcome: TxnOutcome, now: Clocks) {
         let pending = self.pending.remove(nonce);
         let failed = match outcome {

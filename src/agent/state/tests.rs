@@ -15,6 +15,8 @@ use crate::{
 };
 use proptest::prelude::*;
 
+mod next;
+
 fn parsed<T: std::str::FromStr>(text: &str) -> T
 where
     T::Err: std::fmt::Debug,
@@ -262,56 +264,6 @@ fn records_that_are_made_anew_are_not_taken_over_key_by_key() {
         assert_eq!(state.suspect, None);
         assert_eq!(state.records.leader.as_ref().map(|leader| leader.record.nonce.to_string()), Some("M1".to_owned()));
     }
-}
-
-/// What an idle primary hears all the time is not thought about again; what only looks like it is.
-#[test]
-fn what_is_kept_up_is_no_news_and_everything_else_is() {
-    let armed = |until: u64| GuardStatus {
-        incarnation: parsed("g1"),
-        term: Term::new(3),
-        armed: Some(crate::model::instance::Armed { term: Term::new(3), until: at(until).boot }),
-        primary_of: None,
-        process: RUNS(Run(1)),
-        kill: KillMode::Namespace,
-        fenced: true,
-    };
-    let (serves, claims) = (leader("n1", 3, "L1", 1), leader("n1", 3, "L1", 1).replace("serving", "claimed"));
-    let member = || Event::Done { task: Task::PutMember, outcome: Ok(()) };
-    let known = |text: &str, held: &[Task]| {
-        let mut state = state();
-        state.apply(listed(text, 10, 0), at(0));
-        state.apply(Event::Guard(armed(2_000)), at(0));
-        let mut decision = crate::decide::decide(&state.snapshot(at(1), fresh()));
-        decision.actions.clear();
-        decision.held = held.iter().copied().collect();
-        state.decided(&mut decision, at(1).boot);
-        assert!(!state.has_news());
-        state
-    };
-    let news = |mut state: State, event: Event| {
-        state.apply(event, at(100));
-        state.has_news()
-    };
-    assert!(!news(known(&serves, &[]), Event::Guard(armed(2_500))));
-    assert!(news(known(&claims, &[]), Event::Guard(armed(2_500))), "a promotion waits for it");
-    assert!(news(known(&serves, &[]), Event::Guard(armed(1_500))), "it ends sooner");
-    assert!(news(known(&serves, &[]), Event::Guard(GuardStatus { process: RUNS(Run(2)), ..armed(2_500) })), "another run");
-    assert!(!news(known(&serves, &[]), member()));
-    assert!(news(known(&serves, &[Task::PutMember]), member()), "one more was held back");
-    assert!(news(known(&serves, &[]), Event::Done { task: Task::PutMember, outcome: Err("no".to_owned()) }));
-    assert!(news(known(&serves, &[]), Event::Done { task: Task::WriteFile, outcome: Ok(()) }));
-    assert!(!news(known(&serves, &[]), listed(&serves, 10, 50)));
-    assert!(news(known(&serves, &[]), listed(&leader("n1", 3, "L2", 2), 11, 50)), "it shows more");
-    assert!(news(known(&serves, &[]), listed(&leader("n1", 3, "L2", 1), 10, 50)), "the same revision, another value");
-    let less = Event::Listed { entries: vec![(Key::Leader, serves.clone(), 10)], revision: 12, sent: at(50).boot };
-    assert!(news(known(&serves, &[]), less), "it shows less");
-    let mut silent = known(&serves, &[]);
-    silent.answered.lost(at(20).boot, "timed out");
-    assert!(news(silent, listed(&serves, 10, 50)), "etcd answers again");
-    let mut suspect = known(&serves, &[]);
-    suspect.suspect = Some("its revision went back".to_owned());
-    assert!(news(suspect, listed(&serves, 10, 50)), "it is believed again");
 }
 
 fn guard(run: u64, process: fn(Run) -> Process) -> Event {

@@ -19,7 +19,6 @@ impl State {
         let records = Records::listed(entries, revision);
         self.suspect = self.undercut(&records, sent);
         if self.suspect.is_some() {
-            self.news = true;
             // What an etcd that is not believed shows is not taken over: the last believed view stays.
             self.answered = Observed::known((), now.boot);
             return;
