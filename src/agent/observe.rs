@@ -20,6 +20,8 @@ pub(super) struct Pace {
     pub(super) run: Option<(Incarnation, Run)>,
     /// Between two looks.
     pub(super) every: Span,
+    /// Nothing is awaited: there is time for a look over a new connection.
+    pub(super) calm: bool,
 }
 
 /// How long one look at the server may take.
@@ -54,8 +56,7 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
         let now = pace.borrow_and_update().clone();
         if let Some((guard, run)) = now.run {
             looks = looks.wrapping_add(1);
-            let calm = now.every >= Span::from_millis(200);
-            let via = if calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
+            let via = if now.calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
             let event = match server.probe(run, via, LOOK_LIMIT).await {
                 Ok(facts) => Event::Server(normal(facts, laid_out.of(&guard, run, || layout(&server)))),
                 Err(fault) => Event::ServerSilent { run, why: chain(&fault) },

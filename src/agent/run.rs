@@ -22,7 +22,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 /// So many events are taken in before one decision.
 const BATCH: usize = 64;
@@ -38,6 +41,8 @@ pub(super) struct Loop {
     pub(super) measure: Measure,
     /// Shows what was decided to everybody who asks.
     pub(super) publisher: Publisher,
+    /// The actions that are under way.
+    pub(super) running: JoinSet<()>,
     /// What goes on, in words: one of each kind.
     pub(super) doing: BTreeMap<Task, String>,
     /// What went wrong last, of each kind that has not gone well since.
@@ -76,8 +81,8 @@ impl Loop {
             }
             self.doing.insert(action.task(), action.to_string());
             let context = context(snapshot);
-            #[expect(clippy::disallowed_methods, reason = "one short task an action; `Task` allows one of a kind at a time")]
-            tokio::spawn(execute(Arc::clone(&self.tools), action.clone(), context));
+            // One short task an action; `Task` allows one of a kind at a time.
+            self.running.spawn(execute(Arc::clone(&self.tools), action.clone(), context));
         }
         None
     }
@@ -92,6 +97,13 @@ impl Loop {
             let first = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
+                Some(ended) = self.running.join_next() => {
+                    // It panicked, and so does the agent: nobody would ever tell of its end. The guard's deadline stands.
+                    if let Err(fault) = ended {
+                        std::panic::resume_unwind(fault.into_panic());
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep(left.to_std()) => None,
             };
             let Some(first) = first else { return };
@@ -113,7 +125,7 @@ impl Loop {
         let calm = snapshot.policy.timers().look_every();
         let every = if decision.hurry { HURRY } else { calm };
         let guard = snapshot.guard().map(|guard| guard.incarnation.clone());
-        let wanted = Pace { run: guard.zip(snapshot.run()), every };
+        let wanted = Pace { run: guard.zip(snapshot.run()), every, calm: !decision.hurry };
         self.pace.send_if_modified(|pace| {
             let changed = *pace != wanted;
             *pace = wanted;

@@ -74,7 +74,7 @@ pub struct State {
     received: Option<(Run, Lsn)>,
     received_at: Option<Moment>,
     configured: Option<Configuration>,
-    histories: BTreeMap<TimelineId, String>,
+    histories: Arc<BTreeMap<TimelineId, String>>,
     confirmed: BTreeMap<Replica, Moment>,
     replies: BTreeMap<Replica, (Option<i64>, Option<Lsn>)>,
     tasks: BTreeMap<Task, Moment>,
@@ -116,7 +116,7 @@ impl State {
             received: None,
             received_at: None,
             configured: None,
-            histories: BTreeMap::new(),
+            histories: Arc::default(),
             confirmed: BTreeMap::new(),
             replies: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -154,7 +154,7 @@ impl State {
             boundary: self.boundary,
             received_at: self.received_at,
             configured: self.configured.clone(),
-            histories: self.histories.clone(),
+            histories: Arc::clone(&self.histories),
             confirmed: self.confirmed.clone(),
             tasks: self.tasks.clone(),
             failures: self.failures.clone(),
@@ -193,6 +193,7 @@ impl State {
         if let (true, Event::Listed { .. }) = (repeats, &event) {
             // Nothing of it has to be read again.
             self.answered = Observed::known((), now.boot);
+            self.observe_leader(now);
         } else {
             self.take_in(event, now);
         }
@@ -217,7 +218,7 @@ impl State {
             Event::FileWritten(file) => self.file_written(*file),
             Event::Configured(configuration) => self.configured(*configuration, now.boot),
             Event::StreamCut => self.stream_cut(now.boot),
-            Event::HistoriesWritten(texts) => self.histories = texts,
+            Event::HistoriesWritten(texts) => self.histories = Arc::new(texts),
             Event::Completed(completed) => self.completed(completed),
             Event::Done { task, outcome } => self.done(task, outcome, now.boot),
             Event::Stop => self.stopping = true,

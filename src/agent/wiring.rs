@@ -219,7 +219,7 @@ async fn agent<A>(
     let metrics = Arc::new(Metrics::new(&config.cluster, &config.node));
     let (events_in, events) = mpsc::channel(EVENTS);
     let (session_in, session) = watch::channel(None);
-    let (pace, paced) = watch::channel(Pace { run: None, every: Span::from_millis(500) });
+    let (pace, paced) = watch::channel(Pace { run: None, every: Span::from_millis(500), calm: true });
     let started = Arc::new(Notify::new());
     let server = Arc::new(Server::new(Arc::clone(&settings)));
     let agent = clock::incarnation();
@@ -252,6 +252,7 @@ async fn agent<A>(
         pace,
         measure: Measure::new(metrics),
         publisher,
+        running: JoinSet::new(),
         doing: BTreeMap::new(),
         failed: BTreeMap::new(),
     };

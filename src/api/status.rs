@@ -4,11 +4,12 @@ use super::health;
 use crate::{
     agent::handle::Published,
     decide::{
+        SILENT_AFTER,
         decision::{Reason, ReasonKind, Task},
         snapshot::{Snapshot, is_held},
     },
     model::{
-        instance::{DataDir, KillMode, Process, ServerRole, Walsender},
+        instance::{DataDir, KillMode, ServerRole, Walsender},
         lsn::Lsn,
         moment::{Moment, Span},
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, Replica, SystemId},
@@ -118,7 +119,7 @@ pub struct MemberStatus {
     pub leader: bool,
     /// What its PostgreSQL is doing, for people: by its own word, or as the primary sees that it is not so.
     pub state: String,
-    /// For how long it has not renewed its record, once that is longer than it should be (4 s): its word may not hold any more.
+    /// For how long it has not renewed its record, once that is longer than it should be (5 s): its word may not hold any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_seconds: Option<f64>,
     /// Its timeline.
@@ -216,7 +217,7 @@ impl Status {
             age_seconds: seconds(now.since(s.now.boot)),
             version: s.me.version.clone(),
             role: role(s),
-            state: state(s).to_owned(),
+            state: s.doing().to_owned(),
             term: s.leader().map_or(Term::ZERO, |leader| leader.record.term).max(s.file.term),
             leader: leader(s, now),
             lease_seconds_left: s
@@ -280,21 +281,6 @@ fn role(s: &Snapshot) -> MemberRole {
     }
 }
 
-fn state(s: &Snapshot) -> &'static str {
-    match (s.process(), s.role()) {
-        (None, _) => "no guard",
-        (Some(Process::Empty { .. }), _) if s.file.operation.is_some() => "being copied or rewound",
-        (Some(Process::Empty { .. }), _) => "stopped",
-        (Some(Process::Dying { .. }), _) => "dying",
-        (Some(Process::Running { stopping: Some(_), .. }), _) => "stopping",
-        (Some(Process::Running { .. }), None) => "starting",
-        (Some(Process::Running { .. }), Some(ServerRole::Primary { .. })) => "running",
-        (Some(Process::Running { .. }), Some(ServerRole::Standby { receiver, .. })) => {
-            if receiver.as_ref().is_some_and(|receiver| receiver.streaming) { "streaming" } else { "in recovery" }
-        }
-    }
-}
-
 fn leader(s: &Snapshot, now: Moment) -> Option<LeaderStatus> {
     let stood_still = s.stood_still().plus(now.since(s.now.boot));
     s.leader().map(|leader| LeaderStatus { stood_still_seconds: seconds(stood_still), ..LeaderStatus::of(&leader.record) })
@@ -326,9 +312,6 @@ impl LeaderStatus {
         }
     }
 }
-
-/// A record that is older than this was not renewed: each node renews its own every 2 s.
-const SILENT_AFTER: Span = Span::from_secs(4);
 
 /// Every node that the records name; what each says of itself, for how long it has said nothing, and, on the primary, what its
 /// walsenders show.

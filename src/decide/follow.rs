@@ -104,7 +104,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     {
         d.waits("mute", format!("PostgreSQL runs as a standby and does not answer: {why}"));
     }
-    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, receiver, .. })) = (target, s.role()) else { return };
+    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
     let elsewhere =
         s.configured.as_ref().and_then(|configured| configured.follow.as_ref()).is_some_and(|follow| follow.node != target.holder.node);
     if elsewhere && *tli != target.tli {
@@ -122,7 +122,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             }
             if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
-                if !receiver.as_ref().is_some_and(|receiver| receiver.streaming) {
+                if !s.role().is_some_and(ServerRole::streams) {
                     d.waits("no-stream", no_stream(target));
                 }
                 drop_stale_slot(s, d);

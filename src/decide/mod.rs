@@ -38,6 +38,7 @@ mod vote;
 mod wording;
 
 pub use ledger::texts as ledger_texts;
+pub use upkeep::SILENT_AFTER;
 
 use decision::{Action, Decision, Reason, ReasonKind};
 use draft::Draft;

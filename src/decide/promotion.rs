@@ -255,7 +255,7 @@ fn prepare_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>
 
 /// Every id that is still reserved is settled: completed where a promiser's or our own data is on it, else burnt.
 fn settle_reserved(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
-    for (tli, stored) in &s.etcd.records.timelines {
+    for (tli, stored) in s.etcd.records.timelines.iter() {
         if stored.record.state != TimelineState::Reserved {
             continue;
         }

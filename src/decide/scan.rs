@@ -51,6 +51,11 @@ enum Begin {
 
 fn begin(s: &Snapshot) -> Begin {
     if let Some(ServerRole::Standby { tli, replay, .. }) = s.role() {
+        // An agent that has not looked does not know whether what it noted is here.
+        let unseen = noted(s).any(|noted| noted > *tli && !s.histories.contains_key(&noted));
+        if unseen && s.disk().is_none() {
+            return Begin::Unknown;
+        }
         let tli = noted_timeline(s, *tli, &s.histories);
         return Begin::At(known_boundary(s, tli, *replay), tli);
     }
@@ -83,9 +88,13 @@ pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
 /// The newest timeline that we noted of this directory, if it is newer than what the server or `pg_control` show.
 fn noted_timeline(s: &Snapshot, shown: TimelineId, histories: &BTreeMap<TimelineId, String>) -> TimelineId {
     let is_here = |tli: &TimelineId| histories.get(tli).is_some_and(|text| ledger::is_real(text));
-    let noted = [s.boundary, s.file.boundary].into_iter().flatten().map(|boundary| boundary.tli);
-    let promoted = s.file.promoted.map(|promoted| promoted.tli);
-    noted.chain(promoted).filter(is_here).fold(shown, TimelineId::max)
+    noted(s).filter(is_here).fold(shown, TimelineId::max)
+}
+
+/// The timelines that boundaries were seen on, or that we were about to promote to.
+fn noted(s: &Snapshot) -> impl Iterator<Item = TimelineId> {
+    let boundaries = [s.boundary, s.file.boundary].into_iter().flatten().map(|boundary| boundary.tli);
+    boundaries.chain(s.file.promoted.map(|promoted| promoted.tli))
 }
 
 /// The forks that lead to `tli`, by the history files on our own disk.

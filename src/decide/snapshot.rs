@@ -59,7 +59,7 @@ pub struct Snapshot {
     /// The managed configuration, as last written and reloaded (or started with).
     pub configured: Option<Configuration>,
     /// The history files known to be in `pg_wal`.
-    pub histories: BTreeMap<TimelineId, String>,
+    pub histories: Arc<BTreeMap<TimelineId, String>>,
     /// When each replica last confirmed anything to us as its primary.
     #[serde(with = "by_application_name")]
     pub confirmed: BTreeMap<Replica, Moment>,
@@ -277,6 +277,23 @@ impl Snapshot {
     /// The server's role, if known for the run that is alive now.
     pub fn role(&self) -> Option<&ServerRole> {
         self.server().map(|facts| &facts.role)
+    }
+
+    /// What PostgreSQL does here, in a few words for people.
+    pub fn doing(&self) -> &'static str {
+        match self.process() {
+            None => "no guard",
+            Some(Process::Empty { .. }) if self.file.operation.is_some() => "being copied or rewound",
+            Some(Process::Empty { .. }) => "stopped",
+            Some(Process::Dying { .. }) => "dying",
+            Some(Process::Running { stopping: Some(_), .. }) => "stopping",
+            Some(Process::Running { .. }) => match self.role() {
+                None => "starting",
+                Some(ServerRole::Primary { .. }) => "running",
+                Some(role) if role.streams() => "streaming",
+                Some(ServerRole::Standby { .. }) => "in recovery",
+            },
+        }
     }
 
     /// What lies in the data directory.

@@ -7,7 +7,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::{Process, ServerRole},
+    instance::ServerRole,
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::Span,
@@ -23,6 +23,12 @@ use std::collections::BTreeMap;
 
 /// How often positions are published when nothing else changes.
 const POSITIONS_EVERY: Span = Span::from_secs(2);
+
+/// A record that says nothing new is written again after this.
+const SAID_AGAIN: Span = Span::from_secs(3);
+
+/// A member whose record is older than this has not said what it should have.
+pub const SILENT_AFTER: Span = SAID_AGAIN.plus(Span::from_secs(2));
 
 /// How often the file's floors and boundary are written when nothing else asks for a write.
 const FLOORS_EVERY: u64 = 10_000;
@@ -257,7 +263,8 @@ fn forget(s: &Snapshot, node: &NodeName, when: &mut Vec<Compare>, then: &mut Vec
     then.push(Write::Delete(Key::Member(node.clone())));
 }
 
-/// What this node says of itself: at once when something others act on changes, else every two seconds as long as anything does.
+/// What this node says of itself: at once when something others act on changes, else every two seconds as long as anything does; and now
+/// and then when nothing does, so that its silence means something.
 pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     if !s.etcd_answers() {
         return;
@@ -268,12 +275,13 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     let changed = last.is_none_or(|last| last.essence != essence);
     let due = last.map_or(s.now.boot, |last| last.at.plus(POSITIONS_EVERY));
     let shown = || s.etcd.records.members.get(&s.me.node).is_some_and(|stored| stored.record == record);
-    if changed || (s.now.boot >= due && !shown()) {
+    let again = last.map_or(s.now.boot, |last| last.at.plus(SAID_AGAIN));
+    if changed || s.now.boot >= again || (s.now.boot >= due && !shown()) {
         if d.act(s, Action::PutMember(Box::new(record))) {
             d.memory.published = Some(Published { essence, at: s.now.boot });
         }
-    } else if s.now.boot < due {
-        d.wake(due);
+    } else {
+        d.wake(if s.now.boot < due { due } else { again });
     }
 }
 
@@ -292,7 +300,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         postgres: s.me.postgres.clone(),
         api: s.me.api.clone(),
         role,
-        state: state(s),
+        state: s.doing().to_owned(),
         tli,
         lsn,
         replay,
@@ -354,23 +362,6 @@ fn replicas(s: &Snapshot) -> BTreeMap<NodeName, Lag> {
 fn lag(newest: Lsn, received: Lsn, replay: Lsn, replay_ms: u64) -> Lag {
     let behind = |lsn: Lsn| Some(newest.bytes_ahead_of(lsn).get());
     Lag { sent: None, write: behind(received), flush: behind(received), replay: behind(replay), replay_ms: Some(replay_ms) }
-}
-
-fn state(s: &Snapshot) -> String {
-    let text = match s.process() {
-        None => "no guard",
-        Some(Process::Empty { .. }) if s.file.operation.is_some() => "being copied or rewound",
-        Some(Process::Empty { .. }) => "stopped",
-        Some(Process::Dying { .. }) => "dying",
-        Some(Process::Running { stopping: Some(_), .. }) => "stopping",
-        Some(Process::Running { .. }) => match s.role() {
-            None => "starting",
-            Some(ServerRole::Primary { .. }) => "running",
-            Some(ServerRole::Standby { receiver: Some(receiver), .. }) if receiver.streaming => "streaming",
-            Some(ServerRole::Standby { .. }) => "in recovery",
-        },
-    };
-    text.to_owned()
 }
 
 fn fencing(s: &Snapshot) -> String {

@@ -297,6 +297,13 @@ pub enum ServerRole {
     },
 }
 
+impl ServerRole {
+    /// Whether it is in recovery, and its walreceiver streams.
+    pub fn streams(&self) -> bool {
+        matches!(self, Self::Standby { receiver: Some(receiver), .. } if receiver.streaming)
+    }
+}
+
 /// A running walreceiver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receiver {

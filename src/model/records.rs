@@ -11,7 +11,7 @@ use super::{
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What stands in etcd under a cluster's prefix, as far as a node needs it to decide.
 ///
@@ -31,8 +31,8 @@ pub struct Records {
     pub leader: Option<Stored<LeaderRecord>>,
     /// Who holds the data.
     pub sync: Option<Stored<SyncRecord>>,
-    /// The ledger.
-    pub timelines: BTreeMap<TimelineId, Stored<TimelineRecord>>,
+    /// The ledger. It grows with every failover and changes with none but those: views share it.
+    pub timelines: Arc<BTreeMap<TimelineId, Stored<TimelineRecord>>>,
     /// The timelines before us.
     pub base: Option<Stored<BaseTimelines>>,
     /// Present lives.
@@ -101,7 +101,7 @@ impl Records {
             Key::Term => set(&mut self.term, text, revision),
             Key::Leader => set(&mut self.leader, text, revision),
             Key::Sync => set(&mut self.sync, text, revision),
-            Key::Timeline(tli) => set_entry(&mut self.timelines, *tli, text, revision),
+            Key::Timeline(tli) => set_entry(Arc::make_mut(&mut self.timelines), *tli, text, revision),
             Key::TimelineBase => set(&mut self.base, text, revision),
             Key::Node(node) => set_entry(&mut self.nodes, node.clone(), text, revision),
             Key::Promise(term, node) => self.set_promise(*term, node, text, revision),

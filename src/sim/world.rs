@@ -263,10 +263,8 @@ impl World {
         while let Some(event) = agent.inbox.pop_front() {
             agent.state.apply(event, clocks);
         }
-        let due = agent.state.decide_at();
-        if due > clocks.boot {
-            let wait = self.nodes[node].clock.real(due).saturating_sub(self.now);
-            self.step_in(node, run, wait.max(1_000_000));
+        if agent.state.decide_at() > clocks.boot {
+            self.rest(node, run);
             return;
         }
         let mut snapshot = agent.state.snapshot(clocks, fresh);
@@ -281,8 +279,6 @@ impl World {
         if decision.hurry && probe_at > self.now + 20_000_000 {
             self.schedule_probe(node, run, 20_000_000);
         }
-        let wait = self.nodes[node].clock.real(decision.wake_at).saturating_sub(self.now);
-        self.step_in(node, run, wait.max(1_000_000));
         let actions = std::mem::take(&mut decision.actions);
         if let Some(agent) = self.nodes[node].agent_of(run) {
             agent.last = Some(decision);
@@ -306,6 +302,14 @@ impl World {
                 return;
             }
         }
+        self.rest(node, run);
+    }
+
+    /// Until the next decision is due, or something comes.
+    fn rest(&mut self, node: usize, run: u64) {
+        let Some(due) = self.nodes[node].agent_of(run).map(|agent| agent.state.decide_at()) else { return };
+        let wait = self.nodes[node].clock.real(due).saturating_sub(self.now);
+        self.step_in(node, run, wait.max(1_000_000));
     }
 
     /// Kills the agent; the service manager starts another one.
@@ -389,7 +393,7 @@ impl World {
         let goes_on = !decision.actions.is_empty() || !snapshot.tasks.is_empty();
         let fine = match snapshot.role() {
             Some(ServerRole::Primary { .. }) => decision.routing.writes.is_some(),
-            Some(ServerRole::Standby { receiver, .. }) => receiver.as_ref().is_some_and(|receiver| receiver.streaming),
+            Some(role) => role.streams(),
             None => false,
         };
         said || goes_on || fine

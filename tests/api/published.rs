@@ -133,7 +133,7 @@ impl Builder {
             boundary: None,
             received_at: None,
             configured: None,
-            histories: BTreeMap::new(),
+            histories: std::sync::Arc::default(),
             confirmed: BTreeMap::new(),
             tasks: BTreeMap::new(),
             failures: BTreeMap::new(),

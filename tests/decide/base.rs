@@ -184,7 +184,7 @@ pub(crate) fn blank() -> Snapshot {
     s.etcd.records = Arc::new(Records { revision: 1, ..Records::default() });
     s.standing = None;
     s.boundary = None;
-    s.histories = BTreeMap::new();
+    s.histories = Arc::default();
     s.disk = Observed::known(DataDir::Empty, NOW);
     s.memory = Memory::default();
     s
@@ -238,7 +238,7 @@ fn node(number: u32) -> Snapshot {
         boundary: Some(Boundary { tli: tli(2), lsn: END }),
         received_at: None,
         configured: None,
-        histories: [(tli(2), HISTORY_2.to_owned())].into(),
+        histories: Arc::new([(tli(2), HISTORY_2.to_owned())].into()),
         confirmed: BTreeMap::new(),
         tasks: BTreeMap::new(),
         failures: BTreeMap::new(),
@@ -415,7 +415,7 @@ fn records() -> Records {
         term: Some(Stored::written(TermRecord { v: VERSION, term, holder: replica(1) }, 50)),
         leader: Some(Stored::written(leader, 100)),
         sync: Some(Stored::written(sync, 60)),
-        timelines: [(tli(1), timeline(2, 1, None, "0/0", "")), (tli(2), timeline(1, 3, Some(1), "0/2000000", HISTORY_2))].into(),
+        timelines: Arc::new([(tli(1), timeline(2, 1, None, "0/0", "")), (tli(2), timeline(1, 3, Some(1), "0/2000000", HISTORY_2))].into()),
         base: None,
         nodes: (1..=3).map(|number| (replica(number).node, Stored::written(node(number), 20))).collect(),
         promises: BTreeMap::new(),

@@ -57,7 +57,7 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
     } else if let Some(state) = line.strip_prefix("the directory is ") {
         s.disk = Observed::known(directory(state)?, s.now.boot);
         let present = s.disk().and_then(|dir| if let DataDir::Present(facts) = dir { Some(facts.histories.clone()) } else { None });
-        s.histories = present.unwrap_or_default();
+        s.histories = Arc::new(present.unwrap_or_default());
     } else if line == "postgres answers as a standby" {
         answers(s, base::standby(None))?;
     } else if line == "postgres answers as a primary" {
@@ -236,7 +236,7 @@ fn rewrite(records: &mut Records) {
     records.sync.iter_mut().for_each(again);
     records.base.iter_mut().for_each(again);
     records.intent.iter_mut().for_each(again);
-    records.timelines.values_mut().for_each(again);
+    Arc::make_mut(&mut records.timelines).values_mut().for_each(again);
     records.nodes.values_mut().for_each(again);
     records.members.values_mut().for_each(again);
     records.promises.values_mut().flat_map(|of_term| of_term.values_mut()).for_each(again);

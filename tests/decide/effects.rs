@@ -75,7 +75,7 @@ fn one(s: &mut Snapshot, action: &Action, sent: pgbaton::model::moment::Moment) 
             if let Some(completed) = other.completes() {
                 s.completed = Some(completed);
                 s.disk = Observed::never();
-                s.histories.clear();
+                s.histories = Arc::default();
                 (s.whole, s.boundary) = (None, None);
             }
         }
@@ -141,10 +141,10 @@ fn unfollow(s: &mut Snapshot) {
 
 /// Before a start, comments that no real history follows are taken away.
 fn histories(s: &mut Snapshot, texts: &BTreeMap<TimelineId, String>) {
-    s.histories.extend(texts.clone());
+    Arc::make_mut(&mut s.histories).extend(texts.clone());
     if s.is_empty() {
         let real = |text: &String| text.parse::<TimelineHistory>().is_ok_and(|history| history.last().is_some());
         let newest = s.histories.iter().filter(|(_, text)| real(text)).map(|(tli, _)| *tli).max();
-        s.histories.retain(|tli, _| newest.is_some_and(|newest| *tli <= newest));
+        Arc::make_mut(&mut s.histories).retain(|tli, _| newest.is_some_and(|newest| *tli <= newest));
     }
 }

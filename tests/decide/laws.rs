@@ -293,8 +293,8 @@ fn after_many_failovers(mut s: Snapshot) -> Snapshot {
     for number in 10..50 {
         let _ = writeln!(history, "{number}\t0/2F{number}000\tno recovery target specified");
         let record = TimelineRecord { history: history.clone(), ..before.record.clone() };
-        Arc::make_mut(&mut s.etcd.records).timelines.insert(base::tli(number), Stored::written(record, 20));
-        s.histories.insert(base::tli(number), history.clone());
+        Arc::make_mut(&mut Arc::make_mut(&mut s.etcd.records).timelines).insert(base::tli(number), Stored::written(record, 20));
+        Arc::make_mut(&mut s.histories).insert(base::tli(number), history.clone());
     }
     s
 }

@@ -66,9 +66,9 @@ fn only_the_first_primary_tells_that_its_roles_are_not_made_yet() {
     assert!(!told(&[]));
 }
 
-/// An idle node writes nothing: its key lives as long as its lease, and what it says there is true.
+/// What is true already is said again only so often that silence means something.
 #[test]
-fn what_etcd_shows_of_a_node_is_not_written_again() {
+fn what_etcd_shows_of_a_node_is_seldom_written_again() {
     let mut s = base::named("n2 streams").unwrap();
     let said = |s: &pgbaton::decide::snapshot::Snapshot| {
         let decision = pgbaton::decide::decide(s);
@@ -81,7 +81,8 @@ fn what_etcd_shows_of_a_node_is_not_written_again() {
     let (record, memory) = said(&s);
     let record = record.expect("nothing was said yet");
     s.memory = memory;
-    s.now.boot = s.now.boot.plus(pgbaton::model::moment::Span::from_secs(3));
+    let written = s.now.boot;
+    s.now.boot = written.plus(pgbaton::model::moment::Span::from_millis(2_500));
     assert!(said(&s).0.is_some(), "etcd shows something else");
     std::sync::Arc::make_mut(&mut s.etcd.records).members.get_mut(&s.me.node).unwrap().record = record;
     assert_eq!(said(&s).0, None);
@@ -89,6 +90,33 @@ fn what_etcd_shows_of_a_node_is_not_written_again() {
     assert!(said(&s).0.is_some(), "its position changed");
     std::sync::Arc::make_mut(&mut s.etcd.records).members.clear();
     assert!(said(&s).0.is_some(), "its key is gone");
+}
+
+#[test]
+fn a_node_that_has_nothing_new_to_say_is_not_silent() {
+    use pgbaton::{
+        decide::{SILENT_AFTER, decide, decision::Action},
+        model::moment::Span,
+    };
+    let mut s = base::named("n2 streams").unwrap();
+    let (mut writes, mut last, mut longest) = (0, s.now.boot, Span::ZERO);
+    let end = s.now.boot.plus(Span::from_secs(60));
+    while s.now.boot < end {
+        let decision = decide(&s);
+        for action in decision.actions {
+            if let Action::PutMember(record) = action {
+                writes += 1;
+                longest = longest.max(s.now.boot.since(last));
+                last = s.now.boot;
+                let stored = pgbaton::model::record::Stored::written(*record, 200 + writes);
+                std::sync::Arc::make_mut(&mut s.etcd.records).members.insert(s.me.node.clone(), stored);
+            }
+        }
+        s.memory = decision.memory;
+        s.now.boot = decision.wake_at;
+    }
+    assert!((12..=21).contains(&writes), "{writes} in a minute");
+    assert!(longest.plus(Span::from_secs(1)) < SILENT_AFTER, "{longest}");
 }
 
 /// Migrations that failed are not forgotten with the decision that asked for them.

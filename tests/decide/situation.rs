@@ -65,7 +65,7 @@ fn timeline(s: &mut Snapshot, tli: TimelineId, node: u32, term: Term, state: Tim
     let history = switch.map(|at| format!("{HISTORY_2}2\t{at}\tno recovery target specified\n")).unwrap_or_default();
     let owner = base::replica(node);
     let record = TimelineRecord { v: VERSION, owner, term, parent: Some(base::tli(2)), switch, state, history, unknown: Unknown::new() };
-    Arc::make_mut(&mut s.etcd.records).timelines.insert(tli, Stored::written(record, 151));
+    Arc::make_mut(&mut Arc::make_mut(&mut s.etcd.records).timelines).insert(tli, Stored::written(record, 151));
 }
 
 fn reserve(s: &mut Snapshot, node: u32, tli: TimelineId, term: Term) {

@@ -10,13 +10,14 @@ use crate::{
         observed::Observed,
     },
 };
+use std::sync::Arc;
 
 impl State {
     pub(super) fn disk(&mut self, dir: DataDir, at: Moment) {
         if let DataDir::Present(facts) = &dir {
-            self.histories.clone_from(&facts.histories);
+            self.histories = Arc::new(facts.histories.clone());
         } else {
-            self.histories.clear();
+            self.histories = Arc::default();
         }
         self.disk = Observed::known(dir, at);
     }
@@ -45,7 +46,7 @@ impl State {
         self.completed = Some(completed);
         self.place = None;
         self.disk = Observed::never();
-        self.histories.clear();
+        self.histories = Arc::default();
         self.whole = None;
         self.boundary = None;
     }

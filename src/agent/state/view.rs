@@ -45,8 +45,9 @@ impl State {
                 self.take(&key, text.as_deref(), written);
             }
         }
-        let records = Arc::make_mut(&mut self.records);
-        records.revision = records.revision.max(revision);
+        if revision > self.records.revision {
+            Arc::make_mut(&mut self.records).revision = revision;
+        }
         self.answered = Observed::known((), now.boot);
         self.view_changed(now);
     }

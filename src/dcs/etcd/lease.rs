@@ -60,7 +60,7 @@ impl Etcd {
     /// Writes what this node says of itself, on an etcd lease of `member_ttl`.
     ///
     /// # Errors
-    /// A hint was not published, or nobody knows: write the next one in time. Never wait for this on the renewal's path.
+    /// A hint was not published, or nobody knows. Never wait for this on the renewal's path.
     pub async fn put_member(&self, node: &NodeName, text: String, deadline: Span) -> Result<u64, Error> {
         let key = Key::Member(node.clone());
         let txn = Txn { nonce: clock::nonce(), when: Vec::new(), then: vec![Write::Put(key, text)] };
@@ -160,7 +160,7 @@ impl Shared {
                 let sent_at = clock::boot();
                 let answer = self.endpoints[index].attempt(self.settings.attempt.min(deadline), &call).await;
                 if answer.is_err() {
-                    self.forget_leading();
+                    *self.known_leading() = None;
                 }
                 answer.ok().map(|answer| (answer, sent_at))
             }
@@ -191,7 +191,7 @@ impl Shared {
     /// The endpoint that leads, asked of all where it is not known or may have changed.
     async fn leading(&self) -> Option<usize> {
         let newest = self.raft_term.load(Ordering::Relaxed);
-        let known = *self.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.known_leading();
         if let Some(leading) = known.filter(|leading| leading.raft_term >= newest) {
             return Some(leading.index);
         }
@@ -206,11 +206,11 @@ impl Shared {
         });
         // One that was deposed while it was cut off may still believe that it leads.
         let found = leads.max_by_key(|leading| leading.raft_term).filter(|leading| leading.raft_term >= newest);
-        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        *self.known_leading() = found;
         found.map(|leading| leading.index)
     }
 
-    fn forget_leading(&self) {
-        *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn known_leading(&self) -> MutexGuard<'_, Option<Leading>> {
+        self.leading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -29,7 +29,8 @@ impl Shared {
             async move { client.kv_client().max_decoding_message_size(LARGEST_MESSAGE).txn(request).await }
         });
         let listing = self.listing(&raced.await?);
-        self.raft_term.fetch_max(listing.raft_term, Ordering::Relaxed);
+        // An etcd that was made anew, from a snapshot or without one, counts its terms anew.
+        self.raft_term.store(listing.raft_term, Ordering::Relaxed);
         Ok(listing)
     }
 

@@ -77,6 +77,12 @@ impl Stream {
     fn ask_due(&self, poll: Span) -> Moment {
         self.heard.max(self.asked).plus(poll).plus(Span::from_nanos(poll.as_nanos() / 4))
     }
+
+    /// When it is given up: silent for 2 P, or P behind what a list has shown.
+    fn given_up_at(&self, poll: Span) -> Moment {
+        let silent = self.heard.plus(poll.times(2));
+        self.owed.map_or(silent, |(_, since)| silent.min(since.plus(poll)))
+    }
 }
 
 /// Why a stream is not followed any further.
@@ -180,10 +186,7 @@ impl Watcher {
 
     async fn step(&mut self, stream: &mut Stream, list: &mut Option<ListFuture>) -> Result<(), End> {
         let poll = self.shared.settings.poll;
-        let mut due = self.list_due().min(stream.ask_due(poll)).min(stream.heard.plus(poll.times(2)));
-        if let Some((_, since)) = stream.owed {
-            due = due.min(since.plus(poll));
-        }
+        let due = self.list_due().min(stream.ask_due(poll)).min(stream.given_up_at(poll));
         // A little later than due, not a little sooner: what is due then is over.
         let tick = due.since(clock::boot()).plus(Span::from_millis(1));
         // While a list is under way its due time lies behind: look again in a moment, not at once.
@@ -225,9 +228,7 @@ impl Watcher {
     /// Asks the stream for a sign of life, and gives it up when there has been none, or when it lags.
     async fn check(&mut self, stream: &mut Stream, now: Moment) -> Result<(), End> {
         let poll = self.shared.settings.poll;
-        let silent = now.since(stream.heard) > poll.times(2);
-        let lagging = stream.owed.is_some_and(|(_, since)| now.since(since) > poll);
-        if silent || lagging {
+        if now > stream.given_up_at(poll) {
             self.shared.endpoints[stream.endpoint].doubt();
             return Err(End::Again { blame: true });
         }

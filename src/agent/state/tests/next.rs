@@ -105,3 +105,16 @@ fn the_send_of_a_renewal_is_news_only_where_it_takes_time_away() {
     assert_eq!(sends(2_800, 3_000), at(520).boot);
     assert!(sends(2_800, 2_000) <= at(20).boot);
 }
+
+/// A taker counts from its own waking, whatever the list after it shows.
+#[test]
+fn after_a_suspend_the_observation_begins_anew_though_nothing_else_has_changed() {
+    let text = leader("n2", 3, "L1", 1);
+    let mut state = rests(&text);
+    let woken = |millis: u64| Clocks { mono: at(millis).mono.minus(Span::from_secs(1)), ..at(millis) };
+    state.apply(listed(&text, 10, 1_100), woken(1_100));
+    assert!(state.decide_at() <= at(1_100).boot, "it was due already");
+    let since = state.snapshot(woken(1_200), fresh()).standing.map(|standing| standing.since);
+    assert_eq!(since, Some(woken(1_100).mono));
+    assert_eq!(state.snapshot(woken(1_200), fresh()).stood_still(), Span::from_millis(100));
+}
