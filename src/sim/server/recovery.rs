@@ -12,6 +12,9 @@ use crate::{
 impl World {
     pub(super) fn recovered(&mut self, node: usize, id: u64, start: StartAs) {
         let back = self.random.below(20_000);
+        if start == StartAs::Standby {
+            self.leave_unreplayed(node);
+        }
         let Some(data) = &self.nodes[node].disk else { return };
         match start {
             StartAs::Standby => {
@@ -38,6 +41,26 @@ impl World {
             StartAs::Primary => {
                 self.open_in_place(node, id);
                 self.tick(node, id);
+            }
+        }
+    }
+
+    /// WAL that was not replayed, of a timeline that is not in the history of the one that recovery takes for its target, is never read.
+    fn leave_unreplayed(&mut self, node: usize) {
+        loop {
+            let of = &self.nodes[node];
+            let recovery_only = of.server.as_ref().is_some_and(|server| server.recovery_only);
+            let Some(data) = of.disk.as_ref().filter(|_| !recovery_only) else { return };
+            let target = newest_consecutive(data, data.checkpoint_tli);
+            let Some(history) = data.histories.get(&target).and_then(|text| text.parse::<TimelineHistory>().ok()) else { return };
+            let branch = &self.wal.branches[data.branch];
+            let expected = branch.tli == target || history.leaves(branch.tli).is_some();
+            let Some((parent, at)) = branch.parent.filter(|_| !expected && !history.forks().is_empty()) else { return };
+            if data.min_recovery.0 > at || data.redo > at {
+                return;
+            }
+            if let Some(data) = &mut self.nodes[node].disk {
+                (data.branch, data.end) = (parent, data.end.min(at));
             }
         }
     }
