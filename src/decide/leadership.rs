@@ -91,8 +91,8 @@ fn adopt(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
 fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     let timers = s.policy.timers();
     let Some((from, due)) = due(s, timers) else { return };
-    d.wake(due);
     if s.now.boot < from {
+        d.wake(due);
         return;
     }
     let next_until = s.now.boot.plus(timers.hold);
@@ -103,6 +103,7 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
         d.actions.retain(|action| action.task() != Task::Arm);
         if s.busy(Task::Arm) || armed.is_none_or(|armed| armed.until > next_until) {
             d.act(s, Action::Arm { term: leader.record.term, until: next_until });
+            d.wake(due);
             return;
         }
     }
@@ -112,7 +113,8 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     if let Some(boundary) = s.boundary.filter(|boundary| serving && boundary.tli == record.tli && boundary.lsn > record.lsn) {
         record.lsn = boundary.lsn;
     }
-    d.act(s, Action::Txn(Purpose::Renew, swap(leader, &record)));
+    let sent = d.act(s, Action::Txn(Purpose::Renew, swap(leader, &record)));
+    d.wake(if sent { s.now.boot.plus(ASK_AGAIN) } else { due });
 }
 
 /// From when on the next renewal may be sent, and when it has to be.

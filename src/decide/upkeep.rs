@@ -274,14 +274,14 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     let last = s.memory.published.as_ref();
     let changed = last.is_none_or(|last| last.essence != essence);
     let due = last.map_or(s.now.boot, |last| last.at.plus(POSITIONS_EVERY));
-    let shown = || s.etcd.records.members.get(&s.me.node).is_some_and(|stored| stored.record == record);
+    let shown = s.etcd.records.members.get(&s.me.node).is_some_and(|stored| stored.record == record);
     let again = last.map_or(s.now.boot, |last| last.at.plus(SAID_AGAIN));
-    if changed || s.now.boot >= again || (s.now.boot >= due && !shown()) {
+    if changed || s.now.boot >= again || (s.now.boot >= due && !shown) {
         if d.act(s, Action::PutMember(Box::new(record))) {
             d.memory.published = Some(Published { essence, at: s.now.boot });
         }
     } else {
-        d.wake(if s.now.boot < due { due } else { again });
+        d.wake(if shown { again } else { due });
     }
 }
 

@@ -4,7 +4,7 @@ use super::{State, server::is_idle_repetition};
 use crate::{
     agent::event::Event,
     decide::decision::Task,
-    model::{instance::GuardStatus, moment::Moment, observed::Observed, record::LeaderState},
+    model::{instance::GuardStatus, key::Key, moment::Moment, observed::Observed, record::LeaderState},
 };
 
 /// What was learned since the last decision, and when it wanted the next one.
@@ -43,7 +43,10 @@ impl State {
             Event::Server(facts) => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
             Event::Changed { changes, .. } => {
                 matches!(self.answered, Observed::Known { .. })
-                    && changes.iter().all(|(key, _, written)| self.known_revision(key).is_some_and(|known| *written <= known))
+                    && changes.iter().all(|(key, text, written)| {
+                        let said_again = matches!(key, Key::Member(_)) && text.is_some() && text.as_deref() == self.records.text(key);
+                        said_again || self.known_revision(key).is_some_and(|known| *written <= known)
+                    })
             }
             Event::Listed { entries, .. } => self.suspect.is_none() && self.shows_all(entries),
             Event::TxnSent { nonce, .. } => self.keeps_its_time(nonce),

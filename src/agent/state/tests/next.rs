@@ -42,6 +42,13 @@ fn what_is_kept_up_is_no_news_and_everything_else_is() {
     assert!(!news(known(&serves, &[]), listed(&serves, 10, 50)));
     assert!(news(known(&serves, &[]), listed(&leader("n1", 3, "L2", 2), 11, 50)), "it shows more");
     assert!(news(known(&serves, &[]), listed(&leader("n1", 3, "L2", 1), 10, 50)), "the same revision, another value");
+    let said = |lsn: &str, revision: u64| changed(&Key::Member(parsed("n2")), Some(&member_text(lsn)), revision);
+    let mut heard = known(&serves, &[]);
+    heard.apply(said("0/1", 11), at(2));
+    let decision = &mut crate::decide::decide(&heard.snapshot(at(3), fresh()));
+    heard.decided(decision, at(3).boot);
+    assert!(!news(heard.clone(), said("0/1", 12)), "it says so again");
+    assert!(news(heard, said("0/2", 12)), "its position changed");
     let less = Event::Listed { entries: vec![(Key::Leader, serves.clone(), 10)], revision: 12, sent: at(50).boot };
     assert!(news(known(&serves, &[]), less), "it shows less");
     let mut silent = known(&serves, &[]);
@@ -117,4 +124,10 @@ fn after_a_suspend_the_observation_begins_anew_though_nothing_else_has_changed()
     let since = state.snapshot(woken(1_200), fresh()).standing.map(|standing| standing.since);
     assert_eq!(since, Some(woken(1_100).mono));
     assert_eq!(state.snapshot(woken(1_200), fresh()).stood_still(), Span::from_millis(100));
+}
+
+fn member_text(lsn: &str) -> String {
+    format!(
+        r#"{{"v":1,"data":"000000a2","postgres":"n2:5432","role":"replica","state":"streaming","tli":1,"lsn":"{lsn}","replay":"{lsn}","lag":{{}},"term":3,"zone":"","tags":{{}},"version":"1","postgres_version":"","fencing":"namespace","pending_restart":false}}"#
+    )
 }
