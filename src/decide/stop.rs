@@ -1,6 +1,11 @@
 //! The node is to stop: in order, so that another one can follow at once (protocol 1.15).
 
-use super::{Flow, decision::Action, draft::Draft, snapshot::Snapshot};
+use super::{
+    Flow,
+    decision::{Action, Task},
+    draft::Draft,
+    snapshot::Snapshot,
+};
 use crate::model::instance::{Process, StopMode};
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
@@ -9,6 +14,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     }
     d.because("stopping", "this node is being stopped");
     match s.process() {
+        // A release that was sent ends our authority, but the agent that ends now would take it back out of its own hands.
+        None | Some(Process::Empty { .. }) if s.busy(Task::LeaderTxn) => {
+            d.waits("stopping", "waits for etcd's answer to the release of the lease");
+            Flow::Settled
+        }
         None => {
             d.act(s, Action::Exit { why: "stopped".to_owned() });
             Flow::Settled
