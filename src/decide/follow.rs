@@ -42,6 +42,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     match s.process() {
         Some(Process::Running { stopping: None, .. }) => running(s, d, target),
         Some(Process::Running { .. } | Process::Dying { .. }) => d.waits("stopping", "PostgreSQL is stopping"),
+        Some(Process::Empty { .. }) if s.is_starting() => d.waits("starting", "PostgreSQL is being started"),
         Some(Process::Empty { .. }) => stopped(s, d, target),
         None => {}
     }
@@ -371,6 +372,10 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         d.memory.failed_rewinds = 0;
         let initialised = s.completed == Some(Completed::InitDb);
         d.act(s, Action::WriteFile(Box::new(NodeFile { initialised, ..new_life(s) })));
+        return;
+    }
+    if s.is_starting() {
+        d.waits("starting", format!("{operation} waits: PostgreSQL is being started, and has to stop first"));
         return;
     }
     if !s.is_empty() {

@@ -31,6 +31,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
     if let Some(Process::Dying { run }) = s.process() {
         return release::dying(s, d, *run);
     }
+    if s.is_starting() {
+        d.waits("starting", "PostgreSQL is being started");
+        return Keeps::Renewing;
+    }
     if matches!(s.process(), Some(Process::Running { .. })) {
         // What an earlier run came to is over: a new guard counts its runs anew.
         d.memory.crash = None;

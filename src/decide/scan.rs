@@ -27,6 +27,10 @@ pub(super) fn whole(s: &Snapshot, d: &mut Draft) -> Option<Whole> {
 /// Starts a scan of our WAL from the newest boundary that is known to be on this disk.
 pub(super) fn start(s: &Snapshot, d: &mut Draft) {
     d.hurry = true;
+    if s.is_starting() {
+        d.waits("starting", "PostgreSQL is being started: its WAL is searched once it runs");
+        return;
+    }
     match begin(s) {
         Begin::At(from, tli) => {
             d.waits("scan", format!("the end of our WAL is searched from {from} on timeline {tli}"));

@@ -256,9 +256,15 @@ impl Snapshot {
         self.guard().map(|guard| &guard.process)
     }
 
-    /// Whether the guard says that not one process lives.
+    /// Whether the guard says that not one process lives, and none is about to: a start that was asked for may come at any moment.
     pub fn is_empty(&self) -> bool {
-        matches!(self.process(), Some(Process::Empty { .. }))
+        matches!(self.process(), Some(Process::Empty { .. })) && !self.is_starting()
+    }
+
+    /// Whether a start was asked for, and has neither been refused nor shown a process.
+    pub fn is_starting(&self) -> bool {
+        let begins = self.busy(Task::Start) || self.guard().is_some_and(|guard| guard.starting);
+        begins && matches!(self.process(), Some(Process::Empty { .. }))
     }
 
     /// The run that is alive.

@@ -114,6 +114,11 @@ impl Instance {
         }
     }
 
+    /// Whether a start was accepted and is being prepared.
+    pub(super) fn is_starting(&self) -> bool {
+        self.next.is_some() || matches!(self.work, Some((Task::Prepare(_), _)))
+    }
+
     /// Whether some process may live.
     pub(super) fn lives(&self) -> bool {
         !matches!(self.state, State::Empty { .. })

@@ -234,6 +234,7 @@ impl Guard {
             process: self.instance.process(),
             kill: self.kill,
             fenced: self.fenced,
+            starting: self.instance.is_starting(),
         }
     }
 

@@ -124,6 +124,9 @@ pub struct GuardStatus {
     pub kill: KillMode,
     /// Whether its self-test showed that this works here.
     pub fenced: bool,
+    /// A start was accepted and is being prepared: no process lives yet, and one may at any moment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starting: bool,
 }
 
 /// What lies in the data directory.

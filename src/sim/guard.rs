@@ -22,7 +22,8 @@ impl World {
     pub(super) fn start_guard(&mut self, node: usize, run: u64) {
         if self.nodes[node].guard.is_none() {
             let incarnation = self.name("g");
-            let guard = Guard { incarnation, term: Term::ZERO, armed: None, primary_of: None, last: None, session: None, runs: 0 };
+            let guard =
+                Guard { incarnation, term: Term::ZERO, armed: None, primary_of: None, last: None, session: None, runs: 0, starting: false };
             self.nodes[node].guard = Some(guard);
             let who = self.nodes[node].who();
             self.trace.line(self.now, &who, "guard starts");
@@ -118,6 +119,9 @@ impl World {
         if self.nodes[node].server.is_some() {
             return Err("PostgreSQL runs already".to_owned());
         }
+        if self.nodes[node].guard.as_ref().is_some_and(|guard| guard.starting) {
+            return Err("another start is being prepared".to_owned());
+        }
         if self.nodes[node].disk.is_none() {
             return Err("the data directory is not there".to_owned());
         }
@@ -128,12 +132,23 @@ impl World {
         guard.term = term;
         guard.runs += 1;
         guard.primary_of = (start == StartAs::Primary).then_some(term);
+        guard.starting = true;
         let run = Run(guard.runs);
         if start == StartAs::Primary {
             self.judge_authority(node, term, "a start as primary");
         }
-        self.launch(node, run, start);
-        self.tell_guard(node);
+        // Files are looked at, and written, before there is a process.
+        let slow = if self.random.chance(100) { 60 } else { 1 };
+        let takes = self.random.millis(1, 20 * slow);
+        let of = self.nodes[node].guard.as_ref().map(|guard| guard.incarnation.clone());
+        self.later_at(node, takes, move |world| {
+            let Some(guard) = world.nodes[node].guard.as_mut().filter(|guard| Some(&guard.incarnation) == of.as_ref()) else { return };
+            guard.starting = false;
+            if start == StartAs::Standby || world.margin(node, term).is_ok() {
+                world.launch(node, run, start);
+            }
+            world.tell_guard(node);
+        });
         Ok(())
     }
 

@@ -76,6 +76,8 @@ pub(super) struct Guard {
     /// The run of the agent in session.
     pub(super) session: Option<u64>,
     pub(super) runs: u64,
+    /// A start is being prepared.
+    pub(super) starting: bool,
 }
 
 /// One run of the agent: the real state, and the loop around it.
@@ -168,6 +170,7 @@ impl Node {
             process: self.process(),
             kill: crate::model::instance::KillMode::Namespace,
             fenced: true,
+            starting: guard.starting,
         })
     }
 }

@@ -172,6 +172,7 @@ impl Builder {
             process: Process::Running { run: Run(1), start, stopping: None },
             kill: KillMode::Namespace,
             fenced: true,
+            starting: false,
         }
     }
 

@@ -257,6 +257,7 @@ fn guard(number: u32, process: Process) -> GuardStatus {
         process,
         kill: KillMode::Namespace,
         fenced: true,
+        starting: false,
     }
 }
 

@@ -275,6 +275,7 @@ fn guard(run: u64, process: fn(Run) -> Process) -> Event {
         process: process(Run(run)),
         kill: KillMode::Namespace,
         fenced: true,
+        starting: false,
     })
 }
 
