@@ -187,12 +187,11 @@ fn vacate(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Optio
         // A claimant that dies in its promotion leaves an id that nobody can be on but itself: that binds no taker. What it carried along,
         // the end of its predecessor, still does.
         let given_out = end.is_some_and(|whole| whole.tli != record.tli && ledger::history(s, whole.tli).is_none());
-        let end = end.filter(|_| !given_out);
         if !given_out {
             record.wal_end = end.map(|whole| whole.lsn);
-        }
-        if let Some(whole) = end.filter(|whole| whole.lsn > record.lsn || whole.tli > record.tli) {
-            (record.tli, record.lsn) = (whole.tli, whole.lsn);
+            if let Some(whole) = end.filter(|whole| whole.lsn > record.lsn || whole.tli > record.tli) {
+                (record.tli, record.lsn) = (whole.tli, whole.lsn);
+            }
         }
     }
     d.act(s, Action::Txn(Purpose::Release, swap(leader, &record)));
