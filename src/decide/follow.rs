@@ -14,7 +14,7 @@ use super::{
 use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, ServerRole, StartAs, Whole},
     lsn::Lsn,
-    moment::Span,
+    moment::{Moment, Span},
     node_file::{NodeFile, Operation},
     observed::Observed,
     policy::Reclone,
@@ -29,6 +29,12 @@ const LONGEST_PAUSE: Span = Span::from_secs(20);
 
 /// A standby that lived for so long is not one that keeps ending.
 const FORGOTTEN: Span = Span::from_secs(60);
+
+/// So long a server that lets nobody in may follow somebody else than the primary.
+const MISLED_LIMIT: Span = Span::from_secs(2);
+
+/// The same where it is not known whom it follows: a former agent told it, or could not.
+const UNTOLD_LIMIT: Span = Span::from_secs(30);
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -101,9 +107,10 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         return;
     }
     if s.role().is_none()
-        && let Observed::Unknown { why, .. } = &s.server
+        && let Observed::Unknown { why, since } = &s.server
     {
         d.waits("mute", format!("PostgreSQL runs as a standby and does not answer: {why}"));
+        misled(s, d, target, *since);
     }
     let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
     let elsewhere =
@@ -142,6 +149,29 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             stop::stop_postgres(s, d);
         }
         None => {}
+    }
+}
+
+/// A server that lets nobody in cannot be told whom to follow. One that becomes consistent only by WAL that it has not got (a rewind and a copy
+/// need the log up to their end) would wait for it for good: it is stopped, judged anew, and started as a standby of the primary.
+fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>, mute_since: Moment) {
+    let (Some(target), Some(Process::Running { stopping: None, .. })) = (target, s.process()) else { return };
+    let limit = match &s.configured {
+        Some(configured) if configured.follow.as_ref() == Some(&follow_of(s, target)) => return,
+        Some(_) => MISLED_LIMIT,
+        None => UNTOLD_LIMIT,
+    };
+    let ends = mute_since.plus(limit);
+    d.wake(ends);
+    if s.now.boot >= ends {
+        d.because(
+            "misled",
+            format!(
+                "PostgreSQL has let nobody in for {limit}, and does not follow {}: it is stopped, to be started as its standby",
+                target.holder.node
+            ),
+        );
+        stop::stop_postgres(s, d);
     }
 }
 
@@ -222,6 +252,9 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
     };
     let Some(whole) = scan::whole(s, d) else { return };
     match rejoin::stopped(s, disk, whole, &history, target.tli) {
+        Verdict::Streams if !rejoin::becomes_consistent(disk, whole, &history, target.tli) => {
+            copy::reclone(s, d, target, &rejoin::falls_short(disk, whole), None);
+        }
         Verdict::Streams => {
             d.memory.rewind = None;
             if let Some(texts) = ledger::wrong_before_start(s) {
@@ -290,7 +323,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
     );
     let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot };
-    if let Some(why) = cannot_rewind(s, disk) {
+    if let Some(why) = cannot_rewind(s, disk, whole) {
         copy::reclone(s, d, target, &why, Some(plan(None)));
         return;
     }
@@ -320,12 +353,15 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }
 
-fn cannot_rewind(s: &Snapshot, disk: &DiskFacts) -> Option<String> {
+fn cannot_rewind(s: &Snapshot, disk: &DiskFacts, whole: Whole) -> Option<String> {
     if !s.policy.rewind || s.policy.reclone == Reclone::Always {
         return Some("the policy does not want a rewind".to_owned());
     }
     if !disk.control.can_rewind {
         return Some("a rewind needs data checksums or wal_log_hints, and this directory has neither".to_owned());
+    }
+    if !rejoin::is_consistent(disk, whole) {
+        return Some(rejoin::falls_short(disk, whole));
     }
     (s.memory.failed_rewinds >= REWIND_TRIES).then(|| format!("{REWIND_TRIES} rewinds failed"))
 }

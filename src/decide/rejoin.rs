@@ -45,6 +45,26 @@ pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, history: &Ti
     compare(&own, history, whole, target)
 }
 
+/// Whether the WAL that is here brings a stopped directory to where it is consistent. What a rewind or a copy has left may need more.
+pub(super) fn is_consistent(disk: &DiskFacts, whole: Whole) -> bool {
+    disk.control.min_recovery <= whole.lsn
+}
+
+/// Whether a stopped directory whose WAL ends at `whole` becomes consistent on the `history` of timeline `target`: PostgreSQL refuses one that
+/// left its timeline before that.
+pub(super) fn becomes_consistent(disk: &DiskFacts, whole: Whole, history: &TimelineHistory, target: TimelineId) -> bool {
+    let of = disk.control.min_recovery_tli.unwrap_or(target);
+    is_consistent(disk, whole) || of == target || history.leaves(of).is_some_and(|fork| disk.control.min_recovery <= fork)
+}
+
+/// Why a directory that is not consistent cannot be used, for people.
+pub(super) fn falls_short(disk: &DiskFacts, whole: Whole) -> String {
+    format!(
+        "what its last rewind or copy left is whole only with WAL up to {}, which is lost; {} is here",
+        disk.control.min_recovery, whole.lsn
+    )
+}
+
 /// Compares an end of WAL on a history with the history of `target`.
 pub(super) fn compare(own: &TimelineHistory, history: &TimelineHistory, whole: Whole, target: TimelineId) -> Verdict {
     if whole.tli == target {

@@ -36,6 +36,8 @@ pub(super) struct Server {
     pub(super) primary: bool,
     /// Answers.
     pub(super) ready: bool,
+    /// Replays, and lets nobody in before it has reached the point of consistency.
+    pub(super) inconsistent: bool,
     pub(super) stopping: Option<StopMode>,
     pub(super) frozen_until: u64,
     pub(super) replay: u64,
@@ -89,7 +91,7 @@ impl World {
         let Some(server) = self.nodes[node].server.as_ref().filter(|server| server.id == id) else { return };
         if server.primary {
             self.workload(node, id);
-        } else if server.postmaster && server.ready && server.stopping.is_none() {
+        } else if server.postmaster && (server.ready || server.inconsistent) && server.stopping.is_none() {
             if !server.promoting {
                 self.stream(node, id);
             }

@@ -74,6 +74,8 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         let Observed::Known { value: guard, .. } = &mut s.guard else { return Err("no guard".to_owned()) };
         let Process::Running { run, .. } = guard.process else { return Err("nothing runs".to_owned()) };
         guard.process = Process::Dying { run };
+    } else if line == "postgres lets nobody in" {
+        s.server.lost(s.now.boot, "recovery has not reached a consistent state yet");
     } else if line == "the guard is gone" {
         s.guard = Observed::Unknown { since: s.now.boot, why: "the session ended".to_owned() };
     } else if line == "etcd is silent" {

@@ -107,18 +107,20 @@ impl World {
         }
         let life = self.nodes[node].file.data.clone();
         let source = source.clone();
+        let copied = self.nodes[from].disk.as_ref().map_or(0, |data| data.end);
         self.in_run(node, run, takes, move |world| {
             let unlucky = world.random.chance(120);
             if world.source(node, &source) != Some(from) || unlucky {
                 world.end(node, run, 0, Task::Data, Err("pg_rewind: the source was lost half-way".to_owned()));
                 return;
             }
-            world.rewound(node, from, life);
+            world.rewound(node, from, copied, life);
             world.completed(node, run, Completed::Rewind);
         });
     }
 
-    fn rewound(&mut self, node: usize, from: usize, life: DataIncarnation) {
+    /// The source goes on meanwhile: its log lies here as far as it was `copied`, and is needed to where it ends now.
+    fn rewound(&mut self, node: usize, from: usize, copied: u64, life: DataIncarnation) {
         let (Some(mine), Some(theirs)) = (self.nodes[node].disk.clone(), self.nodes[from].disk.clone()) else { return };
         let same_id = self.wal.branches[mine.branch].tli == self.wal.branches[theirs.branch].tli && mine.branch != theirs.branch;
         if same_id {
@@ -137,7 +139,7 @@ impl World {
             redo,
             min_recovery: (whole, Some(self.wal.branches[theirs.branch].tli)),
             branch: theirs.branch,
-            end: whole,
+            end: copied.clamp(shared, whole),
             standby_signal: true,
             histories: theirs.histories,
             slots: BTreeSet::new(),

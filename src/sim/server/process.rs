@@ -26,6 +26,7 @@ impl World {
             hidden: false,
             primary: false,
             ready: false,
+            inconsistent: false,
             stopping: None,
             frozen_until: 0,
             replay: 0,

@@ -33,8 +33,9 @@ impl World {
                     }
                     return;
                 }
+                let consistent = self.nodes[node].disk.as_ref().is_some_and(|data| from >= data.min_recovery.0);
                 if let Some(server) = self.server_of(node, id) {
-                    (server.replay, server.ready) = (from, true);
+                    (server.replay, server.ready, server.inconsistent) = (from, consistent, !consistent);
                 }
                 self.tick(node, id);
             }
@@ -80,6 +81,11 @@ impl World {
         if history.forks().is_empty() {
             // It takes the burnt id for its target, is never consistent, and lets nobody in.
             return self.options.burnt_ids_are_fatal.then(String::new);
+        }
+        let (least, of) = data.min_recovery;
+        let contains = of.is_none_or(|of| of == newest || history.leaves(of).is_some_and(|at| at.get() >= least));
+        if !contains {
+            return Some(format!("exit code 1: requested timeline {newest} does not contain minimum recovery point {}", lsn(least)));
         }
         let child = history.leaves(own).is_some_and(|at| at.get() >= data.redo);
         (!child).then(|| format!("exit code 1: requested timeline {newest} is not a child of this server's history"))

@@ -97,6 +97,12 @@ impl World {
             }
             return false;
         }
+        let least = self.nodes[node].disk.as_ref().map_or(0, |data| data.min_recovery.0);
+        if own != branch && least > shared && self.nodes[node].server.as_ref().is_some_and(|server| server.inconsistent) {
+            // PostgreSQL: unexpected timeline, before reaching minimum recovery point.
+            self.end_server(node, "signal 6", false);
+            return true;
+        }
         let before = if own == branch { own_end } else { shared };
         let to = if sends < before { before } else { sends.min(before.saturating_add(step)) };
         if let Some(data) = &mut self.nodes[node].disk {
@@ -134,7 +140,15 @@ impl World {
         let tli = self.wal.branches[self.wal.branch_at(data.branch, to)].tli;
         let Some(server) = self.server_of(node, id) else { return };
         server.replay = server.replay.max(to);
-        let replay = server.replay;
+        let (replay, inconsistent) = (server.replay, server.inconsistent);
+        if inconsistent {
+            // No restart point before that.
+            let least = self.nodes[node].disk.as_ref().map_or(0, |data| data.min_recovery.0);
+            if let Some(server) = self.server_of(node, id).filter(|_| replay >= least) {
+                (server.ready, server.inconsistent) = (true, false);
+            }
+            return;
+        }
         if restart && let Some(data) = &mut self.nodes[node].disk {
             (data.redo, data.checkpoint_tli, data.min_recovery) = (replay, tli, (replay, Some(tli)));
         }
