@@ -91,7 +91,7 @@ async fn the_end_of_a_crashed_primary_is_the_position_that_pg_waldump_names() {
     assert_eq!(whole, Whole { tli: ONE, lsn: last });
     assert_eq!(scan::whole(&settings, last, ONE, LIMIT).await.expect("from the end"), whole);
     let control = control_data::read(&settings, &settings.data_dir).await.expect("control data");
-    assert_eq!(scan::whole(&settings, control.data.redo, ONE, LIMIT).await.expect("from redo"), whole);
+    assert_eq!(scan::whole(&settings, control.redo, ONE, LIMIT).await.expect("from redo"), whole);
     let layout = Layout::of(&pg_wal).expect("read").expect("layout");
     assert_eq!(layout.segment, control.wal_segment);
     for record in records(&pg_wal, ONE, from).iter().step_by(400) {

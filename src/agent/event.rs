@@ -73,6 +73,8 @@ pub enum Event {
         run: Run,
         /// Why, for people.
         why: String,
+        /// It says itself that it lets nobody in before it is consistent.
+        inconsistent: bool,
     },
     /// The data directory was inspected.
     Disk {

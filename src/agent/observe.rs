@@ -8,7 +8,7 @@ use crate::{
         moment::Span,
         node::Incarnation,
     },
-    postgres::{Server, Via, segment::Layout},
+    postgres::{self, NotReady, Server, Via, segment::Layout},
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -59,7 +59,10 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             let via = if now.calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
             let event = match server.probe(run, via, LOOK_LIMIT).await {
                 Ok(facts) => Event::Server(normal(facts, laid_out.of(&guard, run, || layout(&server)))),
-                Err(fault) => Event::ServerSilent { run, why: chain(&fault) },
+                Err(fault) => {
+                    let inconsistent = matches!(fault, postgres::Error::NotReady { why: NotReady::NotConsistent, .. });
+                    Event::ServerSilent { run, why: chain(&fault), inconsistent }
+                }
             };
             if events.send(event).await.is_err() {
                 return;

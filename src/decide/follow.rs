@@ -14,7 +14,7 @@ use super::{
 use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, ServerRole, StartAs, Whole},
     lsn::Lsn,
-    moment::{Moment, Span},
+    moment::Span,
     node_file::{NodeFile, Operation},
     observed::Observed,
     policy::Reclone,
@@ -33,8 +33,8 @@ const FORGOTTEN: Span = Span::from_secs(60);
 /// So long a server that lets nobody in may follow somebody else than the primary.
 const MISLED_LIMIT: Span = Span::from_secs(2);
 
-/// The same where it is not known whom it follows: a former agent told it, or could not.
-const UNTOLD_LIMIT: Span = Span::from_secs(30);
+/// The same where it is not known whom it follows: a former agent told it, or could not. A recovery from a crash may take as long.
+const UNTOLD_LIMIT: Span = Span::from_secs(60);
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -107,10 +107,10 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         return;
     }
     if s.role().is_none()
-        && let Observed::Unknown { why, since } = &s.server
+        && let Observed::Unknown { why, .. } = &s.server
     {
         d.waits("mute", format!("PostgreSQL runs as a standby and does not answer: {why}"));
-        misled(s, d, target, *since);
+        misled(s, d, target);
     }
     let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
     let elsewhere =
@@ -152,16 +152,19 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     }
 }
 
-/// A server that lets nobody in cannot be told whom to follow. One that becomes consistent only by WAL that it has not got (a rewind and a copy
-/// need the log up to their end) would wait for it for good: it is stopped, judged anew, and started as a standby of the primary.
-fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>, mute_since: Moment) {
-    let (Some(target), Some(Process::Running { stopping: None, .. })) = (target, s.process()) else { return };
+/// A server that lets nobody in cannot be told whom to follow. One that becomes consistent only by WAL that it has not got (a rewind needs the
+/// log up to its end) would wait for it for good: it is stopped, judged anew, and started as a standby of the primary.
+fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
+    let target = target.filter(|target| !matches!(target.state, LeaderState::Paused { .. }));
+    let (Some(target), Some(since)) = (target, s.inconsistent_since) else { return };
     let limit = match &s.configured {
         Some(configured) if configured.follow.as_ref() == Some(&follow_of(s, target)) => return,
         Some(_) => MISLED_LIMIT,
+        // We tried to tell it something else: it did not hear that, and the files may say so.
+        None if [Task::Configure, Task::CutStream].iter().any(|task| s.failures.contains_key(task)) => MISLED_LIMIT,
         None => UNTOLD_LIMIT,
     };
-    let ends = mute_since.plus(limit);
+    let ends = since.plus(limit);
     d.wake(ends);
     if s.now.boot >= ends {
         d.because(
@@ -182,17 +185,17 @@ fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>, mute_since
 fn may_stream(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, replayed: Whole, received: Option<Lsn>) -> Option<Verdict> {
     let own = scan::disk_history(&s.histories, replayed.tli);
     let history = ledger::history(s, target.tli)?;
-    let surely = rejoin::compare(&own, &history, replayed, target.tli);
+    let surely = rejoin::compare(s.layout, &own, &history, replayed, target.tli);
     if surely != Verdict::Streams || replayed.tli == target.tli {
         return Some(surely);
     }
-    let fork = history.leaves(replayed.tli)?;
+    let fork = s.layout.boundary(history.leaves(replayed.tli)?);
     if received.is_some_and(|received| received <= fork) && s.whole_now().is_none_or(|whole| whole.lsn <= fork) {
         return Some(Verdict::Streams);
     }
     // The received position is no boundary: a scan tells whether a whole record lies beyond the fork.
     let whole = scan::whole(s, d)?;
-    Some(rejoin::compare(&scan::disk_history(&s.histories, whole.tli), &history, whole, target.tli))
+    Some(rejoin::compare(s.layout, &scan::disk_history(&s.histories, whole.tli), &history, whole, target.tli))
 }
 
 fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
@@ -250,9 +253,9 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         d.waits("records", format!("the ledger does not show the history of timeline {} yet: nothing is compared before", target.tli));
         return;
     };
-    let Some(whole) = scan::whole(s, d) else { return };
+    let Some(whole) = scan::end_by_label(s, disk).or_else(|| scan::whole(s, d)) else { return };
     match rejoin::stopped(s, disk, whole, &history, target.tli) {
-        Verdict::Streams if !rejoin::becomes_consistent(disk, whole, &history, target.tli) => {
+        Verdict::Streams if !rejoin::becomes_consistent(disk, &history, target.tli) => {
             copy::reclone(s, d, target, &rejoin::falls_short(disk, whole), None);
         }
         Verdict::Streams => {

@@ -143,7 +143,7 @@ pub(super) fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId,
 pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
     let newest = newest_real(&s.histories).filter(|tli| *tli > whole.tli).and_then(|tli| s.histories.get(&tli));
     let leaves = |text: &String| text.parse::<TimelineHistory>().ok().and_then(|history| history.leaves(whole.tli));
-    newest.is_some_and(|text| leaves(text).is_none_or(|at| at < whole.lsn))
+    newest.is_some_and(|text| leaves(text).is_none_or(|at| s.layout.boundary(at) < whole.lsn))
 }
 
 /// Whether two history texts name the same forks: reasons and comments do not count.

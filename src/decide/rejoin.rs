@@ -6,6 +6,7 @@ use crate::model::{
     lsn::Lsn,
     record::TimelineState,
     timeline::{TimelineHistory, TimelineId},
+    wal_layout::Layout,
 };
 
 /// What a stopped directory has to go through before it may follow.
@@ -42,7 +43,7 @@ pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, history: &Ti
             };
         }
     }
-    compare(&own, history, whole, target)
+    compare(s.layout, &own, history, whole, target)
 }
 
 /// Whether the WAL that is here brings a stopped directory to where it is consistent. What a rewind or a copy has left may need more.
@@ -50,11 +51,11 @@ pub(super) fn is_consistent(disk: &DiskFacts, whole: Whole) -> bool {
     disk.control.min_recovery <= whole.lsn
 }
 
-/// Whether a stopped directory whose WAL ends at `whole` becomes consistent on the `history` of timeline `target`: PostgreSQL refuses one that
-/// left its timeline before that.
-pub(super) fn becomes_consistent(disk: &DiskFacts, whole: Whole, history: &TimelineHistory, target: TimelineId) -> bool {
+/// Whether a stopped directory can become consistent on the `history` of timeline `target`: PostgreSQL refuses one that left its timeline
+/// before that (`tliOfPointInHistory`, by the numbers as they are written).
+pub(super) fn becomes_consistent(disk: &DiskFacts, history: &TimelineHistory, target: TimelineId) -> bool {
     let of = disk.control.min_recovery_tli.unwrap_or(target);
-    is_consistent(disk, whole) || of == target || history.leaves(of).is_some_and(|fork| disk.control.min_recovery <= fork)
+    of == target || history.leaves(of).is_none_or(|fork| disk.control.min_recovery <= fork)
 }
 
 /// Why a directory that is not consistent cannot be used, for people.
@@ -66,12 +67,14 @@ pub(super) fn falls_short(disk: &DiskFacts, whole: Whole) -> String {
 }
 
 /// Compares an end of WAL on a history with the history of `target`.
-pub(super) fn compare(own: &TimelineHistory, history: &TimelineHistory, whole: Whole, target: TimelineId) -> Verdict {
+///
+/// A history file writes a switch at the end of a page where the next record would begin behind that page's header (`layout`).
+pub(super) fn compare(layout: Layout, own: &TimelineHistory, history: &TimelineHistory, whole: Whole, target: TimelineId) -> Verdict {
     if whole.tli == target {
         return Verdict::Streams;
     }
     match history.leaves(whole.tli) {
-        Some(fork) if whole.lsn <= fork => Verdict::Streams,
+        Some(fork) if whole.lsn <= layout.boundary(fork) => Verdict::Streams,
         Some(fork) => Verdict::Diverged { fork },
         None => common(own, history, whole.tli, target).map_or_else(
             || Verdict::Unrelated(format!("timeline {} has no ancestor in common with {target}", whole.tli)),
@@ -107,31 +110,42 @@ mod tests {
     #[test]
     fn a_directory_that_ends_at_the_switch_point_streams() {
         let target = history("1\t0/100\tx\n");
-        assert_eq!(compare(&history(""), &target, whole(1, 0x100), tli(2)), Verdict::Streams);
+        assert_eq!(compare(Layout::DEFAULT, &history(""), &target, whole(1, 0x100), tli(2)), Verdict::Streams);
     }
 
     #[test]
     fn a_directory_that_went_on_beyond_the_switch_point_diverged_there() {
         let target = history("1\t0/100\tx\n");
-        assert_eq!(compare(&history(""), &target, whole(1, 0x101), tli(2)), Verdict::Diverged { fork: Lsn::new(0x100) });
+        assert_eq!(compare(Layout::DEFAULT, &history(""), &target, whole(1, 0x101), tli(2)), Verdict::Diverged { fork: Lsn::new(0x100) });
+    }
+
+    /// PostgreSQL writes the switch as it ends the last record; what comes next would begin behind the header of the new page, or segment.
+    #[test]
+    fn a_switch_at_the_end_of_a_page_is_where_the_next_record_begins() {
+        for (fork, end) in [("0/302000", 0x30_2018), ("0/4000000", 0x400_0028)] {
+            let target = history(&format!("1\t{fork}\tx\n"));
+            assert_eq!(compare(Layout::DEFAULT, &history(""), &target, whole(1, end), tli(2)), Verdict::Streams, "{fork}");
+            let beyond = compare(Layout::DEFAULT, &history(""), &target, whole(1, end + 8), tli(2));
+            assert!(matches!(beyond, Verdict::Diverged { .. }), "{fork}");
+        }
     }
 
     #[test]
     fn two_children_of_one_parent_part_at_the_earlier_switch() {
         let (own, target) = (history("1\t0/80\tx\n"), history("1\t0/100\tx\n"));
-        assert_eq!(compare(&own, &target, whole(2, 0x90), tli(3)), Verdict::Diverged { fork: Lsn::new(0x80) });
+        assert_eq!(compare(Layout::DEFAULT, &own, &target, whole(2, 0x90), tli(3)), Verdict::Diverged { fork: Lsn::new(0x80) });
     }
 
     #[test]
     fn a_child_of_the_target_itself_parts_where_it_left_it() {
         let own = history("1\t0/80\tx\n");
-        assert_eq!(compare(&own, &history(""), whole(2, 0x90), tli(1)), Verdict::Diverged { fork: Lsn::new(0x80) });
+        assert_eq!(compare(Layout::DEFAULT, &own, &history(""), whole(2, 0x90), tli(1)), Verdict::Diverged { fork: Lsn::new(0x80) });
     }
 
     #[test]
     fn without_a_common_ancestor_nothing_is_claimed() {
         let (own, target) = (history("5\t0/80\tx\n"), history("1\t0/100\tx\n"));
-        assert!(matches!(compare(&own, &target, whole(6, 0x90), tli(2)), Verdict::Unrelated(_)));
+        assert!(matches!(compare(Layout::DEFAULT, &own, &target, whole(6, 0x90), tli(2)), Verdict::Unrelated(_)));
     }
 
     use proptest::prelude::*;
@@ -193,7 +207,7 @@ mod tests {
             let (own, to) = (own.index(tree.len()), to.index(tree.len()));
             let end = tree[own].1 + more;
             let parted = shared(&path(&tree, own, end), &path(&tree, to, u64::MAX));
-            match compare(&forks(&tree, own), &forks(&tree, to), Whole { tli: id(own), lsn: Lsn::new(end) }, id(to)) {
+            match compare(Layout::DEFAULT, &forks(&tree, own), &forks(&tree, to), Whole { tli: id(own), lsn: Lsn::new(end) }, id(to)) {
                 Verdict::Streams => prop_assert_eq!(parted, end),
                 Verdict::Diverged { fork } => prop_assert_eq!(fork, Lsn::new(parted)),
                 Verdict::Unrelated(why) => prop_assert!(false, "{}", why),
@@ -203,7 +217,7 @@ mod tests {
         #[test]
         fn who_streams_with_more_streams_with_less(tree in trees(), own in any::<proptest::sample::Index>(), to in any::<proptest::sample::Index>(), more in 1_u64..40) {
             let (own, to) = (own.index(tree.len()), to.index(tree.len()));
-            let verdict = |lsn: u64| compare(&forks(&tree, own), &forks(&tree, to), Whole { tli: id(own), lsn: Lsn::new(lsn) }, id(to));
+            let verdict = |lsn: u64| compare(Layout::DEFAULT, &forks(&tree, own), &forks(&tree, to), Whole { tli: id(own), lsn: Lsn::new(lsn) }, id(to));
             let begins = tree[own].1;
             if verdict(begins + more) == Verdict::Streams {
                 prop_assert_eq!(verdict(begins), Verdict::Streams);

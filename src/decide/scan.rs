@@ -80,6 +80,17 @@ fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
     noted.into_iter().flatten().filter(|boundary| boundary.tli == tli).map(|boundary| boundary.lsn).fold(least, Lsn::max)
 }
 
+/// After so many scans that failed, what a rewind has left is judged by what it says itself.
+const LABEL_TRIES: u32 = 2;
+
+/// The end of WAL that a directory needs which a rewind (or a copy) has left, where a scan finds none: `pg_control` is the source's, and its
+/// redo may lie beyond the WAL that was copied. Until it is consistent the directory holds nothing but the source's.
+pub(super) fn end_by_label(s: &Snapshot, disk: &DiskFacts) -> Option<Whole> {
+    let failed = s.failures.get(&Task::Scan).is_some_and(|failure| failure.count >= LABEL_TRIES);
+    let tli = disk.control.min_recovery_tli.filter(|_| failed && disk.backup_label)?;
+    Some(Whole { tli, lsn: s.layout.boundary(disk.control.min_recovery) })
+}
+
 /// The timeline that a stopped data directory is on.
 ///
 /// `pg_control` shows the old timeline until something is flushed there: after a promotion until the first checkpoint, on a

@@ -12,6 +12,7 @@ use crate::model::{
     records::Records,
     term::Term,
     timeline::TimelineId,
+    wal_layout::Layout,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -44,6 +45,10 @@ pub struct Snapshot {
     pub standing: Option<Standing>,
     /// PostgreSQL from inside.
     pub server: Observed<ServerFacts>,
+    /// Since when the server of the run that is alive says that it lets nobody in before it is consistent; it has answered nobody in this run.
+    pub inconsistent_since: Option<Moment>,
+    /// How WAL lies on this disk, by the directory that was last seen here.
+    pub layout: Layout,
     /// The data directory, as last inspected.
     pub disk: Observed<DataDir>,
     /// Where a copy of another node would be made here, as last looked at.

@@ -168,7 +168,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         entry.filter(|_| promoted_now).and_then(|entry| entry.history.parse::<TimelineHistory>().ok()).and_then(|history| history.last());
     let former = story.wal_end.or(story.former_lsn);
     let lost = match (former, switch) {
-        (Some(former), Some(fork)) => Some(former.bytes_ahead_of(fork.at).get()),
+        (Some(former), Some(fork)) => Some(former.bytes_ahead_of(s.layout.boundary(fork.at)).get()),
         (Some(_), None) => Some(0),
         (None, _) => None,
     };

@@ -1,7 +1,7 @@
 //! PostgreSQL as seen from outside (processes, disk) and from inside (SQL).
 
 use super::{
-    lsn::Lsn,
+    lsn::{Bytes, Lsn},
     moment::Moment,
     node::{Address, DataIncarnation, Incarnation, SlotName, SystemId},
     record::Lag,
@@ -195,6 +195,8 @@ pub struct ControlData {
     pub min_recovery_tli: Option<TimelineId>,
     /// Data checksums or `wal_log_hints`: what pg_rewind needs.
     pub can_rewind: bool,
+    /// Bytes a WAL segment.
+    pub wal_segment: Bytes,
 }
 
 impl ControlData {

@@ -3,7 +3,7 @@
 //! May use nothing of ours. No clock, no I/O, no randomness: values and what can be computed from them.
 //!
 //! In reading order:
-//! - [`lsn`], [`timeline`], [`term`], [`moment`]: quantities;
+//! - [`lsn`], [`wal_layout`], [`timeline`], [`term`], [`moment`]: quantities;
 //! - [`node`]: names and identities; [`observed`]: what is known, and since when;
 //! - [`record`], [`key`]: what stands in etcd, and transactions on it;
 //! - [`records`]: all records of one cluster as one view; [`node_file`]: what a node remembers on its own disk;
@@ -27,3 +27,4 @@ pub mod request;
 pub mod secret;
 pub mod term;
 pub mod timeline;
+pub mod wal_layout;

@@ -15,15 +15,6 @@ const LIMIT: Span = Span::from_secs(10);
 const ATTEMPTS: u32 = 3;
 const PAUSE: Span = Span::from_millis(20);
 
-/// All that we read from `pg_control`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// What the rest of the product sees.
-    pub data: ControlData,
-    /// The size of a WAL segment, in bytes: a power of two from 1 MB to 1 GB.
-    pub wal_segment: Bytes,
-}
-
 /// Why a text is not what `pg_controldata` prints for a usable directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotControlData {
@@ -47,7 +38,7 @@ pub enum NotControlData {
 ///
 /// # Errors
 /// When it cannot be run, or when the control file is missing, unreadable, damaged or of another major version.
-pub async fn read(settings: &Settings, data_dir: &Path) -> Result<Control, Error> {
+pub async fn read(settings: &Settings, data_dir: &Path) -> Result<ControlData, Error> {
     let program = settings.program("pg_controldata").arg("-D").arg(data_dir);
     let mut attempts = 1..=ATTEMPTS;
     loop {
@@ -64,7 +55,7 @@ pub async fn read(settings: &Settings, data_dir: &Path) -> Result<Control, Error
 ///
 /// # Errors
 /// See [`NotControlData`].
-pub fn parse(stdout: &str, stderr: &str) -> Result<Control, NotControlData> {
+pub fn parse(stdout: &str, stderr: &str) -> Result<ControlData, NotControlData> {
     // A wrong checksum is only a warning to pg_controldata, on stdout before 14 and on stderr since, with exit status 0.
     let warning = |line: &&str| line.starts_with("WARNING") || line.starts_with("pg_controldata: warning");
     if let Some(line) = stdout.lines().chain(stderr.lines()).find(warning) {
@@ -73,7 +64,9 @@ pub fn parse(stdout: &str, stderr: &str) -> Result<Control, NotControlData> {
     let lines = Lines(stdout);
     let hints = lines.text("wal_log_hints setting")? == "on";
     let checksums = lines.number::<u32>("Data page checksum version")? != 0;
-    let data = ControlData {
+    let segment = "Bytes per WAL segment";
+    let wal_segment = lines.parsed_with(segment, |text| text.parse().ok().filter(|size| super::segment::is_segment_size(*size)))?;
+    Ok(ControlData {
         system_id: lines.parsed("Database system identifier")?,
         state: lines.state()?,
         checkpoint_tli: lines.parsed_with("Latest checkpoint's TimeLineID", timeline)?,
@@ -82,10 +75,8 @@ pub fn parse(stdout: &str, stderr: &str) -> Result<Control, NotControlData> {
         min_recovery: lines.parsed("Minimum recovery ending location")?,
         min_recovery_tli: TimelineId::new(lines.number("Min recovery ending loc's timeline")?),
         can_rewind: hints || checksums,
-    };
-    let segment = "Bytes per WAL segment";
-    let wal_segment = lines.parsed_with(segment, |text| text.parse().ok().filter(|size| super::segment::is_segment_size(*size)))?;
-    Ok(Control { data, wal_segment: Bytes::new(wal_segment) })
+        wal_segment: Bytes::new(wal_segment),
+    })
 }
 
 fn timeline(text: &str) -> Option<TimelineId> {
@@ -139,7 +130,7 @@ mod tests {
     fn a_control_file_of_15_is_read() {
         let control = parse(PG15, "").expect("control data");
         assert_eq!(
-            control.data,
+            control,
             ControlData {
                 system_id: "7711643032125445318".parse().expect("system id"),
                 state: ControlState::InProduction,
@@ -149,14 +140,14 @@ mod tests {
                 min_recovery: Lsn::ZERO,
                 min_recovery_tli: None,
                 can_rewind: true,
+                wal_segment: Bytes::new(16 << 20),
             }
         );
-        assert_eq!(control.wal_segment, Bytes::new(16 << 20));
     }
 
     #[test]
     fn a_control_file_of_18_is_read() {
-        assert_eq!(parse(PG18, "").map(|control| control.data.state), Ok(ControlState::ShutDown));
+        assert_eq!(parse(PG18, "").map(|control| control.state), Ok(ControlState::ShutDown));
     }
 
     #[test]
@@ -172,7 +163,7 @@ mod tests {
         ];
         for (text, state) in states {
             let printed = PG15.replace("in production", text);
-            assert_eq!(parse(&printed, "").map(|control| control.data.state), Ok(state));
+            assert_eq!(parse(&printed, "").map(|control| control.state), Ok(state));
         }
         let value = "unrecognized status code".to_owned();
         assert_eq!(
@@ -184,9 +175,9 @@ mod tests {
     #[test]
     fn rewinding_needs_checksums_or_hint_bits_in_the_log() {
         let without = PG15.replace("checksum version:           1", "checksum version:           0");
-        assert_eq!(parse(&without, "").map(|control| control.data.can_rewind), Ok(false));
+        assert_eq!(parse(&without, "").map(|control| control.can_rewind), Ok(false));
         let hints = without.replace("wal_log_hints setting:                off", "wal_log_hints setting:                on");
-        assert_eq!(parse(&hints, "").map(|control| control.data.can_rewind), Ok(true));
+        assert_eq!(parse(&hints, "").map(|control| control.can_rewind), Ok(true));
     }
 
     #[test]

@@ -112,7 +112,7 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
             outside.major
         )));
     }
-    let control = control_data::read(settings, &settings.data_dir).await?.data;
+    let control = control_data::read(settings, &settings.data_dir).await?;
     let Outside { major, standby_signal, backup_label, histories } = outside;
     let rewind = rewind::mark(settings)?;
     Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, rewind, histories }))

@@ -3,6 +3,8 @@
 //! Sources: PostgreSQL's `xlog_internal.h` (page headers, segment names) and `xlogreader.c` (where records end);
 //! the same in 14 to 18 but for the magic numbers, which are left to `pg_waldump`.
 
+use crate::model::wal_layout::LONG_HEADER;
+pub use crate::model::wal_layout::Layout;
 use crate::model::{
     lsn::{Bytes, Lsn},
     timeline::TimelineId,
@@ -14,9 +16,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes of a page header, and of the one that begins a segment.
-const SHORT_HEADER: u64 = 24;
-const LONG_HEADER: u64 = 40;
 /// Records begin at multiples of this.
 const ALIGNMENT: u64 = 8;
 
@@ -25,19 +24,7 @@ pub const fn is_segment_size(size: u64) -> bool {
     size.is_power_of_two() && size >= 1 << 20 && size <= 1 << 30
 }
 
-/// The sizes that one cluster's WAL is laid out by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Bytes a segment.
-    pub segment: Bytes,
-    /// Bytes a page.
-    pub page: Bytes,
-}
-
 impl Layout {
-    /// What `initdb` makes unless told otherwise.
-    pub const DEFAULT: Self = Self { segment: Bytes::new(16 << 20), page: Bytes::new(8192) };
-
     /// The layout that the WAL in `dir` has, by the header of any segment; `None` when there is none to read.
     ///
     /// # Errors
@@ -54,28 +41,12 @@ impl Layout {
         Ok(None)
     }
 
-    /// The one way in which we write a boundary: where the next record begins.
-    ///
-    /// PostgreSQL calls the same place by two numbers: a record that ends with its page ends at the page's end for the
-    /// startup process (`pg_last_wal_replay_lsn()`), but the next one begins behind the page header
-    /// (`pg_current_wal_insert_lsn()`). Compared as numbers they differ by up to 40 bytes; in this form they are equal.
-    pub const fn boundary(self, lsn: Lsn) -> Lsn {
-        let (byte, page) = (lsn.get(), self.page.get());
-        let header = self.header(byte - byte % page);
-        if byte % page < header { Lsn::new(byte - byte % page + header) } else { lsn }
-    }
-
     /// The last byte before a boundary that is no page header.
     pub const fn byte_before(self, boundary: Lsn) -> Lsn {
         let (byte, page) = (boundary.get(), self.page.get());
         let start = byte - byte % page;
         let end = if byte - start <= self.header(start) { start } else { byte };
         Lsn::new(end.saturating_sub(1))
-    }
-
-    /// Bytes of the header of the page at `page_start`.
-    const fn header(self, page_start: u64) -> u64 {
-        if page_start.is_multiple_of(self.segment.get()) { LONG_HEADER } else { SHORT_HEADER }
     }
 
     /// Where the record after this one begins.

@@ -58,6 +58,8 @@ pub(super) struct Data {
     pub(super) branch: usize,
     pub(super) end: u64,
     pub(super) standby_signal: bool,
+    /// A rewind has left it: not consistent before `min_recovery`.
+    pub(super) backup_label: bool,
     pub(super) histories: BTreeMap<TimelineId, String>,
     pub(super) slots: BTreeSet<SlotName>,
     /// What left it half done.

@@ -350,11 +350,12 @@ impl World {
         let Some(server) = self.nodes[node].server.as_ref() else { return 0 };
         let server_run = server.run;
         let frozen = server.frozen_until > self.now;
+        let inconsistent = server.inconsistent && server.postmaster && !frozen;
         // A server that stands still is given up only after the look's limit.
         let takes = if frozen { 3_000_000_000 } else { self.random.tailed(1, 5) };
         let event = match self.facts(node) {
             Some(facts) => Event::Server(facts),
-            None => Event::ServerSilent { run: server_run, why: "no answer".to_owned() },
+            None => Event::ServerSilent { run: server_run, why: "no answer".to_owned(), inconsistent },
         };
         self.deliver_after(node, run, takes, event);
         takes

@@ -133,6 +133,8 @@ impl Builder {
             boundary: None,
             received_at: None,
             configured: None,
+            layout: pgbaton::model::wal_layout::Layout::DEFAULT,
+            inconsistent_since: None,
             histories: std::sync::Arc::default(),
             confirmed: BTreeMap::new(),
             tasks: BTreeMap::new(),

@@ -23,6 +23,7 @@ use pgbaton::{
         records::Records,
         term::Term,
         timeline::TimelineId,
+        wal_layout::Layout,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -238,6 +239,8 @@ fn node(number: u32) -> Snapshot {
         boundary: Some(Boundary { tli: tli(2), lsn: END }),
         received_at: None,
         configured: None,
+        layout: Layout::DEFAULT,
+        inconsistent_since: None,
         histories: Arc::new([(tli(2), HISTORY_2.to_owned())].into()),
         confirmed: BTreeMap::new(),
         tasks: BTreeMap::new(),
@@ -308,6 +311,7 @@ pub(crate) fn disk(state: ControlState) -> DiskFacts {
             min_recovery: Lsn::ZERO,
             min_recovery_tli: None,
             can_rewind: true,
+            wal_segment: Layout::DEFAULT.segment,
         },
         standby_signal: true,
         backup_label: false,

@@ -76,6 +76,9 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         guard.process = Process::Dying { run };
     } else if line == "postgres lets nobody in" {
         s.server.lost(s.now.boot, "recovery has not reached a consistent state yet");
+        s.inconsistent_since = Some(s.now.boot);
+    } else if line == "postgres has not been asked yet" {
+        s.server = Observed::never();
     } else if line == "the guard is gone" {
         s.guard = Observed::Unknown { since: s.now.boot, why: "the session ended".to_owned() };
     } else if line == "etcd is silent" {

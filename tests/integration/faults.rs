@@ -43,6 +43,7 @@ pub(crate) const PROCESSES: &[Row] = &[
     row("the_guard_is_killed", guard_kill),
     row("the_guard_of_a_replica_is_killed", |run| replica_suffers(run, Fault::GuardKill(run.replicas[0].clone()))),
     row("the_postmaster_of_a_replica_is_killed", |run| replica_suffers(run, Fault::PostmasterKill(run.replicas[0].clone()))),
+    row("the_agent_of_a_replica_is_killed_and_comes_back", replica_agent_kill),
     row("the_etcd_leader_is_killed", etcd_leader_kill),
     row("etcd_loses_its_quorum", etcd_quorum_loss),
 ];
@@ -164,6 +165,15 @@ fn upgrade(run: &Run<'_>) -> Result<()> {
 fn guard_kill(run: &mut Run<'_>) -> Result<()> {
     run.inject(Fault::GuardKill(run.primary.clone()))?;
     run.outage()
+}
+
+/// Its PostgreSQL goes on, whatever the new agent knows of it as yet.
+fn replica_agent_kill(run: &mut Run<'_>) -> Result<()> {
+    let replica = run.replicas[0].clone();
+    let before = run.lab.postmaster(&replica)?;
+    replica_suffers(run, Fault::AgentKill(replica.clone(), Return::AtOnce))?;
+    ensure!(run.lab.postmaster(&replica).is_ok_and(|pid| pid == before), "the replica's PostgreSQL was restarted");
+    Ok(())
 }
 
 /// Whatever happens to a replica: the primary goes on.

@@ -8,6 +8,7 @@ use crate::{
         moment::Moment,
         node_file::{Boundary, NodeFile},
         observed::Observed,
+        wal_layout::Layout,
     },
 };
 use std::sync::Arc;
@@ -16,6 +17,7 @@ impl State {
     pub(super) fn disk(&mut self, dir: DataDir, at: Moment) {
         if let DataDir::Present(facts) = &dir {
             self.histories = Arc::new(facts.histories.clone());
+            self.layout = Layout { segment: facts.control.wal_segment, ..Layout::DEFAULT };
         } else {
             self.histories = Arc::default();
         }

@@ -377,6 +377,7 @@ fn what_is_known_of_the_directory_ends_with_its_replacement() {
             min_recovery: Lsn::ZERO,
             min_recovery_tli: None,
             can_rewind: true,
+            wal_segment: crate::model::wal_layout::Layout::DEFAULT.segment,
         },
         standby_signal: true,
         backup_label: false,

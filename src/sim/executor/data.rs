@@ -23,6 +23,7 @@ impl World {
                 branch,
                 end: ORIGIN,
                 standby_signal: false,
+                backup_label: false,
                 histories: BTreeMap::new(),
                 slots: BTreeSet::new(),
                 broken: None,
@@ -133,6 +134,8 @@ impl World {
         let whole = self.wal.whole(theirs.branch, theirs.end);
         let shared = self.wal.shared(theirs.branch, mine.branch).unwrap_or(whole).min(whole).min(mine.end);
         let redo = self.wal.boundary_before(theirs.branch, shared, 2_000);
+        // A checkpoint of the source meanwhile: pg_control, which is copied last, may name a redo that has not come along.
+        let redo = if self.random.chance(300) { redo.max(theirs.redo) } else { redo };
         self.nodes[node].disk = Some(Data {
             control: ControlState::InArchiveRecovery,
             checkpoint_tli: self.wal.branches[self.wal.branch_at(theirs.branch, redo)].tli,
@@ -141,6 +144,7 @@ impl World {
             branch: theirs.branch,
             end: copied.clamp(shared, whole),
             standby_signal: true,
+            backup_label: true,
             histories: theirs.histories,
             slots: BTreeSet::new(),
             broken: None,

@@ -12,6 +12,7 @@ use crate::{
         node::SystemId,
         node_file::ClonePlace,
         timeline::TimelineId,
+        wal_layout::Layout,
     },
     sim::{wal::lsn, world::World},
 };
@@ -57,12 +58,13 @@ impl World {
             min_recovery: lsn(data.min_recovery.0),
             min_recovery_tli: data.min_recovery.1,
             can_rewind: true,
+            wal_segment: Layout::DEFAULT.segment,
         };
         DataDir::Present(DiskFacts {
             major: 15,
             control,
             standby_signal: data.standby_signal,
-            backup_label: false,
+            backup_label: data.backup_label,
             rewind: if data.broken == Some("a rewind") {
                 Some(RewindMark::Unfinished)
             } else {

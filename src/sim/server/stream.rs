@@ -132,6 +132,12 @@ impl World {
         }
     }
 
+    pub(super) fn label_is_over(&mut self, node: usize) {
+        if let Some(data) = &mut self.nodes[node].disk {
+            data.backup_label = false;
+        }
+    }
+
     pub(super) fn replay(&mut self, node: usize, id: u64) {
         let lag = if self.random.chance(200) { self.random.below(3_000) } else { 0 };
         let Some(data) = &self.nodes[node].disk else { return };
@@ -146,6 +152,7 @@ impl World {
             let least = self.nodes[node].disk.as_ref().map_or(0, |data| data.min_recovery.0);
             if let Some(server) = self.server_of(node, id).filter(|_| replay >= least) {
                 (server.ready, server.inconsistent) = (true, false);
+                self.label_is_over(node);
             }
             return;
         }
