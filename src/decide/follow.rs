@@ -9,7 +9,7 @@ use super::{
     rejoin::{self, Verdict},
     scan,
     snapshot::Snapshot,
-    stop, upkeep,
+    stop, unheard, upkeep,
 };
 use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, ServerRole, StartAs, Whole},
@@ -29,12 +29,6 @@ const LONGEST_PAUSE: Span = Span::from_secs(20);
 
 /// A standby that lived for so long is not one that keeps ending.
 const FORGOTTEN: Span = Span::from_secs(60);
-
-/// So long a server that lets nobody in may follow somebody else than the primary.
-const MISLED_LIMIT: Span = Span::from_secs(2);
-
-/// The same where it is not known whom it follows: a former agent told it, or could not. A recovery from a crash may take as long.
-const UNTOLD_LIMIT: Span = Span::from_secs(60);
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -83,7 +77,7 @@ fn state_name(state: &LeaderState) -> String {
     }
 }
 
-fn follow_of(s: &Snapshot, target: &LeaderRecord) -> Follow {
+pub(super) fn follow_of(s: &Snapshot, target: &LeaderRecord) -> Follow {
     Follow { node: target.holder.node.clone(), address: target.holder.postgres.clone(), slot: s.me.node.slot() }
 }
 
@@ -110,7 +104,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         && let Observed::Unknown { why, .. } = &s.server
     {
         d.waits("mute", format!("PostgreSQL runs as a standby and does not answer: {why}"));
-        misled(s, d, target);
+        unheard::misled(s, d, target);
     }
     let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
     let elsewhere =
@@ -131,7 +125,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
                 if !s.role().is_some_and(ServerRole::streams) {
-                    d.waits("no-stream", no_stream(target));
+                    unheard::cut_off(s, d, target, receive.unwrap_or_default().max(*replay));
                 }
                 drop_stale_slot(s, d);
             }
@@ -149,32 +143,6 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             stop::stop_postgres(s, d);
         }
         None => {}
-    }
-}
-
-/// A server that lets nobody in cannot be told whom to follow. One that becomes consistent only by WAL that it has not got (a rewind needs the
-/// log up to its end) would wait for it for good: it is stopped, judged anew, and started as a standby of the primary.
-fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
-    let target = target.filter(|target| !matches!(target.state, LeaderState::Paused { .. }));
-    let (Some(target), Some(since)) = (target, s.inconsistent_since) else { return };
-    let limit = match &s.configured {
-        Some(configured) if configured.follow.as_ref() == Some(&follow_of(s, target)) => return,
-        Some(_) => MISLED_LIMIT,
-        // We tried to tell it something else: it did not hear that, and the files may say so.
-        None if [Task::Configure, Task::CutStream].iter().any(|task| s.failures.contains_key(task)) => MISLED_LIMIT,
-        None => UNTOLD_LIMIT,
-    };
-    let ends = since.plus(limit);
-    d.wake(ends);
-    if s.now.boot >= ends {
-        d.because(
-            "misled",
-            format!(
-                "PostgreSQL has let nobody in for {limit}, and does not follow {}: it is stopped, to be started as its standby",
-                target.holder.node
-            ),
-        );
-        stop::stop_postgres(s, d);
     }
 }
 
@@ -257,6 +225,9 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
     match rejoin::stopped(s, disk, whole, &history, target.tli) {
         Verdict::Streams if !rejoin::becomes_consistent(disk, &history, target.tli) => {
             copy::reclone(s, d, target, &rejoin::falls_short(disk, whole), None);
+        }
+        Verdict::Streams if s.policy.reclone != Reclone::Never && unheard::wal_is_gone(s, target, whole.lsn).is_some() => {
+            copy::reclone(s, d, target, &unheard::missing_wal(s, target, whole.lsn), None);
         }
         Verdict::Streams => {
             d.memory.rewind = None;
@@ -486,13 +457,4 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
 
 fn source(target: &LeaderRecord) -> Source {
     Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
-}
-
-/// What a standby says whose walreceiver does not stream although everything is in place for it.
-fn no_stream(target: &LeaderRecord) -> String {
-    let (node, postgres) = (&target.holder.node, &target.holder.postgres);
-    format!(
-        "PostgreSQL is configured to stream from {node} ({postgres}), but its walreceiver does not stream: it tries again by itself; \
-         if this lasts, its log and that of {node} say why (network, rights of the replication role, `pg_hba.conf`)"
-    )
 }

@@ -9,7 +9,7 @@
 //!
 //! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
 //! `routing`, `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `release`,
-//! `membership`), `vote`, `candidacy`, `follow` (with `rejoin`), `upkeep`, and at the end `invariants`.
+//! `membership`), `vote`, `candidacy`, `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
 
 pub mod decision;
 pub mod invariants;
@@ -33,6 +33,7 @@ mod routing;
 mod scan;
 mod step_down;
 mod stop;
+mod unheard;
 mod upkeep;
 mod vote;
 mod wording;

@@ -287,8 +287,16 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
 
 fn essence(record: &MemberRecord) -> String {
     format!(
-        "{} {} {:?} {} {:?} {:?} {} {}",
-        record.data, record.postgres, record.role, record.state, record.tli, record.tags, record.pending_restart, record.roles_missing
+        "{} {} {:?} {} {:?} {:?} {} {} {:?}",
+        record.data,
+        record.postgres,
+        record.role,
+        record.state,
+        record.tli,
+        record.tags,
+        record.pending_restart,
+        record.roles_missing,
+        record.oldest_wal
     )
 }
 
@@ -314,6 +322,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         fencing: fencing(s),
         pending_restart: s.server().is_some_and(|facts| !facts.pending_restart.is_empty()),
         roles_missing: roles_missing(s),
+        oldest_wal: s.server().and_then(|facts| facts.oldest_wal),
         unknown: Unknown::new(),
     }
 }

@@ -268,6 +268,9 @@ pub struct ServerFacts {
     pub pending_restart: Vec<String>,
     /// `synchronous_standby_names` as in force for new sessions.
     pub sync_names: String,
+    /// Of a primary: where the oldest segment in `pg_wal` begins. What lies before that it cannot send.
+    #[serde(default)]
+    pub oldest_wal: Option<Lsn>,
 }
 
 /// Role and positions.

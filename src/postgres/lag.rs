@@ -37,7 +37,17 @@ mod tests {
     fn facts(role: ServerRole, walsenders: Vec<Walsender>) -> ServerFacts {
         let (run, system_id) = (Run(1), SystemId::new(1));
         let (slots, pending_restart) = (Vec::new(), Vec::new());
-        ServerFacts { run, version_num: 150_018, system_id, role, walsenders, slots, pending_restart, sync_names: String::new() }
+        ServerFacts {
+            run,
+            version_num: 150_018,
+            system_id,
+            role,
+            walsenders,
+            slots,
+            pending_restart,
+            sync_names: String::new(),
+            oldest_wal: None,
+        }
     }
 
     fn walsender(name: &str, flush: u64, replay: u64) -> Walsender {

@@ -5,7 +5,7 @@ use super::{
     command::Floors,
     conninfo::without_password,
     replication::{Identity, left},
-    server::{KEPT_STATEMENT, Watch},
+    server::{KEPT_STATEMENT, Seldom, Watch},
     session::column,
 };
 use crate::{
@@ -24,8 +24,8 @@ use tokio_postgres::{
     types::{Json, PgLsn, Type},
 };
 
-/// How old `pending_restart` may be: reading all settings costs as much as the rest of a sample.
-const PENDING_RESTART_EVERY: Span = Span::from_secs(5);
+/// How old `pending_restart` and `oldest_wal` may be: reading all settings costs as much as the rest of a sample.
+const SELDOM: Span = Span::from_secs(5);
 
 /// How old the reason of a pause may be: finding it starts a program.
 const PAUSE_REASON_EVERY: Span = Span::from_secs(2);
@@ -161,7 +161,7 @@ impl Server {
             sample,
             version_num,
             system_id: column::<i64>(row, "system_id")?.cast_unsigned(),
-            pending_restart: (Moment::ZERO, Vec::new()),
+            seldom: Seldom::default(),
             parameters_pause: None,
             identity: None,
             silent_since: None,
@@ -175,12 +175,7 @@ impl Server {
         if in_recovery != watch.identity.is_some() {
             watch.identity = None;
         }
-        let now = clock::boot();
-        if now.since(watch.pending_restart.0) > PENDING_RESTART_EVERY || watch.pending_restart.0 == Moment::ZERO {
-            let sql = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
-            let rows = watch.session.rows("look for settings that wait for a restart", sql, &[], left(end)).await?;
-            watch.pending_restart = (now, rows.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?);
-        }
+        self.seldom(watch, in_recovery, end).await?;
         let newest = match &role {
             ServerRole::Primary { insert, .. } => *insert,
             ServerRole::Standby { receive, replay, .. } => receive.map_or(*replay, |receive| receive.max(*replay)),
@@ -192,9 +187,31 @@ impl Server {
             role,
             walsenders: column::<Json<Vec<WalsenderRow>>>(&row, "walsenders")?.0.into_iter().map(walsender).collect(),
             slots: column::<Json<Vec<SlotRow>>>(&row, "slots")?.0.into_iter().filter_map(|slot| slot_fact(slot, newest)).collect(),
-            pending_restart: watch.pending_restart.1.clone(),
+            pending_restart: watch.seldom.pending_restart.clone(),
+            oldest_wal: watch.seldom.oldest_wal.filter(|_| !in_recovery),
             sync_names: column(&row, "sync_names")?,
         })
+    }
+
+    /// What costs as much as the rest of a sample is asked seldom.
+    async fn seldom(&self, watch: &mut Watch, in_recovery: bool, end: Moment) -> Result<(), Error> {
+        let now = clock::boot();
+        if watch.seldom.at.is_some_and(|at| now.since(at) <= SELDOM) {
+            return Ok(());
+        }
+        let sql = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
+        let rows = watch.session.rows("look for settings that wait for a restart", sql, &[], left(end)).await?;
+        let pending_restart = rows.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+        let mut oldest_wal = None;
+        if !in_recovery {
+            // A segment's name: timeline, and its number in two parts of eight digits each.
+            let sql = "SELECT min(substr(name, 9)) AS oldest, pg_size_bytes(current_setting('wal_segment_size')) AS segment \
+                       FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+            let rows = watch.session.rows("look for the oldest segment of WAL", sql, &[], left(end)).await?;
+            oldest_wal = rows.first().map(oldest).transpose()?.flatten();
+        }
+        watch.seldom = Seldom { at: Some(now), pending_restart, oldest_wal };
+        Ok(())
     }
 
     async fn standby(&self, row: &Row, watch: &mut Watch, end: Moment) -> Result<ServerRole, Error> {
@@ -256,6 +273,15 @@ impl Server {
         watch.parameters_pause = Some((now, pause));
         Ok(pause)
     }
+}
+
+/// Where the oldest segment begins.
+fn oldest(row: &Row) -> Result<Option<Lsn>, Error> {
+    let Some(name) = column::<Option<String>>(row, "oldest")? else { return Ok(None) };
+    let segment = column::<i64>(row, "segment")?.cast_unsigned();
+    let part = |digits: Option<&str>| digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    let (high, low) = (part(name.get(..8)), part(name.get(8..)));
+    Ok(high.zip(low).map(|(high, low)| Lsn::new((high << 32) + low.saturating_mul(segment))))
 }
 
 fn primary(row: &Row) -> Result<ServerRole, Error> {

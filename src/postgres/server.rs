@@ -7,6 +7,7 @@ use super::{
 };
 use crate::model::{
     instance::{Pause, Run},
+    lsn::Lsn,
     moment::{Moment, Span},
 };
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
@@ -47,10 +48,20 @@ pub(super) struct Watch {
     pub(super) sample: Statement,
     pub(super) version_num: u32,
     pub(super) system_id: u64,
-    pub(super) pending_restart: (Moment, Vec<String>),
+    pub(super) seldom: Seldom,
     pub(super) parameters_pause: Option<(Moment, Pause)>,
     pub(super) identity: Option<Identity>,
     pub(super) silent_since: Option<Moment>,
+}
+
+/// What is asked seldom.
+#[derive(Default)]
+pub(super) struct Seldom {
+    /// When it was; `None`: not yet.
+    pub(super) at: Option<Moment>,
+    pub(super) pending_restart: Vec<String>,
+    /// Where the oldest segment of WAL begins, on a primary.
+    pub(super) oldest_wal: Option<Lsn>,
 }
 
 /// The superuser's way over our Unix socket; statements end on the server after `statement`.

@@ -165,6 +165,7 @@ impl World {
             walsenders: walsenders.collect(),
             slots: slots.collect(),
             pending_restart: Vec::new(),
+            oldest_wal: None,
             sync_names: String::new(),
         })
     }

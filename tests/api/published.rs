@@ -213,6 +213,7 @@ impl Builder {
             walsenders: if self.primary { vec![walsender("n2", 0), walsender("n3", 2 << 20)] } else { Vec::new() },
             slots: Vec::new(),
             pending_restart: Vec::new(),
+            oldest_wal: None,
             sync_names: String::new(),
         }
     }

@@ -273,6 +273,7 @@ fn facts(role: ServerRole) -> ServerFacts {
         walsenders: Vec::new(),
         slots: Vec::new(),
         pending_restart: Vec::new(),
+        oldest_wal: None,
         sync_names: String::new(),
     }
 }
@@ -367,6 +368,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             postgres_version: "15.4".to_owned(),
             fencing: String::new(),
             pending_restart: false,
+            oldest_wal: None,
             roles_missing: false,
             unknown: Unknown::new(),
         },

@@ -1,11 +1,14 @@
-//! A primary and its replica that were there before us, with a tablespace and a WAL directory of its own.
+//! A primary and its replica that were there before us, with a tablespace and a WAL directory of its own; and a replica that comes back too late.
 
 use super::{
     faults::Row,
     support::{Cluster, SOON, bin_dir, insert_below, spec},
 };
 use anyhow::{Context, Result};
-use pgbaton::lab::{Lab, Node, host_init::Service, sql};
+use pgbaton::{
+    lab::{Fault, Lab, Node, host_init::Service, sql},
+    model::{lsn::Bytes, policy::Reclone},
+};
 use std::{collections::BTreeMap, path::PathBuf};
 
 struct Old<'a> {
@@ -99,4 +102,31 @@ fn a_primary_and_its_replica_that_were_there_before_are_taken_over() {
     assert_eq!(cluster.lab.query("n3", "SELECT count(*) FROM orders").expect("query")[0][0].as_deref(), Some("1000"));
     let row: &Row = super::faults::PROCESSES.first().expect("row");
     cluster.run(row.name, row.alarms, row.what).expect("it fails over");
+}
+
+/// Its slot was kept for as long as the policy says; what it needs is gone, and it says so and is copied anew instead of asking for ever.
+#[test]
+fn a_replica_that_was_away_for_too_long_is_copied_anew() {
+    let spec = spec(|spec| {
+        spec.policy.reclone = Reclone::WhenRewindFails;
+        spec.policy.member_slot_retention.bytes = Bytes::new(16 << 20);
+    });
+    let mut cluster = Cluster::start(&spec).expect("cluster");
+    let away = |run: &mut super::support::Run<'_>| {
+        let (primary, replica) = (run.primary.clone(), run.replicas[0].clone());
+        let ask = |sql: &str| run.lab.query(&primary, sql);
+        run.inject(Fault::PowerOff(replica))?;
+        let needed = ask("SELECT pg_walfile_name(pg_current_wal_lsn())")?;
+        let needed = needed.first().and_then(|row| row[0].clone()).context("the name of a segment")?;
+        let gone = format!("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_ls_waldir() WHERE name = '{needed}')");
+        run.lab.wait("the segment that the replica needs to be removed", SOON, || {
+            ask("SELECT pg_switch_wal()").ok()?;
+            ask("CHECKPOINT").ok()?;
+            ask(&gone).ok().filter(|rows| !rows.is_empty())
+        })?;
+        Ok(())
+    };
+    cluster.run("a_replica_is_away_for_too_long", &[], away).expect("it is copied");
+    let logs: String = cluster.lab.nodes().iter().filter_map(|node| std::fs::read_to_string(node.log()).ok()).collect();
+    assert!(logs.contains("begins at"), "no log says why it was copied");
 }

@@ -299,6 +299,7 @@ fn standby(run: u64) -> Event {
         walsenders: Vec::new(),
         slots: Vec::new(),
         pending_restart: Vec::new(),
+        oldest_wal: None,
         sync_names: String::new(),
     })
 }

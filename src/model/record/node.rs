@@ -73,6 +73,9 @@ pub struct MemberRecord {
     /// The first primary of a new cluster, while it has not made the roles yet by which others log in to copy it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub roles_missing: bool,
+    /// Of a primary: what lies before this in its log it cannot send any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_wal: Option<Lsn>,
     /// Unknown fields.
     #[serde(flatten)]
     pub unknown: Unknown,
