@@ -206,7 +206,7 @@ impl Server {
         if !in_recovery {
             // A segment's name: timeline, and its number in two parts of eight digits each.
             let sql = "SELECT min(substr(name, 9)) AS oldest, pg_size_bytes(current_setting('wal_segment_size')) AS segment \
-                       FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+                       FROM pg_ls_dir('pg_wal') AS name WHERE name ~ '^[0-9A-F]{24}$'";
             let rows = watch.session.rows("look for the oldest segment of WAL", sql, &[], left(end)).await?;
             oldest_wal = rows.first().map(oldest).transpose()?.flatten();
         }
