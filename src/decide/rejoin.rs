@@ -153,7 +153,8 @@ mod tests {
     /// A tree of timelines: of each but the first the parent and where it was left, not before where the parent begins.
     fn trees() -> impl Strategy<Value = Vec<(usize, u64)>> {
         proptest::collection::vec((any::<proptest::sample::Index>(), 0_u64..40), 1..7).prop_map(|drawn| {
-            let mut tree = vec![(0, 0)];
+            // Behind the header of its page, where a record can begin.
+            let mut tree = vec![(0, 64)];
             for (parent, more) in drawn {
                 let parent = parent.index(tree.len());
                 let begins = tree[parent].1;
