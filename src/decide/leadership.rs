@@ -98,11 +98,12 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     let next_until = s.now.boot.plus(timers.hold);
     let shorter = s.lease.confirmed.as_ref().is_some_and(|attempt| timers.hold < attempt.hold);
     let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == leader.record.term);
-    // A shorter hold may commit unseen, so the shorter deadline is armed before it is sent, and stays while it is on its way.
-    if shorter {
+    // A shorter hold may commit unseen, so the shorter deadline is armed before it is sent, and stays while it is on its way. Never a later one
+    // than what is confirmed allows; where that is over there is none to be shortened.
+    if let Some(authority) = s.authority().filter(|_| shorter) {
         d.actions.retain(|action| action.task() != Task::Arm);
         if s.busy(Task::Arm) || armed.is_none_or(|armed| armed.until > next_until) {
-            d.act(s, Action::Arm { term: leader.record.term, until: next_until });
+            d.act(s, Action::Arm { term: leader.record.term, until: next_until.min(authority) });
             d.wake(due);
             return;
         }
