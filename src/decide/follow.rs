@@ -226,10 +226,12 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         Verdict::Streams if !rejoin::becomes_consistent(disk, &history, target.tli) => {
             copy::reclone(s, d, target, &rejoin::falls_short(disk, whole), None);
         }
-        Verdict::Streams if s.policy.reclone != Reclone::Never && unheard::wal_is_gone(s, target, whole.lsn).is_some() => {
-            copy::reclone(s, d, target, &unheard::missing_wal(s, target, whole.lsn), None);
-        }
         Verdict::Streams => {
+            let missing = unheard::missing_wal(s, target, whole.lsn).filter(|_| s.policy.reclone != Reclone::Never);
+            if let Some(why) = missing {
+                copy::reclone(s, d, target, &why, None);
+                return;
+            }
             d.memory.rewind = None;
             if let Some(texts) = ledger::wrong_before_start(s) {
                 ledger::put(s, d, texts);

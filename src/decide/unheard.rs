@@ -40,39 +40,33 @@ pub(super) fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>)
     }
 }
 
-/// Where the log of `target` begins, if that is behind our position, and no archive can help: what lies between is nowhere any more.
-pub(super) fn wal_is_gone(s: &Snapshot, target: &LeaderRecord, position: Lsn) -> Option<Lsn> {
+/// What a replica at `position` lacks of the log of `target`, where no archive can help: what lies between is nowhere any more.
+pub(super) fn missing_wal(s: &Snapshot, target: &LeaderRecord, position: Lsn) -> Option<String> {
     let member = s.etcd.records.members.get(&target.holder.node).map(|stored| &stored.record)?;
     let its_own = member.data == target.holder.data && member.role == MemberRole::Primary && member.tli == Some(target.tli);
     let archived = s.policy.parameters.contains_key("restore_command");
-    member.oldest_wal.filter(|oldest| its_own && !archived && *oldest > position)
-}
-
-pub(super) fn missing_wal(s: &Snapshot, target: &LeaderRecord, position: Lsn) -> String {
-    let oldest = wal_is_gone(s, target, position).unwrap_or(position);
-    format!("it needs WAL from {position} on, and that of {} begins at {oldest} (member_slot_retention)", target.holder.node)
+    let oldest = member.oldest_wal.filter(|oldest| its_own && !archived && *oldest > position)?;
+    Some(format!("it needs WAL from {position} on, and that of {} begins at {oldest} (member_slot_retention)", target.holder.node))
 }
 
 /// A standby that is to stream and does not: it tries again by itself, unless what it asks for is gone. `position`: up to where it has shown
 /// that it has WAL. One that has just been started may have more.
 pub(super) fn cut_off(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, position: Lsn) {
-    if wal_is_gone(s, target, position).is_none() {
-        d.waits("no-stream", no_stream(target));
-        return;
-    }
-    let Some(whole) = scan::whole(s, d) else { return };
-    if wal_is_gone(s, target, whole.lsn).is_none() {
-        d.waits("no-stream", no_stream(target));
-        return;
-    }
-    let why = missing_wal(s, target, whole.lsn);
-    if s.policy.reclone == Reclone::Never {
+    let surely = if missing_wal(s, target, position).is_some() {
+        let Some(whole) = scan::whole(s, d) else { return };
+        missing_wal(s, target, whole.lsn)
+    } else {
+        None
+    };
+    match surely {
+        None => d.waits("no-stream", no_stream(target)),
         // It goes on serving readers what it has.
-        copy::reclone(s, d, target, &why, None);
-        return;
+        Some(why) if s.policy.reclone == Reclone::Never => copy::reclone(s, d, target, &why, None),
+        Some(why) => {
+            d.because("wal-gone", format!("{why}: PostgreSQL is stopped, to be replaced by a copy"));
+            stop::stop_postgres(s, d);
+        }
     }
-    d.because("wal-gone", format!("{why}: PostgreSQL is stopped, to be replaced by a copy"));
-    stop::stop_postgres(s, d);
 }
 
 /// What a standby says whose walreceiver does not stream although everything is in place for it.

@@ -23,7 +23,7 @@ impl State {
             self.disk.lost(now, "PostgreSQL was started or ended");
             self.received = None;
             self.inserted = None;
-            self.inconsistent = None;
+            self.inconsistent_since = None;
         }
         self.guard = Observed::known(status, now);
     }
@@ -35,7 +35,7 @@ impl State {
         self.guard.lost(now, why);
         self.server.lost(now, "no guard is in session");
         self.disk.lost(now, "no guard is in session");
-        self.inconsistent = None;
+        self.inconsistent_since = None;
         self.whole = None;
         for task in [Task::Arm, Task::Start, Task::Stop, Task::Kill, Task::Promote] {
             self.tasks.remove(&task);

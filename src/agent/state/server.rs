@@ -32,22 +32,19 @@ impl State {
                 }
             }
         }
-        self.inconsistent = None;
+        self.inconsistent_since = None;
         self.server = Observed::known(facts, now);
         self.learn_boundary_from_leader();
     }
 
     pub(super) fn server_silent(&mut self, run: Run, why: String, inconsistent: bool, now: Moment) {
-        if inconsistent && self.inconsistent.is_none_or(|(of, _)| of != run) && self.is_alive(run) {
-            self.inconsistent = Some((run, now));
+        let lives = self.guard.value().is_some_and(|guard| running(&guard.process) == Some(run));
+        if inconsistent && lives {
+            self.inconsistent_since.get_or_insert(now);
         }
         if self.server.value().is_none_or(|facts| facts.run == run) {
             self.server.lost(now, why);
         }
-    }
-
-    fn is_alive(&self, run: Run) -> bool {
-        self.guard.value().is_some_and(|guard| running(&guard.process) == Some(run))
     }
 
     pub(super) fn configured(&mut self, configuration: Configuration, now: Moment) {

@@ -42,17 +42,19 @@ impl World {
         self.leave_empty_branch(node);
         let of = &mut self.nodes[node];
         let bad = of.bad_starts > now;
-        let fault = of.disk.as_ref().map_or(Some("no data directory"), |data| data.broken);
+        // It may have been taken away since the start was asked for: PostgreSQL itself starts on none.
+        let missing = of.disk.is_none();
+        let fault = of.disk.as_ref().and_then(|data| data.broken);
         if let Some(data) = &mut of.disk {
             data.standby_signal = start == StartAs::Standby;
         }
         self.trace.line(now, &who, &format!("postgres run {} starts as {start:?}", run.0));
-        if fault.is_some() {
-            self.violation("I7", format!("{who}: a start on a directory that is not whole: {fault:?}"));
+        if let Some(fault) = fault {
+            self.violation("I7", format!("{who}: a start on a directory that is not whole: {fault}"));
         }
         let slow = if self.random.chance(50) { 8 } else { 1 };
         let recovery = self.random.millis(30, 350 * slow);
-        if bad || fault.is_some() {
+        if bad || missing || fault.is_some() {
             self.in_server(node, id, recovery, move |world| world.end_server(node, "exit code 1", false));
             return;
         }
