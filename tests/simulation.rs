@@ -112,7 +112,7 @@ fn no_seed_breaks_a_promise() {
 /// Seeds that once broke something, found among fresh ones.
 #[test]
 fn seeds_that_once_failed_are_well() {
-    for seed in [1110, 1204, 20385, 20456, 20665, 21257, 21260, 71133, 71155, 91390, 92095] {
+    for seed in [1110, 1204, 20385, 20456, 20665, 21257, 21260, 71133, 71155, 91390, 92095, 110375, 110830, 110876, 110975, 121080] {
         let outcome = run(seed, Options::default());
         assert_eq!(outcome.violations, Vec::<String>::new(), "again: {}", command(seed));
     }

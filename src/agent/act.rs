@@ -93,6 +93,12 @@ pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context)
         publish(&tools, Event::TxnDone { nonce: txn.nonce, task, outcome }).await;
         return;
     }
+    if let Action::Rewind { source, .. } = &action
+        && let Err(why) = ready_to_rewind(&tools, source).await
+    {
+        publish(&tools, Event::Held { task, why }).await;
+        return;
+    }
     let completes = action.completes();
     let outcome = perform(&tools, action, context).await;
     if let (Some(completed), Ok(())) = (completes, &outcome) {
@@ -376,6 +382,8 @@ async fn initdb(tools: &Tools, file: &NodeFile) -> Result<(), String> {
         // What an interrupted initdb of ours left.
         bootstrap::discard(&tools.settings, proof).await.map_err(|fault| chain(&fault))?;
     }
+    // Of a directory that was here before; what comes now was never rewound.
+    rewind::forget_unfinished(&tools.settings).await.map_err(|fault| chain(&fault))?;
     let options = bootstrap::Options { args: tools.initdb.clone(), password: None };
     said(bootstrap::initdb(&tools.settings, &options, Span::from_secs(600)).await)
 }
@@ -418,14 +426,18 @@ async fn archive_waiting(tools: &Tools) -> Result<(), String> {
     }
 }
 
-async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, life: &DataIncarnation) -> Result<(), String> {
+/// What a rewind needs and what waiting brings: a source that answers and has made its checkpoint, an archive that takes what waits for it.
+async fn ready_to_rewind(tools: &Tools, source: &Source) -> Result<(), String> {
     let role = &tools.settings.roles.rewind;
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
     match rewind::source_state(&facts, source.tli) {
         rewind::SourceState::Ready { .. } => {}
         other => return Err(format!("{} is not ready to be rewound to: {other}", source.node)),
     }
-    archive_waiting(tools).await?;
+    archive_waiting(tools).await
+}
+
+async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, life: &DataIncarnation) -> Result<(), String> {
     if !fork.is_zero() {
         tell_diverged(tools, Fork { parent: tli, at: fork }).await;
     }

@@ -98,6 +98,13 @@ pub enum Event {
     FileWritten(Box<NodeFile>),
     /// The managed configuration is in force (or will be from the next start on).
     Configured(Box<Configuration>),
+    /// A task was not begun: what it needs is not there yet.
+    Held {
+        /// Of what kind.
+        task: Task,
+        /// What it waits for.
+        why: String,
+    },
     /// The stream was cut: the conninfo in force is empty, and no walreceiver is there.
     StreamCut,
     /// History files were written: all that are in `pg_wal` now.

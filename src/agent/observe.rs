@@ -51,13 +51,16 @@ pub(super) fn layout(server: &Server) -> Option<Layout> {
 
 /// Samples the server at the pace that the loop sets, until the loop ends.
 pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>, events: mpsc::Sender<Event>) {
-    let (mut looks, mut laid_out) = (0_u32, LaidOut::default());
+    let (mut looks, mut laid_out, mut closed) = (0_u32, LaidOut::default(), false);
     loop {
         let now = pace.borrow_and_update().clone();
         if let Some((guard, run)) = now.run {
             looks = looks.wrapping_add(1);
-            let via = if now.calm && looks.is_multiple_of(FRESH_EVERY) { Via::Fresh } else { Via::Kept };
-            let event = match server.probe(run, via, LOOK_LIMIT).await {
+            let via = if closed || (now.calm && looks.is_multiple_of(FRESH_EVERY)) { Via::Fresh } else { Via::Kept };
+            let seen = server.probe(run, via, LOOK_LIMIT).await;
+            // A kept session says nothing of whether anybody new is let in: that is asked until somebody is.
+            closed = via == Via::Fresh && matches!(&seen, Err(fault) if !matches!(fault, postgres::Error::TooManySessions { .. }));
+            let event = match seen {
                 Ok(facts) => Event::Server(normal(facts, laid_out.of(&guard, run, || layout(&server)))),
                 Err(fault) => {
                     let inconsistent = matches!(fault, postgres::Error::NotReady { why: NotReady::NotConsistent, .. });

@@ -175,7 +175,7 @@ fn note(event: &Event, doing: &BTreeMap<Task, String>, failed: &mut BTreeMap<Tas
     let action = |task: &Task| doing.get(task).cloned().unwrap_or_else(|| task.to_string());
     match event {
         Event::Done { task, outcome: Ok(()) } => drop(failed.remove(task)),
-        Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => {
+        Event::Held { task, why } | Event::Done { task, outcome: Err(why) } if *task != Task::PutMember => {
             let now = (action(task), why.clone());
             if failed.get(task) == Some(&now) {
                 tracing::debug!(why, "again could not {}", now.0);

@@ -229,6 +229,10 @@ impl State {
             Event::HistoriesWritten(texts) => self.histories = Arc::new(texts),
             Event::Completed(completed) => self.completed(completed),
             Event::Done { task, outcome } => self.done(task, outcome, now.boot),
+            Event::Held { task, why } => {
+                self.tasks.remove(&task);
+                self.failed(task, why, true, now.boot);
+            }
             Event::Stop => self.stopping = true,
         }
     }
@@ -248,10 +252,15 @@ impl State {
                     // The files may say either by now.
                     self.configured = None;
                 }
-                let count = self.failures.get(&task).map_or(0, |failure| failure.count).saturating_add(1);
-                self.failures.insert(task, Failure { count, at: now, why });
+                self.failed(task, why, false, now);
             }
         }
+    }
+
+    fn failed(&mut self, task: Task, why: String, held: bool, now: Moment) {
+        let (count, before) = self.failures.get(&task).map_or((0, 0), |failure| (failure.count, failure.held));
+        let held = before.saturating_add(u32::from(held));
+        self.failures.insert(task, Failure { count: count.saturating_add(1), at: now, why, held });
     }
 }
 

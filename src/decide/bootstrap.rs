@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, ClaimStory, Completed, Purpose, Task},
     draft::Draft,
+    follow,
     registration::new_life,
     snapshot::Snapshot,
 };
@@ -39,7 +40,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
         return;
     }
     if s.file.operation == Some(Operation::InitDb) {
-        initialise(s, d);
+        let under_way = s.busy(Task::Data) || s.completed == Some(Completed::InitDb);
+        if under_way || !follow::is_not_initdbs(s, d) {
+            initialise(s, d);
+        }
         return;
     }
     match &s.disk {

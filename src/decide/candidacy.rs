@@ -9,7 +9,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::{DataDir, Pause, ServerRole, Whole},
+    instance::{DataDir, Pause, RewindMark, ServerRole, Whole},
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::{Moment, Span},
@@ -67,6 +67,11 @@ fn note_vacant(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
 fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Trigger> {
     let record = &leader.record;
     let holder = &record.holder.node;
+    if let LeaderState::Handoff { to } = &record.state
+        && *holder == s.me.node
+    {
+        d.memory.handed.insert(to.clone());
+    }
     match &record.state {
         LeaderState::Paused { by, reason, .. } => {
             d.waits("paused", format!("paused by {by}: {reason}; nobody claims a paused record"));
@@ -103,7 +108,8 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
 /// The last primary itself, with PostgreSQL down: it holds everything, and starts on its own timeline.
 fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: Option<&Trigger>) -> Flow {
     let record = &leader.record;
-    if s.file.operation.is_some() || !matches!(s.disk(), Some(DataDir::Present(_)) | None) {
+    let half_done = matches!(s.disk(), Some(DataDir::Present(disk)) if disk.rewind == Some(RewindMark::Unfinished));
+    if s.file.operation.is_some() || half_done || !matches!(s.disk(), Some(DataDir::Present(_)) | None) {
         return Flow::Goes;
     }
     let Some(whole) = scan::whole(s, d) else { return Flow::Settled };
@@ -237,6 +243,18 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     if !s.is_electable() && !s.is_owner() {
         return Some(not_electable(s, &sync.record));
     }
+    if let Some(why) = unable(s) {
+        return Some(why);
+    }
+    match s.role() {
+        None => Some("PostgreSQL does not answer here".to_owned()),
+        Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
+        Some(ServerRole::Standby { tli, receive, replay, .. }) => behind(s, leader, *tli, receive.unwrap_or_default().max(*replay)),
+    }
+}
+
+/// Why this node could not be promoted, whatever it has, and will not be able to for a while.
+pub(super) fn unable(s: &Snapshot) -> Option<String> {
     if s.me.tags.no_failover {
         return Some("it is tagged no_failover".to_owned());
     }
@@ -249,17 +267,8 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     if !s.may_lead_unfenced() {
         return Some(UNFENCED.to_owned());
     }
-    match s.role() {
-        None => Some("PostgreSQL does not answer here".to_owned()),
-        Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
-        Some(ServerRole::Standby { pause: Some(Pause::Parameters), .. }) => {
-            Some("replay stands still for a parameter that is lower than the primary's; a promotion would shut it down".to_owned())
-        }
-        Some(ServerRole::Standby { tli, receive, replay, .. }) => {
-            let have = receive.unwrap_or_default().max(*replay);
-            behind(s, leader, *tli, have)
-        }
-    }
+    let paused = matches!(s.role(), Some(ServerRole::Standby { pause: Some(Pause::Parameters), .. }));
+    paused.then(|| "replay stands still for a parameter that is lower than the primary's; a promotion would shut it down".to_owned())
 }
 
 fn not_electable(s: &Snapshot, sync: &SyncRecord) -> String {

@@ -12,7 +12,7 @@ use super::{
     stop, unheard, upkeep,
 };
 use crate::model::{
-    instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, ServerRole, StartAs, Whole},
+    instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, Run, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
     node_file::{NodeFile, Operation},
@@ -30,6 +30,10 @@ const LONGEST_PAUSE: Span = Span::from_secs(20);
 /// A standby that lived for so long is not one that keeps ending.
 const FORGOTTEN: Span = Span::from_secs(60);
 
+/// What is said where a server runs that this guard did not start.
+const FOREIGN: &str = "PostgreSQL runs on this node's data directory, and this guard did not start it: waits for its end. If it goes on, stop it, and \
+     see to it that nothing else starts it (disable and mask the service of the distribution's package)";
+
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
 
@@ -41,6 +45,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     }
     match s.process() {
         Some(Process::Running { stopping: None, .. }) => running(s, d, target),
+        Some(Process::Dying { run: Run(0) }) => d.waits("foreign-server", FOREIGN),
         Some(Process::Running { .. } | Process::Dying { .. }) => d.waits("stopping", "PostgreSQL is stopping"),
         Some(Process::Empty { .. }) if s.is_starting() => d.waits("starting", "PostgreSQL is being started"),
         Some(Process::Empty { .. }) => stopped(s, d, target),
@@ -63,6 +68,7 @@ fn target<'a>(s: &'a Snapshot, d: &mut Draft) -> Option<&'a LeaderRecord> {
         );
         return None;
     }
+    d.memory.handed.clear();
     Some(record)
 }
 
@@ -186,8 +192,17 @@ fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
 }
 
 fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&LeaderRecord>) {
+    if disk.rewind == Some(RewindMark::Unfinished) {
+        // The file that noted it was lost, or went back in time.
+        d.waits("operation", "a rewind was begun here and has not ended: it has to be made again before PostgreSQL may start");
+        if let Some(target) = target {
+            let operation = Operation::Rewind { source: target.holder.node.clone() };
+            d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+        }
+        return;
+    }
     let ours = s.etcd.records.cluster.as_ref().is_some_and(|cluster| cluster.record.system_id == disk.control.system_id);
-    if s.file.initialised && !ours && s.etcd.records.cluster.is_some() {
+    if s.file.initialised && !disk.started && !ours && s.etcd.records.cluster.is_some() {
         if s.completed == Some(Completed::Discard) {
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         } else {
@@ -396,6 +411,9 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         return;
     }
     if *operation == Operation::InitDb {
+        if is_not_initdbs(s, d) {
+            return;
+        }
         d.because("discard", "another node initialised the cluster while this one's initdb was interrupted: what it left goes");
         d.act(s, Action::DiscardInitialised);
         return;
@@ -412,6 +430,24 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
         Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
         Operation::InitDb => {}
+    }
+}
+
+/// Whether what lies in the directory is no work of our interrupted `initdb`, or that is not known yet. Then the note of it goes: the operator
+/// has put something else there.
+pub(super) fn is_not_initdbs(s: &Snapshot, d: &mut Draft) -> bool {
+    match s.disk() {
+        None => {
+            d.waits("inspect", "the data directory is being inspected: an initdb of this node was interrupted");
+            d.act(s, Action::InspectDisk);
+            true
+        }
+        Some(DataDir::Present(disk)) if disk.started => {
+            d.because("operation", "an initdb was noted here, but PostgreSQL has served from this directory since: it is judged as it is");
+            d.act(s, Action::WriteFile(Box::new(new_life(s))));
+            true
+        }
+        Some(_) => false,
     }
 }
 
@@ -444,12 +480,13 @@ fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
 
 /// A rewind that was begun may only be rewound again, or replaced.
 fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Source) {
-    let failed = s.failures.get(&Task::Data).map_or(0, |failure| failure.count);
-    if failed >= REWIND_TRIES {
+    if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.begun() >= REWIND_TRIES) {
         d.memory.failed_rewinds = REWIND_TRIES;
-        let why = s.failures.get(&Task::Data).map(|failure| failure.why.clone()).unwrap_or_default();
-        copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {why}"), s.memory.rewind.clone());
-        return;
+        copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {}", failure.why), s.memory.rewind.clone());
+        if s.policy.reclone != Reclone::Never {
+            return;
+        }
+        // Nobody else helps: what was in the way may be gone.
     }
     d.because("rewind", format!("rewinds to the history of {}", source.node));
     let plan = s.memory.rewind.clone();

@@ -6,7 +6,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::{DataDir, StartAs},
+    instance::{DataDir, RewindMark, StartAs},
     key::{Key, Txn, Write},
     node_file::{ClonePlace, Operation},
     policy::PROMOTION_MARGIN,
@@ -31,6 +31,9 @@ fn violation(s: &Snapshot, action: &Action) -> Option<String> {
         Action::Promote { .. } => no_promotion(s).map(|why| format!("I4: a promotion, but {why}")),
         Action::Start { start, .. } => {
             let unfinished = s.file.operation.as_ref().map(|operation| format!("I7: a start on a directory before {operation} has ended"));
+            let half_done = matches!(s.disk(), Some(DataDir::Present(disk)) if disk.rewind == Some(RewindMark::Unfinished));
+            let unfinished =
+                unfinished.or_else(|| half_done.then(|| "I7: a start on a directory that a rewind has left half done".to_owned()));
             let primary = (*start == StartAs::Primary).then(|| no_start_as_primary(s)).flatten();
             unfinished.or(primary.map(|why| format!("I4: a start as primary, but {why}")))
         }

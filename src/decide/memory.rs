@@ -11,7 +11,7 @@ use crate::model::{
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a decision tells the next one. Nothing here binds: what binds is in the node file and in etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Memory {
     pub claim: Option<ClaimStory>,
     /// Not before this moment another claim of ours.
     pub no_claim_before: Option<Moment>,
+    /// To whom claims of ours went since somebody served last: nobody gets a second one.
+    pub handed: BTreeSet<NodeName>,
     /// How many claims of ours came to nothing, one after the other.
     pub failed_claims: u32,
     /// A crash of PostgreSQL that is being dealt with.

@@ -2,7 +2,7 @@
 
 use super::{
     candidacy,
-    decision::{Action, ClaimStory, Purpose},
+    decision::{Action, ClaimStory, Purpose, Task},
     draft::Draft,
     leadership::{Keeps, next},
     ledger, release, scan,
@@ -22,6 +22,9 @@ use crate::model::{
 
 /// A claim has to come to a promotion, or to a start, within so many times its hold: what a claimant cannot do another one may.
 const CLAIM_LIMIT: u64 = 10;
+
+/// How long a promotion may take of which it is not known whether it was begun.
+const DOUBTFUL_LIMIT: Span = Span::from_secs(10);
 
 /// How long a claimant waits for the promises of the electable.
 pub(super) const VOTE_WINDOW: Span = Span::from_millis(300);
@@ -166,8 +169,15 @@ fn elect(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     let others: Vec<&Replica> = sync.record.electable.iter().filter(|replica| **replica != s.myself()).collect();
     let promise_of =
         |replica: &Replica| promises?.get(&replica.node).map(|stored| &stored.record).filter(|promise| promise.data == replica.data);
-    if let Some(ahead) = others.iter().find(|replica| promise_of(replica).is_some_and(|promise| is_ahead(s, promise, whole))) {
-        return hand_over(s, d, leader, ahead);
+    for replica in &others {
+        let Some(promise) = promise_of(replica).filter(|promise| is_ahead(s, promise, whole)) else { continue };
+        // What it could not do with a claim once it cannot do at the next either: somebody has to lead.
+        let why = match &promise.unfit {
+            Some(why) => why.clone(),
+            None if s.memory.handed.contains(&replica.node) => "a claim that went to it came to nothing".to_owned(),
+            None => return hand_over(s, d, leader, replica),
+        };
+        d.because("behind", format!("{} holds more, up to {}, and cannot take over: {why}", replica.node, promise.whole));
     }
     let silent: Vec<&&Replica> = others.iter().filter(|replica| promise_of(replica).is_none()).collect();
     let began = d.memory.claim.as_ref().and_then(|story| story.claimed).unwrap_or(s.now.boot);
@@ -347,7 +357,11 @@ fn has_margin(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> boo
 
 fn still_promoting(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     let asked = asked(s, d);
-    patience(s, d, leader, asked, "the promotion")
+    let limit = s.policy.primary_start_timeout;
+    // The guard could not say that it was begun: it may have been, but nobody waits for that as long as for one that was.
+    let doubtful = s.failures.get(&Task::Promote).is_some_and(|failure| failure.at >= asked);
+    let limit = if doubtful { limit.min(DOUBTFUL_LIMIT) } else { limit };
+    patience(s, d, leader, asked.plus(limit), "the promotion")
 }
 
 /// Since when the server is waited for. An agent that finds it under way counts from then.
@@ -355,14 +369,13 @@ fn asked(s: &Snapshot, d: &mut Draft) -> Moment {
     d.memory.claim.as_mut().map_or(s.now.boot, |story| *story.asked.get_or_insert(s.now.boot))
 }
 
-/// Waits for the server up to `primary_start_timeout`, then kills it: the claim is given up once it is verified dead.
-fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, asked: Moment, what: &str) -> Keeps {
-    let ends = asked.plus(s.policy.primary_start_timeout);
+/// Waits for the server up to `ends`, then kills it: the claim is given up once it is verified dead.
+fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ends: Moment, what: &str) -> Keeps {
     d.wake(ends);
     if s.now.boot >= ends {
         d.alarm(
             "start-timeout",
-            format!("{what} in term {} took longer than primary_start_timeout: PostgreSQL is killed", leader.record.term),
+            format!("{what} in term {} took too long (primary_start_timeout): PostgreSQL is killed", leader.record.term),
         );
         d.act(s, Action::Kill);
         return Keeps::Renewing;
@@ -376,7 +389,7 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
     d.hurry = true;
     if matches!(s.process(), Some(Process::Running { .. })) {
         let asked = asked(s, d);
-        return patience(s, d, leader, asked, "the start as primary");
+        return patience(s, d, leader, asked.plus(s.policy.primary_start_timeout), "the start as primary");
     }
     if let Some(texts) = ledger::wrong_before_start(s) {
         ledger::put(s, d, texts);

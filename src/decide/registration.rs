@@ -41,7 +41,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
                     s.file.starts, s.file.data, stored.record.starts, stored.record.data
                 ),
             );
-            let file = NodeFile { starts: stored.record.starts.saturating_add(1), ..new_life(s) };
+            // What was under way on the directory is, in whichever life.
+            let operation = s.file.operation.clone();
+            let file = NodeFile { starts: stored.record.starts.saturating_add(1), operation, ..new_life(s) };
             d.act(s, Action::WriteFile(Box::new(file)));
             Flow::Settled
         }

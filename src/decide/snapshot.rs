@@ -204,6 +204,21 @@ pub struct Failure {
     pub at: Moment,
     /// How.
     pub why: String,
+    /// How many of these were not even begun, as what they need was not there yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub held: u32,
+}
+
+impl Failure {
+    /// How many were begun, and failed.
+    pub const fn begun(&self) -> u32 {
+        self.count.saturating_sub(self.held)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Names that nobody used before.

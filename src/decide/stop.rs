@@ -6,7 +6,7 @@ use super::{
     draft::Draft,
     snapshot::Snapshot,
 };
-use crate::model::instance::{Process, StopMode};
+use crate::model::instance::{Process, Run, StopMode};
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if !s.stopping {
@@ -29,8 +29,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             stop_postgres(s, d);
             Flow::Settled
         }
-        Some(Process::Dying { .. }) => Flow::Settled,
-        Some(Process::Empty { .. }) => {
+        Some(Process::Dying { run }) if *run != Run(0) => Flow::Settled,
+        // What another one started is none of ours to end.
+        Some(Process::Empty { .. } | Process::Dying { .. }) => {
             d.act(s, Action::StopGuard);
             Flow::Settled
         }

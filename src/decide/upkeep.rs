@@ -115,13 +115,15 @@ fn primary(s: &Snapshot, d: &mut Draft) {
         d.memory.migrated = Some(term);
     }
     slots(s, d);
-    if s.memory.checkpointed != Some(term) && d.act(s, Action::Checkpoint) {
+    let checkpointed = s.memory.checkpointed == Some(term) && !s.failures.contains_key(&Task::Checkpoint);
+    if !checkpointed && d.act(s, Action::Checkpoint) {
         d.memory.checkpointed = Some(term);
     }
     history(s, d, term);
     prune(s, d, term);
     intent(s, d);
     d.memory.failed_claims = 0;
+    d.memory.handed.clear();
     d.memory.no_claim_before = None;
 }
 
@@ -161,7 +163,8 @@ fn slots(s: &Snapshot, d: &mut Draft) {
 
 fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let Some(story) = s.memory.claim.as_ref().filter(|story| story.term == term) else { return };
-    let Some(leader) = s.leader().filter(|_| s.memory.recorded != Some(term)) else { return };
+    let recorded = s.memory.recorded == Some(term) && !s.failures.contains_key(&Task::AppendHistory);
+    let Some(leader) = s.leader().filter(|_| !recorded) else { return };
     let entry = s.etcd.records.timelines.get(&leader.record.tli).map(|stored| &stored.record);
     let promoted_now = entry.is_some_and(|entry| entry.term == term);
     let switch =

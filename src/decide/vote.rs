@@ -1,6 +1,7 @@
 //! Promising a claimant (protocol 1.7 step 3): fsync → cut → seen gone → whole → publish. Never withdrawn.
 
 use super::{
+    candidacy,
     decision::{Action, Purpose},
     draft::Draft,
     scan,
@@ -89,6 +90,7 @@ fn publish(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Wh
         whole: whole.lsn,
         replay_lag: whole.lsn.bytes_ahead_of(replay).get(),
         postgres: s.me.postgres.clone(),
+        unfit: candidacy::unable(s),
     };
     d.because(
         "promise",

@@ -157,6 +157,9 @@ pub struct DiskFacts {
     pub standby_signal: bool,
     /// Whether `backup_label` is there.
     pub backup_label: bool,
+    /// Whether a postmaster ever ran on it (`postmaster.opts`): what our `initdb` alone has made has none.
+    #[serde(default)]
+    pub started: bool,
     /// The newest rewind's mark, which stands beside the directory.
     pub rewind: Option<RewindMark>,
     /// The history files in `pg_wal`, by id, comment-only ones included.

@@ -6,6 +6,7 @@ use crate::model::{
     moment::Span,
     node_file::{NodeFile, Operation},
     secret::Secret,
+    timeline::TimelineId,
 };
 use std::{
     fs,
@@ -172,11 +173,12 @@ pub async fn discard(settings: &Settings, _: InitialisedHere) -> Result<(), Erro
     let has = |name: &str| settings.data_dir.join(name).exists();
     match disk::inspect(settings).await {
         DataDir::Missing | DataDir::Empty => return Ok(()),
-        DataDir::Present(facts) if facts.control.state == ControlState::ShutDown => {}
+        DataDir::Present(facts)
+            if facts.control.state == ControlState::ShutDown && !facts.started && facts.control.tli() == TimelineId::FIRST => {}
         DataDir::Present(facts) => {
             let state = facts.control.state;
             return Err(Error::Refused(format!(
-                "{} was started since it was initialised (pg_control says \"{state}\")",
+                "{} was started since it was initialised, or is not what initdb has made here (pg_control says \"{state}\")",
                 settings.data_dir.display()
             )));
         }

@@ -91,6 +91,7 @@ struct Outside {
     major: u32,
     standby_signal: bool,
     backup_label: bool,
+    started: bool,
     histories: BTreeMap<TimelineId, String>,
 }
 
@@ -113,9 +114,9 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
         )));
     }
     let control = control_data::read(settings, &settings.data_dir).await?;
-    let Outside { major, standby_signal, backup_label, histories } = outside;
+    let Outside { major, standby_signal, backup_label, started, histories } = outside;
     let rewind = rewind::mark(settings)?;
-    Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, rewind, histories }))
+    Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, started, rewind, histories }))
 }
 
 /// Before anything is made here: a server that could not listen would hold a new cluster's first claim, or a copy for nothing.
@@ -182,6 +183,7 @@ fn outside(path: &Path, wal_dir: Option<&Path>, memory: &Path, owner: Owner) -> 
         major,
         standby_signal: there("standby.signal")?,
         backup_label: there("backup_label")?,
+        started: there("postmaster.opts")?,
         histories: history::read_all(&path.join("pg_wal"))?,
     }))
 }

@@ -60,6 +60,8 @@ pub(super) struct Data {
     pub(super) standby_signal: bool,
     /// A rewind has left it: not consistent before `min_recovery`.
     pub(super) backup_label: bool,
+    /// A server ever ran on it.
+    pub(super) started: bool,
     pub(super) histories: BTreeMap<TimelineId, String>,
     pub(super) slots: BTreeSet<SlotName>,
     /// What left it half done.

@@ -273,6 +273,11 @@ impl World {
         let mut found = Vec::new();
         for ack in lost {
             let at = ack.row.1;
+            // On a timeline that never came to serve: the record says so.
+            let tli = self.wal.branches[self.wal.branch_at(ack.row.0, at)].tli;
+            if record.given_up.iter().any(|given| given.tli == tli) {
+                continue;
+            }
             let text = crate::model::lsn::Lsn::new(at);
             // On another branch than the new one's parent no position says anything: only the time does.
             let beyond = at > former || Some(ack.row.0) != parent;
@@ -346,9 +351,10 @@ impl World {
         let explained = Self::explains(decision, snapshot);
         let at_once = decision.wake_at <= snapshot.now.boot && decision.actions.is_empty();
         let now = self.now;
-        let name = self.nodes[node].who();
+        let (name, woke) = (self.nodes[node].who(), self.nodes[node].asleep_until);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
-        agent.mute_since = if explained { None } else { agent.mute_since.or(Some(now)) };
+        // Whoever sleeps says nothing.
+        agent.mute_since = if explained { None } else { Some(agent.mute_since.map_or(now, |since| since.max(woke.min(now)))) };
         agent.spins = if at_once { agent.spins + 1 } else { 0 };
         if !decision.actions.is_empty() {
             let again = agent.asked.0 == decision.actions && now - agent.asked.1 < 1_000_000_000;

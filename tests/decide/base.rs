@@ -316,6 +316,7 @@ pub(crate) fn disk(state: ControlState) -> DiskFacts {
         },
         standby_signal: true,
         backup_label: false,
+        started: true,
         rewind: None,
         histories: [(tli(2), HISTORY_2.to_owned())].into(),
     }

@@ -76,7 +76,7 @@ fn promise(s: &mut Snapshot, node: u32, term: Term, tli: TimelineId, whole: Lsn)
     let history =
         if tli == base::tli(2) { HISTORY_2.to_owned() } else { format!("{HISTORY_2}2\t0/3000000\tno recovery target specified\n") };
     let data = base::replica(node).data;
-    let record = PromiseRecord { v: VERSION, data, tli, history, whole, replay_lag: 0, postgres: base::address(node) };
+    let record = PromiseRecord { v: VERSION, data, tli, history, whole, replay_lag: 0, postgres: base::address(node), unfit: None };
     Arc::make_mut(&mut s.etcd.records).promises.entry(term).or_default().insert(base::replica(node).node, Stored::written(record, 152));
 }
 

@@ -7,7 +7,10 @@ use super::{
     support::{Run, SOON},
 };
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use pgbaton::{
     clock,
     lab::{Direction, Fault, Return, procfs, sql},
@@ -32,6 +35,7 @@ const fn row(name: &'static str, what: fn(&mut Run<'_>) -> Result<()>) -> Row {
 /// Deaths of processes.
 pub(crate) const PROCESSES: &[Row] = &[
     row("the_postmaster_is_killed_while_a_backend_is_busy", postmaster_kill),
+    Row { alarms: &["mute"], ..row("the_postmaster_of_the_primary_hangs", hung_postmaster) },
     row("the_agent_is_killed_and_comes_back", |run| {
         agent_goes(run, |run| run.inject(Fault::AgentKill(run.primary.clone(), Return::AtOnce)).map(|_| ()))
     }),
@@ -129,6 +133,14 @@ fn postmaster_kill(run: &mut Run<'_>) -> Result<()> {
         ensure!(!format!("{error:#}").contains("no answer within"), "the busy client heard nothing at all: {error:#}");
         Ok(())
     })
+}
+
+/// Scenario 124: sessions that are there go on, and nobody new is let in.
+fn hung_postmaster(run: &mut Run<'_>) -> Result<()> {
+    let former = run.primary.clone();
+    let postmaster = run.lab.postmaster(&former)?;
+    kill(Pid::from_raw(postmaster), Signal::SIGSTOP).context("stop the postmaster")?;
+    run.moved_from(&[&former]).map(|_| ())
 }
 
 /// An agent that ends and comes back before the deadline has not happened: PostgreSQL goes on.

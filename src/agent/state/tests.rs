@@ -382,6 +382,7 @@ fn what_is_known_of_the_directory_ends_with_its_replacement() {
         },
         standby_signal: true,
         backup_label: false,
+        started: true,
         rewind: None,
         histories: [(TimelineId::FIRST, String::new())].into(),
     };

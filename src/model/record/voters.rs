@@ -66,4 +66,7 @@ pub struct PromiseRecord {
     pub replay_lag: u64,
     /// Where a claimant may fetch the difference.
     pub postgres: Address,
+    /// Why its node cannot take over itself, for people: a claim is not handed to it, however much it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
 }

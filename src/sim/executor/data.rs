@@ -24,6 +24,7 @@ impl World {
                 end: ORIGIN,
                 standby_signal: false,
                 backup_label: false,
+                started: false,
                 histories: BTreeMap::new(),
                 slots: BTreeSet::new(),
                 broken: None,
@@ -93,10 +94,16 @@ impl World {
             let text = format!("{} rewinds under a running PostgreSQL", self.nodes[node].name);
             self.violation("O12", text);
         }
-        let Some(mine) = &self.nodes[node].disk else {
+        if self.nodes[node].disk.is_none() {
             self.end(node, run, 0, Task::Data, Err("no data directory".to_owned()));
             return;
-        };
+        }
+        if self.random.chance(150) {
+            let why = "the source is not ready to be rewound to".to_owned();
+            self.in_run(node, run, 5_000_000, move |world| world.deliver(node, run, Event::Held { task: Task::Data, why }));
+            return;
+        }
+        let Some(mine) = &self.nodes[node].disk else { return };
         let clean = matches!(mine.control, ControlState::ShutDown | ControlState::ShutDownInRecovery) || mine.broken.is_some();
         let Some(from) = self.source(node, source).filter(|_| clean) else {
             let why = if clean { "pg_rewind: could not connect" } else { "pg_rewind: target server must be shut down cleanly" };
@@ -145,6 +152,7 @@ impl World {
             end: copied.clamp(shared, whole),
             standby_signal: true,
             backup_label: true,
+            started: false,
             histories: theirs.histories,
             slots: BTreeSet::new(),
             broken: None,

@@ -65,6 +65,7 @@ impl World {
             control,
             standby_signal: data.standby_signal,
             backup_label: data.backup_label,
+            started: data.started,
             rewind: if data.broken == Some("a rewind") {
                 Some(RewindMark::Unfinished)
             } else {

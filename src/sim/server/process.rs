@@ -46,7 +46,7 @@ impl World {
         let missing = of.disk.is_none();
         let fault = of.disk.as_ref().and_then(|data| data.broken);
         if let Some(data) = &mut of.disk {
-            data.standby_signal = start == StartAs::Standby;
+            (data.standby_signal, data.started) = (start == StartAs::Standby, true);
         }
         self.trace.line(now, &who, &format!("postgres run {} starts as {start:?}", run.0));
         if let Some(fault) = fault {

@@ -2,6 +2,7 @@
 
 use super::{STREAM_TIMEOUT, Sender, Upstream};
 use crate::sim::{wal::lsn, world::World};
+use std::collections::BTreeMap;
 
 impl World {
     pub(super) fn stream(&mut self, node: usize, id: u64) {
@@ -105,8 +106,17 @@ impl World {
         }
         let before = if own == branch { own_end } else { shared };
         let to = if sends < before { before } else { sends.min(before.saturating_add(step)) };
+        // A walreceiver fetches the histories that it lacks.
+        let fetched = if own == branch {
+            BTreeMap::new()
+        } else {
+            self.nodes[from].disk.as_ref().map(|data| data.histories.clone()).unwrap_or_default()
+        };
         if let Some(data) = &mut self.nodes[node].disk {
             (data.branch, data.end) = (branch, to);
+            for (tli, text) in fetched {
+                data.histories.entry(tli).or_insert(text);
+            }
         }
         if let Some(server) = &mut self.nodes[node].server {
             server.received = true;
