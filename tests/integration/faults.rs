@@ -140,7 +140,7 @@ fn hung_postmaster(run: &mut Run<'_>) -> Result<()> {
     let former = run.primary.clone();
     let postmaster = run.lab.postmaster(&former)?;
     kill(Pid::from_raw(postmaster), Signal::SIGSTOP).context("stop the postmaster")?;
-    run.moved_from(&[&former]).map(|_| ())
+    run.outage().map(|_| ())
 }
 
 /// An agent that ends and comes back before the deadline has not happened: PostgreSQL goes on.
