@@ -15,8 +15,11 @@ use pgbaton::{
         secret::Secret,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Server, Settings, Via, check_configuration, command::mark,
-        configured_value, overrides::overridden, start_command,
+        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Server, Settings, Via, check_configuration,
+        command::mark,
+        configured_value,
+        overrides::{self, overridden},
+        start_command,
     },
 };
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -88,24 +91,27 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
     let of = |place| MANAGED.iter().filter(move |managed| managed.place == place).map(|managed| managed.name.to_owned());
     let command = start_command(&settings, &configuration, StartAs::Primary).await.expect("command");
     let set = command.args.iter().filter_map(|arg| Some(arg.to_str()?.split_once('=')?.0.to_owned()));
+    // Every `recovery_target…` is refused by its beginning; those that end recovery are set aside.
+    let set = set.filter(|name| name == "recovery_target_timeline" || !name.starts_with("recovery_target"));
     assert_eq!(set.collect::<BTreeSet<_>>(), of(Place::CommandLine).collect::<BTreeSet<_>>());
     let text = fs::read_to_string(ConfigFiles::main(&settings)).expect("postgresql.conf");
     let (_, last_word) = text.split_once("# Managed").expect("the managed part");
-    let set: BTreeSet<_> = last_word.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+    let mut set: BTreeSet<_> = last_word.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+    assert!(set.remove("restore_command"), "the policy alone has one");
     assert!(!set.is_empty() && set.is_subset(&of(Place::File).collect()), "{set:?}");
 
     let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
     assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");
-    assert_eq!(overridden(&settings, &configuration).expect("read"), []);
+    assert_eq!(overridden(&settings).expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");
-    let found = overridden(&settings, &configuration).expect("read");
+    let found = overridden(&settings).expect("read");
     assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["primary_conninfo"]);
     assert!(!found[0].value.contains("geheim"), "{found:?}");
     let server = Server::new(Arc::new(settings.clone()));
     assert!(matches!(server.reset_override(RUN, "work_mem", LIMIT).await, Err(Error::Refused(_))));
     server.reset_override(RUN, "primary_conninfo", LIMIT).await.expect("reset");
-    assert_eq!(overridden(&settings, &configuration).expect("read"), []);
+    assert_eq!(overridden(&settings).expect("read"), []);
 }
 
 #[tokio::test]
@@ -219,6 +225,24 @@ async fn a_replay_of_the_own_wal_sets_every_delay_target_and_source_aside() {
     let shown = "select string_agg(setting, '|' order by name) from pg_settings where name in \
                  ('primary_conninfo', 'recovery_min_apply_delay', 'recovery_target_timeline', 'restore_command')";
     assert_eq!(primary.sql(shown), "|0|current|");
+}
+
+/// What a restore to a point in time leaves behind would end recovery at its target, and promote.
+#[tokio::test]
+async fn a_standby_has_no_target_and_no_archive_of_its_own() {
+    let mut standby = Instance::initialised();
+    let settings = standby.settings();
+    let auto = "recovery_target_time = '2020-01-01 00:00:00+00'\nrecovery_target_action = 'promote'\nrestore_command = 'false'\n\
+                promote_trigger_file = 'promote-me'\n";
+    fs::write(standby.data.join("postgresql.auto.conf"), auto).expect("auto.conf");
+    fs::write(standby.data.join("standby.signal"), "").expect("signal");
+    mark(&settings, StartAs::Standby).await.expect("mark");
+    overrides::strip(&settings).await.expect("take ours out");
+    standby.start_managed(&settings, &configuration(), StartAs::Standby).await;
+    let set = "select string_agg(name, ' ') from pg_settings where setting <> '' and name in \
+               ('promote_trigger_file', 'recovery_target', 'recovery_target_time', 'restore_command')";
+    assert_eq!(standby.sql(set), "");
+    assert_eq!(standby.sql("select pg_is_in_recovery()"), "t");
 }
 
 #[tokio::test]

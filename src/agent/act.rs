@@ -266,7 +266,7 @@ async fn configure(
     }
     publish_ledger(tools, ledger).await?;
     let changed = ConfigFiles::new(Arc::clone(&tools.settings)).configure(&rendered).await.map_err(|fault| chain(&fault))?;
-    take_back(tools, &rendered, run).await.map_err(|fault| chain(&fault))?;
+    take_back(tools, run).await.map_err(|fault| chain(&fault))?;
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
     if let Some(run) = run {
         // Also where the files did not change: an earlier reload may have been lost with its agent.
@@ -291,11 +291,11 @@ async fn tell_faults(tools: &Tools, run: Run) {
 
 /// What stands in `postgresql.auto.conf` wins over the managed file: a standby that another tool made would go on
 /// following where that tool said.
-async fn take_back(tools: &Tools, rendered: &postgres::Configuration, run: Option<Run>) -> Result<(), postgres::Error> {
+async fn take_back(tools: &Tools, run: Option<Run>) -> Result<(), postgres::Error> {
     let found = match run {
-        None => overrides::strip(&tools.settings, rendered).await?,
+        None => overrides::strip(&tools.settings).await?,
         Some(run) => {
-            let found = overrides::overridden(&tools.settings, rendered)?;
+            let found = overrides::overridden(&tools.settings)?;
             for found in &found {
                 tools.server.reset_override(run, &found.name, SQL_LIMIT).await?;
             }

@@ -52,7 +52,16 @@ pub(super) async fn make(
     let way = match place {
         ClonePlace::Beside => Way::Beside,
         ClonePlace::InPlace => {
-            let empty = matches!(disk::inspect(&tools.settings).await, DataDir::Missing | DataDir::Empty | DataDir::Unusable { .. });
+            if !disk::is_on_its_mount(&tools.settings).await {
+                return Err(format!("{} is not on the mount where it was: is that missing?", tools.settings.data_dir.display()));
+            }
+            // What an interrupted copy in place has left is no data directory yet: its control file comes last.
+            let half_made = !tools.settings.data_dir.join("global/pg_control").exists();
+            let empty = match disk::inspect(&tools.settings).await {
+                DataDir::Missing | DataDir::Empty => true,
+                DataDir::Unusable { .. } => half_made,
+                DataDir::Present(_) => false,
+            };
             let node = other.or_else(|| empty.then(|| source.node.clone()));
             let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;
             Way::InPlace(basebackup::VerifiedOtherCopy { node })

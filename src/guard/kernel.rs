@@ -65,7 +65,24 @@ pub(super) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result
 pub(super) fn close_at_exec() -> nix::Result<()> {
     const CLOEXEC: u32 = 4; // CLOSE_RANGE_CLOEXEC
     // SAFETY: integers only; nothing is closed before an exec that discards this program anyway.
-    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOEXEC) }).map(drop)
+    match Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOEXEC) }) {
+        // Before Linux 5.9 there is no such call, before 5.11 no such flag.
+        Err(Errno::ENOSYS | Errno::EINVAL) => open_descriptors()?.into_iter().try_for_each(|fd| {
+            // SAFETY: the call takes integers; a descriptor that is closed by now fails with EBADF, which is as good.
+            match Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }) {
+                Ok(_) | Err(Errno::EBADF) => Ok(()),
+                Err(errno) => Err(errno),
+            }
+        }),
+        other => other.map(drop),
+    }
+}
+
+/// Every descriptor but the standard three.
+fn open_descriptors() -> nix::Result<Vec<i32>> {
+    let entries = std::fs::read_dir("/proc/self/fd").map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let all = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(all.filter(|fd| *fd > 2).collect())
 }
 
 /// Closes every descriptor but the standard three and `kept`, in a new process that shall hold nothing of its parent's.
@@ -78,7 +95,14 @@ pub(super) fn close_all_but(kept: &[BorrowedFd<'_>]) {
     for fd in kept.into_iter().chain([u32::MAX]) {
         if first < fd {
             // SAFETY: called right after a fork, by a process that owns `kept` alone: no destructor of it meets a closed descriptor.
-            unsafe { libc::syscall(libc::SYS_close_range, first, fd.saturating_sub(1), 0) };
+            let closed = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, fd.saturating_sub(1), 0) });
+            if closed == Err(Errno::ENOSYS) {
+                let between = |open: &i32| u32::try_from(*open).is_ok_and(|open| (first..fd).contains(&open));
+                for open in open_descriptors().unwrap_or_default().into_iter().filter(between) {
+                    // SAFETY: as above.
+                    unsafe { libc::close(open) };
+                }
+            }
         }
         first = first.max(fd.saturating_add(1));
     }

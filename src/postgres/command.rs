@@ -2,7 +2,7 @@
 
 use super::{
     ConfigFiles, Configuration, Error, Recovery, Settings, durable,
-    parameters::{OWN_WAL, postgresql_conf, timeline_target},
+    parameters::{NO_TARGET, OWN_WAL, postgresql_conf, timeline_target},
 };
 use crate::model::{instance::StartAs, moment::Span};
 use std::{ffi::OsString, path::PathBuf};
@@ -160,6 +160,7 @@ fn fixed_args(settings: &Settings, configuration: &Configuration) -> Vec<OsStrin
     ] {
         push(&mut args, name, &value);
     }
+    NO_TARGET.iter().for_each(|(name, value)| push(&mut args, name, value));
     if configuration.recovery == Recovery::OwnWal {
         OWN_WAL.iter().for_each(|(name, value)| push(&mut args, name, value));
     }
@@ -197,7 +198,7 @@ async fn raised(settings: &Settings, args: &[OsString], start: StartAs) -> Resul
 }
 
 /// The value that a parameter would have after a start, as PostgreSQL reads it from the files that [`ConfigFiles::configure`] wrote,
-/// the operator's and `ALTER SYSTEM`'s; whether it runs or not. For `archive_command` and an operator's `restore_command`, say.
+/// the operator's and `ALTER SYSTEM`'s; whether it runs or not. For `archive_command`, say.
 ///
 /// # Errors
 /// [`Error::Program`] where PostgreSQL refuses its configuration or does not know the parameter.

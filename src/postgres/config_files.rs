@@ -40,7 +40,7 @@ pub struct Configuration {
     pub wait: Span,
     /// `max_slot_wal_keep_size`: how much WAL slots may hold back.
     pub slot_wal_keep: Bytes,
-    /// `restore_command`; `None`: the operator's.
+    /// `restore_command`; `None`: there is no archive.
     pub restore_command: Option<String>,
     /// What recovery is for.
     pub recovery: Recovery,

@@ -50,6 +50,13 @@ pub async fn remember_mount(settings: &Settings) -> Result<(), Error> {
     .await
 }
 
+/// Whether the data directory, or its place, is on the mount where it was found last; nothing is known to speak against it.
+pub async fn is_on_its_mount(settings: &Settings) -> bool {
+    let (data_dir, memory, uid) = (settings.data_dir.clone(), memory(settings), settings.owner.uid);
+    let looked = durable::within(LIMIT, settings.data_dir.clone(), move || Ok(same_mount(&data_dir, &memory, uid).is_ok())).await;
+    looked.unwrap_or(false)
+}
+
 /// What stands in the memory file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {

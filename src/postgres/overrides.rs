@@ -3,7 +3,7 @@
 //! PostgreSQL reads `postgresql.auto.conf` after `config_file`, so a value there wins over ours for everything that does not stand
 //! on the command line. It also travels with clones, and tools write `primary_conninfo` there.
 
-use super::{Configuration, Error, Server, Settings, durable, parameters::is_reloaded, session::column};
+use super::{Error, Server, Settings, durable, parameters::is_reloaded, session::column};
 use crate::model::{instance::Run, moment::Span};
 use std::{fs, io::ErrorKind};
 
@@ -30,13 +30,13 @@ pub struct Fault {
     pub what: String,
 }
 
-/// The managed parameters that `postgresql.auto.conf` in the data directory sets above `configuration`, in its order.
+/// The managed parameters that `postgresql.auto.conf` in the data directory sets above the managed file, in its order.
 ///
 /// # Errors
 /// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
-pub fn overridden(settings: &Settings, configuration: &Configuration) -> Result<Vec<Overridden>, Error> {
+pub fn overridden(settings: &Settings) -> Result<Vec<Overridden>, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
-    let ours = |name: &str| is_reloaded(name) || (name == "restore_command" && configuration.restore_command.is_some());
+    let ours = |name: &str| is_reloaded(name) || name == "restore_command";
     match fs::read_to_string(&path) {
         Ok(text) => Ok(text.lines().filter_map(assignment).filter(|found| ours(&found.name)).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -50,8 +50,8 @@ pub fn overridden(settings: &Settings, configuration: &Configuration) -> Result<
 ///
 /// # Errors
 /// [`Error::File`]: the file is as it was.
-pub async fn strip(settings: &Settings, configuration: &Configuration) -> Result<Vec<Overridden>, Error> {
-    let found = overridden(settings, configuration)?;
+pub async fn strip(settings: &Settings) -> Result<Vec<Overridden>, Error> {
+    let found = overridden(settings)?;
     if found.is_empty() {
         return Ok(found);
     }

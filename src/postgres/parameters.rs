@@ -18,11 +18,12 @@ pub const DEFAULTS: &[(&str, &str)] = &[("wal_keep_size", "512MB"), ("password_e
 const SYNC_BY_FILE_SYSTEM: (&str, &str) = ("recovery_init_sync_method", "syncfs");
 
 /// What a replay of the own WAL sets aside (EXP-30), on the command line: no `ALTER SYSTEM` brings it back.
-pub(super) const OWN_WAL: &[(&str, &str)] = &[
-    ("primary_conninfo", ""),
-    ("primary_slot_name", ""),
-    ("restore_command", ""),
-    ("recovery_min_apply_delay", "0"),
+pub(super) const OWN_WAL: &[(&str, &str)] =
+    &[("primary_conninfo", ""), ("primary_slot_name", ""), ("restore_command", ""), ("recovery_min_apply_delay", "0")];
+
+/// On the command line of every start: a target that a restore to a point in time has left behind would end a standby's recovery there, and
+/// promote it.
+pub(super) const NO_TARGET: &[(&str, &str)] = &[
     ("recovery_target", ""),
     ("recovery_target_lsn", ""),
     ("recovery_target_name", ""),
@@ -78,10 +79,18 @@ fn managed(settings: &Settings, configuration: &Configuration) -> Result<Vec<(&'
         ("wal_retrieve_retry_interval", "200ms".to_owned()),
         ("max_slot_wal_keep_size", keep),
     ];
-    if let Some(command) = &configuration.restore_command {
-        lines.push(("restore_command", one_line("restore_command", command)?.to_owned()));
+    // An operator's own would answer for timelines that were given up (EXP-29): it belongs into the policy.
+    let restore = configuration.restore_command.as_deref().unwrap_or_default();
+    lines.push(("restore_command", one_line("restore_command", restore)?.to_owned()));
+    if major(settings).is_some_and(|major| major < 16) {
+        lines.push(("promote_trigger_file", String::new()));
     }
     Ok(lines)
+}
+
+/// The major version of the data directory, where there is one.
+fn major(settings: &Settings) -> Option<u32> {
+    std::fs::read_to_string(settings.data_dir.join("PG_VERSION")).ok()?.trim().parse().ok()
 }
 
 /// After how many milliseconds of silence a replication peer is dead: about as fast as a taker may follow, and never so fast that a

@@ -65,7 +65,7 @@ impl Server {
         let mut seen = Seen { cut: Cut::ByReload, gone: 0, reloaded: false };
         loop {
             let since = clock::boot().since(begin);
-            self.look(run, &nobody, since > BEFORE_SIGNAL, left(end).min(Span::from_secs(1)), &mut seen).await?;
+            self.look(run, since > BEFORE_SIGNAL, left(end).min(Span::from_secs(1)), &mut seen).await?;
             if seen.gone >= LOOKS_GONE && (seen.reloaded || since > BEFORE_SIGNAL) {
                 return Ok(seen.cut);
             }
@@ -77,9 +77,9 @@ impl Server {
     }
 
     /// One look at the walreceiver, with the reload where it is still to be done.
-    async fn look(&self, run: Run, nobody: &Configuration, signal: bool, limit: Span, seen: &mut Seen) -> Result<(), Error> {
+    async fn look(&self, run: Run, signal: bool, limit: Span, seen: &mut Seen) -> Result<(), Error> {
         if !seen.reloaded {
-            seen.reloaded = self.reload_nobody(run, nobody, limit).await.is_ok();
+            seen.reloaded = self.reload_nobody(run, limit).await.is_ok();
         }
         let alive = self.walreceivers(limit).await?;
         let none = alive.is_empty() && self.no_walreceiver(run, limit).await;
@@ -101,8 +101,8 @@ impl Server {
         looked.map_err(|panic| Error::Gone { doing: doing.to_owned(), why: panic.to_string() })?
     }
 
-    async fn reload_nobody(&self, run: Run, nobody: &Configuration, limit: Span) -> Result<(), Error> {
-        for found in overridden(&self.settings, nobody)?.iter().filter(|found| found.name == "primary_conninfo") {
+    async fn reload_nobody(&self, run: Run, limit: Span) -> Result<(), Error> {
+        for found in overridden(&self.settings)?.iter().filter(|found| found.name == "primary_conninfo") {
             self.reset_override(run, &found.name, limit).await?;
         }
         self.reload_sql(run, limit).await

@@ -124,14 +124,26 @@ pub(super) fn fencing(known: &Known, config: &Config) -> Row {
             (None, _) => Row::warn(subject, "there is no guard at the moment", "look at the agent's log"),
         };
     }
+    let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let namespaces = Path::new("/proc/self/ns/pid").exists();
-    let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    // Debian's and Ubuntu's switches; where there is none, the number of them decides.
+    let refused = number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0)
+        || number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_some_and(|restricted| restricted != 0);
+    let users = number("/proc/sys/user/max_user_namespaces").is_some_and(|users| users > 0) && !refused;
     let wanted = config.guard.kill.map_or_else(|| "auto".to_owned(), |kill| kill.to_string());
-    if namespaces && (geteuid().is_root() || users.is_some_and(|users| users > 0)) {
+    if namespaces && (may_administer() || (users && !geteuid().is_root())) {
         Row::ok(subject, format!("process namespaces can be made (kill = {wanted}); the guard tests it when it starts"))
     } else {
         Row::warn(subject, format!("process namespaces cannot be made by this user (kill = {wanted})"), unfenced)
     }
+}
+
+/// Whether this process has `CAP_SYS_ADMIN`: in a container root has not, by default.
+fn may_administer() -> bool {
+    const SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> SYS_ADMIN & 1 == 1)
 }
 
 /// Whether the ports are free, unless the node itself uses them.
