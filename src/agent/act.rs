@@ -94,9 +94,16 @@ pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context)
         return;
     }
     if let Action::Rewind { source, .. } = &action
-        && let Err(why) = ready_to_rewind(&tools, source).await
+        && let Err(fault) = ready_to_rewind(&tools, source).await
     {
-        publish(&tools, Event::Held { task, why }).await;
+        publish(
+            &tools,
+            match fault {
+                NotReady::Yet(why) => Event::Held { task, why },
+                NotReady::Failed(why) => Event::Done { task, outcome: Err(why) },
+            },
+        )
+        .await;
         return;
     }
     let completes = action.completes();
@@ -409,32 +416,45 @@ pub(super) async fn tell_diverged(tools: &Tools, fork: Fork) {
 }
 
 /// Segments that wait for the archive are deleted by a rewind: they are archived first (scenario 146).
-async fn archive_waiting(tools: &Tools) -> Result<(), String> {
+async fn archive_waiting(tools: &Tools) -> Result<(), NotReady> {
     let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(rendered) = rendered else { return Ok(()) };
     let value = |name| postgres::command::configured_value(&tools.settings, &rendered, name);
-    let mode = value("archive_mode").await.map_err(|fault| chain(&fault))?;
-    let command = value("archive_command").await.map_err(|fault| chain(&fault))?;
+    let mode = value("archive_mode").await.map_err(|fault| NotReady::Failed(chain(&fault)))?;
+    let command = value("archive_command").await.map_err(|fault| NotReady::Failed(chain(&fault)))?;
     if mode == "off" || command.trim().is_empty() || command == "(disabled)" {
         return Ok(());
     }
-    let archived =
-        rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL).await.map_err(|fault| chain(&fault))?;
+    let archived = rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL)
+        .await
+        .map_err(|fault| NotReady::Failed(chain(&fault)))?;
     match archived.why {
-        Some(why) => Err(format!("{} files wait for the archive, and a rewind would delete them: {why}", archived.left.len())),
+        Some(why) => {
+            Err(NotReady::Yet(format!("{} files wait for the archive, and a rewind would delete them: {why}", archived.left.len())))
+        }
         None => Ok(()),
     }
 }
 
 /// What a rewind needs and what waiting brings: a source that answers and has made its checkpoint, an archive that takes what waits for it.
-async fn ready_to_rewind(tools: &Tools, source: &Source) -> Result<(), String> {
+async fn ready_to_rewind(tools: &Tools, source: &Source) -> Result<(), NotReady> {
     let role = &tools.settings.roles.rewind;
-    let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| chain(&fault))?;
+    let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| match fault {
+        postgres::Error::Authentication { .. } => NotReady::Failed(chain(&fault)),
+        _ => NotReady::Yet(chain(&fault)),
+    })?;
     match rewind::source_state(&facts, source.tli) {
-        rewind::SourceState::Ready { .. } => {}
-        other => return Err(format!("{} is not ready to be rewound to: {other}", source.node)),
+        rewind::SourceState::Ready { .. } => archive_waiting(tools).await,
+        other => Err(NotReady::Yet(format!("{} is not ready to be rewound to: {other}", source.node))),
     }
-    archive_waiting(tools).await
+}
+
+/// Why a rewind was not begun.
+enum NotReady {
+    /// Waiting may help, and costs nothing.
+    Yet(String),
+    /// It would fail the next time, too.
+    Failed(String),
 }
 
 async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, life: &DataIncarnation) -> Result<(), String> {

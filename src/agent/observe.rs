@@ -59,7 +59,7 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             let via = if closed || (now.calm && looks.is_multiple_of(FRESH_EVERY)) { Via::Fresh } else { Via::Kept };
             let seen = server.probe(run, via, LOOK_LIMIT).await;
             // A kept session says nothing of whether anybody new is let in: that is asked until somebody is.
-            closed = via == Via::Fresh && matches!(&seen, Err(fault) if !matches!(fault, postgres::Error::TooManySessions { .. }));
+            closed = via == Via::Fresh && matches!(&seen, Err(fault) if is_no_answer(fault));
             let event = match seen {
                 Ok(facts) => Event::Server(normal(facts, laid_out.of(&guard, run, || layout(&server)))),
                 Err(fault) => {
@@ -78,6 +78,11 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             () = rest => {}
         }
     }
+}
+
+/// Whether nobody answered at all. Whoever is refused has met a process that the postmaster made.
+fn is_no_answer(fault: &postgres::Error) -> bool {
+    matches!(fault, postgres::Error::Timeout { .. } | postgres::Error::NotListening { .. } | postgres::Error::Gone { .. })
 }
 
 /// One place in the log may have two numbers: before and behind the header of a page. Boundaries are compared by the latter.

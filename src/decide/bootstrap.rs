@@ -3,7 +3,6 @@
 use super::{
     decision::{Action, ClaimStory, Completed, Purpose, Task},
     draft::Draft,
-    follow,
     registration::new_life,
     snapshot::Snapshot,
 };
@@ -41,7 +40,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     }
     if s.file.operation == Some(Operation::InitDb) {
         let under_way = s.busy(Task::Data) || s.completed == Some(Completed::InitDb);
-        if under_way || !follow::is_not_initdbs(s, d) {
+        if under_way || !is_not_initdbs(s, d) {
             initialise(s, d);
         }
         return;
@@ -104,6 +103,24 @@ fn initialise(s: &Snapshot, d: &mut Draft) {
     } else {
         let file = NodeFile { operation: Some(Operation::InitDb), ..new_life(s) };
         d.act(s, Action::WriteFile(Box::new(file)));
+    }
+}
+
+/// Whether what lies in the directory is no work of our interrupted `initdb`. Then the note of it goes: the operator has put something else
+/// there. Whoever discards looks too, so it is looked at here only after that was refused.
+pub(super) fn is_not_initdbs(s: &Snapshot, d: &mut Draft) -> bool {
+    match s.disk() {
+        Some(DataDir::Present(disk)) if disk.started => {
+            d.because("operation", "an initdb was noted here, but PostgreSQL has served from this directory since: it is judged as it is");
+            d.act(s, Action::WriteFile(Box::new(new_life(s))));
+            true
+        }
+        None if s.failures.contains_key(&Task::Data) => {
+            d.waits("inspect", "the data directory is being inspected: an initdb of this node was interrupted");
+            d.act(s, Action::InspectDisk);
+            true
+        }
+        _ => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Being a standby: start, follow the holder, rewind, clone (protocol 1.13, 1.7 step 4a).
 
 use super::{
-    copy,
+    bootstrap, copy,
     decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
     draft::Draft,
     ledger,
@@ -33,6 +33,9 @@ const FORGOTTEN: Span = Span::from_secs(60);
 /// What is said where a server runs that this guard did not start.
 const FOREIGN: &str = "PostgreSQL runs on this node's data directory, and this guard did not start it: waits for its end. If it goes on, stop it, and \
      see to it that nothing else starts it (disable and mask the service of the distribution's package)";
+
+/// After so many rewinds that could not be begun an operator has to look.
+const HELD_LONG: u32 = 12;
 
 /// After so many rewinds that failed, another way is taken.
 const REWIND_TRIES: u32 = 3;
@@ -68,7 +71,9 @@ fn target<'a>(s: &'a Snapshot, d: &mut Draft) -> Option<&'a LeaderRecord> {
         );
         return None;
     }
-    d.memory.handed.clear();
+    if record.state == LeaderState::Serving {
+        d.memory.handed.clear();
+    }
     Some(record)
 }
 
@@ -411,7 +416,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         return;
     }
     if *operation == Operation::InitDb {
-        if is_not_initdbs(s, d) {
+        if bootstrap::is_not_initdbs(s, d) {
             return;
         }
         d.because("discard", "another node initialised the cluster while this one's initdb was interrupted: what it left goes");
@@ -424,30 +429,15 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     let Some(target) = target else { return };
     let source = source(target);
     match operation {
+        Operation::Rewind { .. } if matches!(s.disk(), Some(DataDir::Missing | DataDir::Empty)) => {
+            copy::begin(s, d, target, "there is no data any more", None);
+        }
         Operation::Rewind { .. } if !upkeep::configured(s, d, None, true) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
         Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
         Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
         Operation::InitDb => {}
-    }
-}
-
-/// Whether what lies in the directory is no work of our interrupted `initdb`, or that is not known yet. Then the note of it goes: the operator
-/// has put something else there.
-pub(super) fn is_not_initdbs(s: &Snapshot, d: &mut Draft) -> bool {
-    match s.disk() {
-        None => {
-            d.waits("inspect", "the data directory is being inspected: an initdb of this node was interrupted");
-            d.act(s, Action::InspectDisk);
-            true
-        }
-        Some(DataDir::Present(disk)) if disk.started => {
-            d.because("operation", "an initdb was noted here, but PostgreSQL has served from this directory since: it is judged as it is");
-            d.act(s, Action::WriteFile(Box::new(new_life(s))));
-            true
-        }
-        Some(_) => false,
     }
 }
 
@@ -487,6 +477,9 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
             return;
         }
         // Nobody else helps: what was in the way may be gone.
+    }
+    if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.held >= HELD_LONG) {
+        d.alarm("rewind-waits", format!("a rewind could not be begun, tried {} times: {}", failure.count, failure.why));
     }
     d.because("rewind", format!("rewinds to the history of {}", source.node));
     let plan = s.memory.rewind.clone();

@@ -9,7 +9,7 @@ use super::{
 use crate::model::{
     key::{Compare, Key, Txn, Write},
     moment::Span,
-    node_file::NodeFile,
+    node_file::{NodeFile, Operation},
     observed::Observed,
     record::{NodeRecord, Stored, VERSION, to_text},
 };
@@ -160,7 +160,9 @@ fn foreign_cluster(s: &Snapshot, d: &mut Draft) -> bool {
     use crate::model::instance::DataDir;
     let Some(cluster) = &s.etcd.records.cluster else { return false };
     let Some(DataDir::Present(disk)) = s.disk() else { return false };
-    if disk.control.system_id == cluster.record.system_id || s.file.initialised {
+    // What our own initdb has made and nobody ever started is discarded.
+    let made_here = s.file.initialised || s.file.operation == Some(Operation::InitDb);
+    if disk.control.system_id == cluster.record.system_id || (made_here && !disk.started) {
         return false;
     }
     d.alarm(

@@ -3,7 +3,11 @@
 //! PostgreSQL reads `postgresql.auto.conf` after `config_file`, so a value there wins over ours for everything that does not stand
 //! on the command line. It also travels with clones, and tools write `primary_conninfo` there.
 
-use super::{Error, Server, Settings, durable, parameters::is_reloaded, session::column};
+use super::{
+    Error, Server, Settings, durable,
+    parameters::{NO_TARGET, is_reloaded},
+    session::column,
+};
 use crate::model::{instance::Run, moment::Span};
 use std::{fs, io::ErrorKind};
 
@@ -35,8 +39,11 @@ pub struct Fault {
 /// # Errors
 /// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
 pub fn overridden(settings: &Settings) -> Result<Vec<Overridden>, Error> {
+    set_there(settings, |name| is_reloaded(name) || name == "restore_command")
+}
+
+fn set_there(settings: &Settings, ours: impl Fn(&str) -> bool) -> Result<Vec<Overridden>, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
-    let ours = |name: &str| is_reloaded(name) || name == "restore_command";
     match fs::read_to_string(&path) {
         Ok(text) => Ok(text.lines().filter_map(assignment).filter(|found| ours(&found.name)).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -45,13 +52,15 @@ pub fn overridden(settings: &Settings) -> Result<Vec<Overridden>, Error> {
 }
 
 /// `name = 'value'`, as `ALTER SYSTEM` writes it, one a line.
-/// Takes the managed parameters out of `postgresql.auto.conf` while PostgreSQL is stopped; returns those that it held.
+/// Takes the managed parameters, and what would end a recovery, out of `postgresql.auto.conf` while PostgreSQL is stopped; returns those that it held.
 /// Standbys that other tools made bear their `primary_conninfo` there. Lines of the operator's own stay.
 ///
 /// # Errors
 /// [`Error::File`]: the file is as it was.
 pub async fn strip(settings: &Settings) -> Result<Vec<Overridden>, Error> {
-    let found = overridden(settings)?;
+    // A target stands on the command line, and what differs from that here would wait for a restart for ever.
+    let target = |name: &str| NO_TARGET.iter().any(|(target, _)| *target == name);
+    let found = set_there(settings, |name| is_reloaded(name) || name == "restore_command" || target(name))?;
     if found.is_empty() {
         return Ok(found);
     }
