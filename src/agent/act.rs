@@ -420,14 +420,13 @@ async fn archive_waiting(tools: &Tools) -> Result<(), NotReady> {
     let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(rendered) = rendered else { return Ok(()) };
     let value = |name| postgres::command::configured_value(&tools.settings, &rendered, name);
-    let mode = value("archive_mode").await.map_err(|fault| NotReady::Failed(chain(&fault)))?;
-    let command = value("archive_command").await.map_err(|fault| NotReady::Failed(chain(&fault)))?;
+    let failed = |fault: postgres::Error| NotReady::Failed(chain(&fault));
+    let mode = value("archive_mode").await.map_err(failed)?;
+    let command = value("archive_command").await.map_err(failed)?;
     if mode == "off" || command.trim().is_empty() || command == "(disabled)" {
         return Ok(());
     }
-    let archived = rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL)
-        .await
-        .map_err(|fault| NotReady::Failed(chain(&fault)))?;
+    let archived = rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL).await.map_err(failed)?;
     match archived.why {
         Some(why) => {
             Err(NotReady::Yet(format!("{} files wait for the archive, and a rewind would delete them: {why}", archived.left.len())))

@@ -39,7 +39,12 @@ pub struct Fault {
 /// # Errors
 /// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
 pub fn overridden(settings: &Settings) -> Result<Vec<Overridden>, Error> {
-    set_there(settings, |name| is_reloaded(name) || name == "restore_command")
+    set_there(settings, is_ours)
+}
+
+/// Whether the managed file has the last word on a parameter.
+fn is_ours(name: &str) -> bool {
+    is_reloaded(name) || name == "restore_command"
 }
 
 fn set_there(settings: &Settings, ours: impl Fn(&str) -> bool) -> Result<Vec<Overridden>, Error> {
@@ -51,7 +56,6 @@ fn set_there(settings: &Settings, ours: impl Fn(&str) -> bool) -> Result<Vec<Ove
     }
 }
 
-/// `name = 'value'`, as `ALTER SYSTEM` writes it, one a line.
 /// Takes the managed parameters, and what would end a recovery, out of `postgresql.auto.conf` while PostgreSQL is stopped; returns those that it held.
 /// Standbys that other tools made bear their `primary_conninfo` there. Lines of the operator's own stay.
 ///
@@ -60,7 +64,7 @@ fn set_there(settings: &Settings, ours: impl Fn(&str) -> bool) -> Result<Vec<Ove
 pub async fn strip(settings: &Settings) -> Result<Vec<Overridden>, Error> {
     // A target stands on the command line, and what differs from that here would wait for a restart for ever.
     let target = |name: &str| NO_TARGET.iter().any(|(target, _)| *target == name);
-    let found = set_there(settings, |name| is_reloaded(name) || name == "restore_command" || target(name))?;
+    let found = set_there(settings, |name| is_ours(name) || target(name))?;
     if found.is_empty() {
         return Ok(found);
     }
@@ -75,6 +79,7 @@ pub async fn strip(settings: &Settings) -> Result<Vec<Overridden>, Error> {
     Ok(found)
 }
 
+/// `name = 'value'`, as `ALTER SYSTEM` writes it, one a line.
 fn assignment(line: &str) -> Option<Overridden> {
     let line = line.trim();
     let end = line.find(|letter: char| letter == '=' || letter.is_whitespace())?;
@@ -112,7 +117,7 @@ impl Server {
     /// # Errors
     /// [`Error::Refused`] for a parameter that is not managed: that one is the operator's. As for any session.
     pub async fn reset_override(&self, run: Run, name: &str, limit: Span) -> Result<(), Error> {
-        if !is_reloaded(name) && name != "restore_command" {
+        if !is_ours(name) {
             return Err(Error::Refused(format!("reset {name}: it is not managed")));
         }
         // The name is one of our own list: nothing to quote.
