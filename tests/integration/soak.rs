@@ -2,13 +2,12 @@
 
 use super::{
     faults::{FULL, Row, all},
-    support::{Cluster, spec},
+    support::{Cluster, small_disks, spec},
 };
 use pgbaton::{
     clock,
     lab::LabSpec,
     model::{
-        lsn::Bytes,
         moment::{Moment, Span},
         policy::Reclone,
     },
@@ -137,7 +136,7 @@ fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>, ends: Option<M
 fn soak_every_fault_many_times_in_a_row() {
     let ends = ends();
     let mut failures = soak(&spec(|spec| spec.policy.reclone = Reclone::WhenRewindFails), all(), ends);
-    failures.extend(soak(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL.iter(), ends));
+    failures.extend(soak(&small_disks(), FULL.iter(), ends));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

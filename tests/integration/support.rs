@@ -4,7 +4,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use pgbaton::{
     clock,
     lab::{Fault, Injected, Journal, Lab, LabSpec, LogMarks, Node, Writer, sql, writer::next_ack},
-    model::moment::{Moment, Span},
+    model::{
+        lsn::Bytes,
+        moment::{Moment, Span},
+    },
 };
 use std::{
     collections::BTreeSet,
@@ -28,6 +31,14 @@ pub(crate) fn spec(change: impl FnOnce(&mut LabSpec)) -> LabSpec {
     spec.env.extend(std::env::var("PGBATON_LOG").ok().map(|wanted| ("PGBATON_LOG".to_owned(), wanted)));
     change(&mut spec);
     spec
+}
+
+/// A lab whose nodes have small disks of their own. Old WAL may not take most of one: what is kept by default is as large as the disk.
+pub(crate) fn small_disks() -> LabSpec {
+    spec(|spec| {
+        spec.disk = Some(Bytes::new(512 << 20));
+        spec.policy.parameters.insert("wal_keep_size".to_owned(), "64MB".to_owned());
+    })
 }
 
 /// Adds lines to a section of a node's configuration.

@@ -2,12 +2,9 @@
 
 use super::{
     faults::{DATA, FULL, HOSTS, PROCESSES, RECOVERED, Row, SERIES},
-    support::{Cluster, spec},
+    support::{Cluster, small_disks, spec},
 };
-use pgbaton::{
-    lab::LabSpec,
-    model::{lsn::Bytes, policy::Reclone},
-};
+use pgbaton::{lab::LabSpec, model::policy::Reclone};
 
 /// Goes through rows on one cluster; a cluster that did not survive one is replaced.
 fn walk(spec: &LabSpec, rows: &[Row]) {
@@ -62,5 +59,5 @@ fn a_cluster_survives_the_loss_of_its_records() {
 
 #[test]
 fn a_cluster_survives_disks_that_are_full() {
-    walk(&spec(|spec| spec.disk = Some(Bytes::new(512 << 20))), FULL);
+    walk(&small_disks(), FULL);
 }
