@@ -33,11 +33,14 @@ pub(crate) fn spec(change: impl FnOnce(&mut LabSpec)) -> LabSpec {
     spec
 }
 
-/// A lab whose nodes have small disks of their own. Old WAL may not take most of one: what is kept by default is as large as the disk.
+/// A lab whose nodes have small disks of their own. Old WAL may not take most of one: by default 512 MB of it are kept, and a standby
+/// removes none for five minutes, in which a soak changes primaries twenty times.
 pub(crate) fn small_disks() -> LabSpec {
     spec(|spec| {
-        spec.disk = Some(Bytes::new(512 << 20));
-        spec.policy.parameters.insert("wal_keep_size".to_owned(), "64MB".to_owned());
+        spec.disk = Some(Bytes::new(1 << 30));
+        for name in ["wal_keep_size", "max_wal_size"] {
+            spec.policy.parameters.insert(name.to_owned(), "96MB".to_owned());
+        }
     })
 }
 
