@@ -1,9 +1,9 @@
 //! `make bench-failover`: how long writes are held up by each fault, and what an idle node costs.
 //!
-//! `BENCH_RUNS` (5) runs a cell, `BENCH_PRESETS` (`default,fast`), `BENCH_FAULTS` (a comma-separated part of the rows' names),
+//! `BENCH_RUNS` (5) runs a cell, `BENCH_PRESETS` (`default,fast`), `BENCH_DURABILITY` (`async`; `quorum`), `BENCH_FAULTS` (a comma-separated part of the rows' names),
 //! `BENCH_IDLE` (60) seconds of idleness; `BENCH_KEEP=1` leaves the lab's files. The table goes to standard output, every single run to `bench-failover.log`.
 
-#![expect(clippy::expect_used, reason = "a measurement that cannot go on ends")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a measurement that cannot go on ends")]
 
 use pgbaton::{
     clock,
@@ -18,7 +18,7 @@ use pgbaton::{
     model::{
         lsn::Bytes,
         moment::{Moment, Span},
-        policy::{ClusterPolicy, Preset},
+        policy::{ClusterPolicy, Durability, Preset},
     },
 };
 use std::{
@@ -52,6 +52,11 @@ struct Cell {
     least: Span,
 }
 
+/// How long the loss of a host may hold writes up, on `default` and on `fast`, where its lease has to be sat out.
+const LEASE: (u64, u64) = (4_500, 2_600);
+/// The same where a quorum deposes it.
+const DEPOSED: (u64, u64) = (2_200, 1_500);
+
 const fn cell(name: &'static str, fault: fn(&str) -> Fault, target: Option<(u64, u64)>, returns: bool, least: u64) -> Cell {
     Cell { name, fault: Some(fault), target, returns, least: Span::from_secs(least) }
 }
@@ -59,10 +64,10 @@ const fn cell(name: &'static str, fault: fn(&str) -> Fault, target: Option<(u64,
 const CELLS: [Cell; 9] = [
     Cell { name: "no fault", fault: None, target: None, returns: false, least: Span::from_secs(5) },
     cell("postmaster SIGKILL", |node| Fault::PostmasterKill(node.into()), Some((600, 600)), true, 3),
-    cell("host power-off", |node| Fault::PowerOff(node.into()), Some((4_500, 2_600)), true, 5),
-    cell("host partition", |node| Fault::Partition(node.into()), Some((4_500, 2_600)), true, 5),
-    cell("power-off of primary and etcd leader", |node| Fault::PrimaryAndEtcdLeader(node.into()), Some((4_500, 2_600)), true, 5),
-    cell("host freeze", |node| Fault::Freeze(node.into()), Some((4_500, 2_600)), true, 5),
+    cell("host power-off", |node| Fault::PowerOff(node.into()), Some(LEASE), true, 5),
+    cell("host partition", |node| Fault::Partition(node.into()), Some(LEASE), true, 5),
+    cell("power-off of primary and etcd leader", |node| Fault::PrimaryAndEtcdLeader(node.into()), Some(LEASE), true, 5),
+    cell("host freeze", |node| Fault::Freeze(node.into()), Some(LEASE), true, 5),
     cell("agent SIGKILL, back at once", |node| Fault::AgentKill(node.into(), Return::AtOnce), None, false, 5),
     cell("etcd leader SIGKILL", |_| Fault::EtcdLeaderKill, None, false, 5),
     // Nobody depends on it: what this row shows is what a dying etcd costs the machine that all hosts share.
@@ -84,6 +89,16 @@ struct Bench {
     libpq: LibpqWriter,
     log: PathBuf,
     preset: &'static str,
+    durability: Durability,
+}
+
+/// What commits wait for in this measurement.
+fn durability() -> Durability {
+    match env::var("BENCH_DURABILITY").as_deref() {
+        Ok("quorum") => Durability::Quorum,
+        Ok("async") | Err(_) => Durability::Async,
+        Ok(other) => panic!("BENCH_DURABILITY is async or quorum, not {other:?}"),
+    }
 }
 
 impl Bench {
@@ -95,13 +110,14 @@ impl Bench {
             spec.timing = EtcdTiming::FAST;
             spec.policy = ClusterPolicy { preset: Preset::Fast, ..ClusterPolicy::default() };
         }
+        spec.policy.durability = durability();
         let lab = Lab::build(&spec, &|_| ()).expect("lab");
         lab.start_agents().expect("agents");
         let primary = lab.wait_streaming(&["n1", "n2", "n3"], PATIENCE).expect("streaming");
         lab.make_table(&primary).expect("table");
         let (writer, libpq) = (lab.writer("client").expect("writer"), lab.libpq("libpq").expect("libpq"));
         next_ack(&writer, Moment::ZERO, PATIENCE).expect("writes");
-        Self { lab, writer, libpq, log: log.to_owned(), preset }
+        Self { lab, writer, libpq, log: log.to_owned(), preset, durability: durability() }
     }
 
     fn primary(&self) -> Option<String> {
@@ -114,6 +130,12 @@ impl Bench {
 
     fn wait_healthy(&self) {
         self.lab.wait_all_stream(PATIENCE, || self.primary()).expect("all stream");
+        let voters = || {
+            let records = self.lab.records("sync").ok()?;
+            let count = records.get("sync")?.get("voters")?.as_array()?.len();
+            (self.durability == Durability::Async || count == 2).then_some(())
+        };
+        wait_until("both replicas to vote", PATIENCE, voters).expect("voters");
         let now = clock::boot();
         wait_until("libpq's client", PATIENCE, || self.libpq.look(|journal| journal.last().filter(|ack| ack.at > now).map(|_| ())))
             .expect("it writes");
@@ -170,8 +192,9 @@ impl Bench {
 
     fn log(&self, line: &str) {
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log).expect("open the log");
-        writeln!(log, "{} {} {line}", clock::wall(), self.preset).expect("write the log");
-        eprintln!("{} {line}", self.preset);
+        let under = format!("{} {:?}", self.preset, self.durability).to_lowercase();
+        writeln!(log, "{} {under} {line}", clock::wall()).expect("write the log");
+        eprintln!("{under} {line}");
     }
 
     /// Rows that were acknowledged to anybody and are missing, and whether two were primary at once.
@@ -266,7 +289,7 @@ fn p99(metrics: &str) -> Option<(f64, u64)> {
 
 fn table(preset: &str, rows: &[(&Cell, Vec<Run>)], idle: &[String]) -> String {
     let seconds = |span: Option<Span>| span.map_or_else(|| "–".to_owned(), |span| format!("{:.2}", span.as_secs_f64()));
-    let mut text = format!("`{preset}` (commit {}, load {}):\n\n", commit(), load());
+    let mut text = format!("`{preset}`, {} (commit {}, load {}):\n\n", format!("{:?}", durability()).to_lowercase(), commit(), load());
     text.push_str(
         "| fault | outage: median (min–max), s | target | without a fault: median (max) | libpq multi-host | old primary streams again |\n",
     );
@@ -275,10 +298,12 @@ fn table(preset: &str, rows: &[(&Cell, Vec<Run>)], idle: &[String]) -> String {
         let gaps: Vec<Span> = runs.iter().map(|run| run.gap).collect();
         let usual = median(&runs.iter().map(|run| run.usual).collect::<Vec<_>>());
         let middle = median(&gaps);
-        let target = cell.target.map(|(default, fast)| Span::from_millis(if preset == "fast" { fast } else { default }));
+        let target = cell.target.map(|target| if target == LEASE && durability() != Durability::Async { DEPOSED } else { target });
+        let target = target.map(|(default, fast)| Span::from_millis(if preset == "fast" { fast } else { default }));
         // The longest gap of as many runs without a fault: two medians of the same thing differ by chance.
         let longest = runs.iter().map(|run| run.usual).max();
-        let limit = target.or(longest.filter(|_| cell.fault.is_some()));
+        let tenth = |span: Span| Span::from_millis(span.as_millis().next_multiple_of(10));
+        let limit = target.or(longest.filter(|_| cell.fault.is_some()).map(tenth));
         let missed = if middle > limit && limit.is_some() { " ✗" } else { "" };
         let named = match (cell.fault, target) {
             (None, _) => "–".to_owned(),

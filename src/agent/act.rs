@@ -8,28 +8,32 @@ use super::{
     event::Event,
     file,
     observe::{chain, layout, normal},
+    rewind::{self, NotReady},
     starter::Starter,
 };
 use crate::{
     clock, dcs,
     dcs::{Etcd, Hedge},
-    decide::decision::{Action, Configuration, Purpose, Source},
+    decide::{
+        decision::{Action, Configuration, Purpose},
+        snapshot::{Probed, Shown},
+    },
     guard::{
         self,
         client::{ArmedBy, Disarm, Guard},
     },
     model::{
-        instance::{DataDir, RewindMark, Run, StartAs},
+        instance::{DataDir, Run, StartAs},
         key::Txn,
         lsn::Lsn,
         moment::Span,
-        node::{DataIncarnation, NodeName},
+        node::{Address, NodeName, Replica},
         node_file::NodeFile,
         record::to_text,
         term::Term,
-        timeline::{Fork, TimelineId},
+        timeline::TimelineId,
     },
-    postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, rewind, scan},
+    postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, scan},
 };
 use std::{
     collections::BTreeMap,
@@ -42,15 +46,14 @@ use tokio::sync::{mpsc, watch};
 const GUARD_LIMIT: Span = Span::from_secs(2);
 /// How long one SQL statement of ours may take.
 pub(super) const SQL_LIMIT: Span = Span::from_secs(5);
+/// How long another server may take to answer at all.
+const PROBE_LIMIT: Span = Span::from_millis(500);
 /// How long reading the end of WAL may take.
-const SCAN_LIMIT: Span = Span::from_secs(120);
+pub(super) const SCAN_LIMIT: Span = Span::from_secs(120);
 /// How long initdb, a clone, a rewind may take.
 pub(super) const DATA_LIMIT: Span = Span::from_secs(7 * 86_400);
 /// How long a checkpoint and the migrations may take.
 const CHORE_LIMIT: Span = Span::from_secs(3_600);
-/// How long archiving one file, and all that wait, may take before a rewind.
-const ARCHIVE_EACH: Span = Span::from_secs(120);
-const ARCHIVE_ALL: Span = Span::from_secs(3_600);
 /// How long a write of `leader` may take, all attempts together.
 const LEADER_LIMIT: Span = Span::from_millis(700);
 /// How long any other transaction may take.
@@ -94,7 +97,7 @@ pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context)
         return;
     }
     if let Action::Rewind { source, .. } = &action
-        && let Err(fault) = ready_to_rewind(&tools, source).await
+        && let Err(fault) = rewind::ready(&tools, source).await
     {
         publish(
             &tools,
@@ -167,6 +170,8 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Kill => guarded(session(tools)?.kill(term, GUARD_LIMIT).await, tools).await,
         Action::Promote { term } => guarded(session(tools)?.promote(term, GUARD_LIMIT).await, tools).await,
         Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
+        Action::Cut(from) => guarded(session(tools)?.cut(from, term, GUARD_LIMIT).await, tools).await,
+        Action::Probe(address) => probe(tools, address).await,
         Action::CutStream => cut_stream(tools, running(run)?).await,
         Action::InspectDisk => inspect(tools).await,
         Action::MeasureCopy { source } => copy::measure(tools, source).await,
@@ -175,8 +180,13 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
         Action::Clone { source, place, other, discards } => copy::make(tools, source, place, discards, &file, other).await,
-        Action::Rewind { source, fork, tli, .. } => rewind_data(tools, source, fork, tli, &file.data).await,
+        Action::Rewind { source, fork, tli, .. } => rewind::run(tools, source, fork, tli, &file.data).await,
         Action::Checkpoint => said(tools.server.checkpoint(CHORE_LIMIT).await),
+        Action::ShowNames { names, checkpoints } => show_names(tools, names, checkpoints, running(run)?).await,
+        Action::EndWalsenders(replicas) => {
+            let names: Vec<String> = replicas.iter().map(Replica::application_name).collect();
+            shown(tools, running(run)?, async |_| tools.server.end_walsenders(&names, SQL_LIMIT).await).await
+        }
         Action::CreateSlot(name) => {
             shown(tools, running(run)?, async |run| tools.server.create_physical_slot(run, &name, SQL_LIMIT).await).await
         }
@@ -247,10 +257,11 @@ fn render(tools: &Tools, configuration: &Configuration) -> postgres::Configurati
     postgres::Configuration {
         follow: configuration.follow.as_ref().map(|follow| postgres::Follow {
             address: follow.address.clone(),
-            slot: Some(follow.slot.clone()),
+            slot: follow.slot.clone(),
             application_name: configuration.application_name.clone(),
         }),
         sync_names: configuration.sync_names.clone(),
+        members_only: configuration.members_only,
         parameters: configuration.parameters.clone(),
         hba: configuration.hba.clone(),
         peers: configuration.members.clone(),
@@ -315,6 +326,14 @@ async fn take_back(tools: &Tools, run: Option<Run>) -> Result<(), postgres::Erro
     Ok(())
 }
 
+/// Silence is an answer, too.
+async fn probe(tools: &Tools, address: Address) -> Result<(), String> {
+    let at = clock::boot();
+    let answered = postgres::peer::answers(&tools.settings, &address, PROBE_LIMIT).await;
+    publish(tools, Event::Probed(Probed { address, answered, at })).await;
+    Ok(())
+}
+
 async fn cut_stream(tools: &Tools, run: Run) -> Result<(), String> {
     let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let rendered = rendered.ok_or_else(|| "the managed configuration has not been written yet".to_owned())?;
@@ -330,6 +349,13 @@ async fn shown<T>(tools: &Tools, run: Run, does: impl AsyncFnOnce(Run) -> Result
     let done = said(does(run).await);
     look(tools, run).await;
     done
+}
+
+async fn show_names(tools: &Tools, names: String, checkpoints: bool, run: Run) -> Result<(), String> {
+    let at = clock::boot();
+    let mark = tools.server.show_names(&names, checkpoints, SQL_LIMIT, CHORE_LIMIT).await.map_err(|fault| chain(&fault))?;
+    publish(tools, Event::Shown(Shown { run, names, checkpoints, mark, at, known: at })).await;
+    Ok(())
 }
 
 async fn look(tools: &Tools, run: Run) {
@@ -390,7 +416,7 @@ async fn initdb(tools: &Tools, file: &NodeFile) -> Result<(), String> {
         bootstrap::discard(&tools.settings, proof).await.map_err(|fault| chain(&fault))?;
     }
     // Of a directory that was here before; what comes now was never rewound.
-    rewind::forget_unfinished(&tools.settings).await.map_err(|fault| chain(&fault))?;
+    postgres::rewind::forget_unfinished(&tools.settings).await.map_err(|fault| chain(&fault))?;
     let options = bootstrap::Options { args: tools.initdb.clone(), password: None };
     said(bootstrap::initdb(&tools.settings, &options, Span::from_secs(600)).await)
 }
@@ -399,78 +425,6 @@ async fn discard(tools: &Tools, file: &NodeFile) -> Result<(), String> {
     let proof =
         bootstrap::InitialisedHere::by(file).ok_or_else(|| "this node's file does not say that it made the directory".to_owned())?;
     said(bootstrap::discard(&tools.settings, proof).await)
-}
-
-/// What diverged is told before it is discarded. An unfinished rewind left blocks of both histories: it was told before that.
-pub(super) async fn tell_diverged(tools: &Tools, fork: Fork) {
-    if matches!(rewind::mark(&tools.settings), Ok(Some(RewindMark::Unfinished))) {
-        return;
-    }
-    match rewind::diverged(&tools.settings, fork.parent, fork.at, SCAN_LIMIT).await {
-        Ok(diverged) => tracing::warn!(
-            timeline = %diverged.tli, from = %diverged.from, to = %diverged.to, bytes = diverged.bytes.get(),
-            transactions = diverged.transactions, "this node's own history goes, as the cluster went on without it"
-        ),
-        Err(fault) => tracing::warn!(error = chain(&fault), timeline = %fork.parent, from = %fork.at, "what diverged could not be counted"),
-    }
-}
-
-/// Segments that wait for the archive are deleted by a rewind: they are archived first (scenario 146).
-async fn archive_waiting(tools: &Tools) -> Result<(), NotReady> {
-    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some(rendered) = rendered else { return Ok(()) };
-    let value = |name| postgres::command::configured_value(&tools.settings, &rendered, name);
-    let failed = |fault: postgres::Error| NotReady::Failed(chain(&fault));
-    let mode = value("archive_mode").await.map_err(failed)?;
-    let command = value("archive_command").await.map_err(failed)?;
-    if mode == "off" || command.trim().is_empty() || command == "(disabled)" {
-        return Ok(());
-    }
-    let archived = rewind::archive_ready_segments(&tools.settings, &command, ARCHIVE_EACH, ARCHIVE_ALL).await.map_err(failed)?;
-    match archived.why {
-        Some(why) => {
-            Err(NotReady::Yet(format!("{} files wait for the archive, and a rewind would delete them: {why}", archived.left.len())))
-        }
-        None => Ok(()),
-    }
-}
-
-/// What a rewind needs and what waiting brings: a source that answers and has made its checkpoint, an archive that takes what waits for it.
-async fn ready_to_rewind(tools: &Tools, source: &Source) -> Result<(), NotReady> {
-    let role = &tools.settings.roles.rewind;
-    let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| match fault {
-        postgres::Error::Authentication { .. } => NotReady::Failed(chain(&fault)),
-        _ => NotReady::Yet(chain(&fault)),
-    })?;
-    match rewind::source_state(&facts, source.tli) {
-        rewind::SourceState::Ready { .. } => archive_waiting(tools).await,
-        other => Err(NotReady::Yet(format!("{} is not ready to be rewound to: {other}", source.node))),
-    }
-}
-
-/// Why a rewind was not begun.
-enum NotReady {
-    /// Waiting may help, and costs nothing.
-    Yet(String),
-    /// It would fail the next time, too.
-    Failed(String),
-}
-
-async fn rewind_data(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, life: &DataIncarnation) -> Result<(), String> {
-    if !fork.is_zero() {
-        tell_diverged(tools, Fork { parent: tli, at: fork }).await;
-    }
-    // WAL back to the last common checkpoint may be in the archive alone (scenario 145); the managed command has a limit of its own.
-    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let archive = rendered.is_some_and(|rendered| rendered.restore_command.is_some());
-    let restore_by = archive.then(|| ConfigFiles::main(&tools.settings));
-    let options = rewind::Options { source: source.address.clone(), restore_by, life: life.clone(), limit: DATA_LIMIT };
-    match rewind::run(&tools.settings, &options, |progress| tracing::debug!(done = progress.done.get(), "rewinding")).await {
-        Ok(rewind::Rewound::Done { .. }) => Ok(()),
-        // The histories were compared before: equal numbers with different contents look like this to pg_rewind (EXP-7).
-        Ok(rewind::Rewound::NotNeeded) => Err("pg_rewind sees no difference where there is one: this directory needs a copy".to_owned()),
-        Err(fault) => Err(chain(&fault)),
-    }
 }
 
 async fn migrate(tools: &Tools) -> Result<(), String> {

@@ -1,9 +1,10 @@
 //! Copies of another node's data: what one takes, and making it.
 
 use super::{
-    act::{DATA_LIMIT, SQL_LIMIT, Tools, publish, said, tell_diverged},
+    act::{DATA_LIMIT, SQL_LIMIT, Tools, publish, said},
     event::Event,
     observe::chain,
+    rewind::tell_diverged,
 };
 use crate::{
     clock,

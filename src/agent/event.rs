@@ -3,7 +3,7 @@
 use crate::{
     decide::{
         decision::{Completed, Configuration, Task},
-        snapshot::CopyPlace,
+        snapshot::{CopyPlace, Probed, Shown},
     },
     model::{
         instance::{DataDir, GuardStatus, Run, ServerFacts, Whole},
@@ -105,6 +105,10 @@ pub enum Event {
         /// What it waits for.
         why: String,
     },
+    /// New connections show these `synchronous_standby_names`.
+    Shown(Shown),
+    /// A primary's PostgreSQL was asked for an answer.
+    Probed(Probed),
     /// The stream was cut: the conninfo in force is empty, and no walreceiver is there.
     StreamCut,
     /// History files were written: all that are in `pg_wal` now.

@@ -20,7 +20,7 @@ use super::event::Event;
 use crate::{
     decide::{
         decision::{Action, Completed, Configuration, Decision, Memory, Task},
-        snapshot::{CopyPlace, Etcd, Failure, Fresh, Lease, Me, Scanned, Snapshot, Standing},
+        snapshot::{CopyPlace, Etcd, Failure, Fresh, Lease, Me, Probed, Scanned, Shown, Snapshot, Standing},
     },
     model::{
         instance::{DataDir, GuardStatus, Run, ServerFacts},
@@ -78,11 +78,17 @@ pub struct State {
     received: Option<(Run, Lsn)>,
     received_at: Option<Moment>,
     configured: Option<Configuration>,
+    shown: Option<Shown>,
+    /// When other `synchronous_standby_names` were last written.
+    names_changed: Moment,
+    probed: Option<Probed>,
     histories: Arc<BTreeMap<TimelineId, String>>,
     confirmed: BTreeMap<Replica, Moment>,
     replies: BTreeMap<Replica, (Option<i64>, Option<Lsn>)>,
     tasks: BTreeMap<Task, Moment>,
     failures: BTreeMap<Task, Failure>,
+    /// The `sync` that a write of ours replaces of which nothing is known. Once another one is seen that write has happened, or never can.
+    sync_unsettled: Option<String>,
     /// Transactions on their way, by nonce; a write of `leader` with what it would give us.
     pending: BTreeMap<Nonce, Pending>,
     stopping: bool,
@@ -122,11 +128,15 @@ impl State {
             received: None,
             received_at: None,
             configured: None,
+            shown: None,
+            names_changed: now.boot,
+            probed: None,
             histories: Arc::default(),
             confirmed: BTreeMap::new(),
             replies: BTreeMap::new(),
             tasks: BTreeMap::new(),
             failures: BTreeMap::new(),
+            sync_unsettled: None,
             pending: BTreeMap::new(),
             stopping: false,
             memory: Memory::default(),
@@ -162,6 +172,9 @@ impl State {
             boundary: self.boundary,
             received_at: self.received_at,
             configured: self.configured.clone(),
+            shown: self.shown.clone(),
+            probed: self.probed.clone(),
+            sync_unsettled: self.sync_unsettled.is_some() && self.sync_unsettled.as_deref() == self.records.text(&Key::Sync),
             histories: Arc::clone(&self.histories),
             confirmed: self.confirmed.clone(),
             tasks: self.tasks.clone(),
@@ -225,6 +238,9 @@ impl State {
             Event::Scanned { whole, run, at } => self.scanned(Scanned { whole, run, at }),
             Event::FileWritten(file) => self.file_written(*file),
             Event::Configured(configuration) => self.configured(*configuration, now.boot),
+            Event::Shown(shown) if shown.at < self.names_changed => {}
+            Event::Shown(shown) => self.shown = Some(Shown { known: now.boot, ..shown }),
+            Event::Probed(probed) => self.probed = Some(probed),
             Event::StreamCut => self.stream_cut(now.boot),
             Event::HistoriesWritten(texts) => self.histories = Arc::new(texts),
             Event::Completed(completed) => self.completed(completed),

@@ -10,7 +10,7 @@
 //! Port: [`listen`] and [`start`] on the agent's side, [`client::Client`] for everybody else.
 //! In reading order:
 //! - [`routes`]: every path on one screen; [`caller`]: who asks, and what he may;
-//! - [`health`] with [`query`]: the paths of load balancers, compatible with Patroni; [`status`]: `/v1/status`, also for those who read it;
+//! - [`health`] with [`query`]: the paths of load balancers, compatible with Patroni; [`status`] with [`durability`]: `/v1/status`, also for those who read it;
 //! - [`operations`]: policy, intent, history, audit; [`events`]: what changes, live; [`problem`]: errors (RFC 9457);
 //! - [`server`] ([`listen`], then [`start`]), [`allow`], [`patience`]: sockets, who may connect, and for how long a slow client is waited for;
 //! - [`client`]: the other end.
@@ -18,6 +18,7 @@
 pub mod allow;
 pub mod caller;
 pub mod client;
+pub mod durability;
 mod events;
 pub mod health;
 mod operations;

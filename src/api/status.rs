@@ -1,6 +1,6 @@
 //! `/v1/status`: what one node knows of itself and of its cluster. Plain data, for those who serve it and those who read it.
 
-use super::health;
+use super::{durability::DurabilityStatus, health};
 use crate::{
     agent::handle::Published,
     decide::{
@@ -53,6 +53,9 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// Who may take over.
     pub electable: Vec<Replica>,
+    /// What a commit waits for, once there is a cluster.
+    #[serde(default)]
+    pub durability: Option<DurabilityStatus>,
     /// Where clients may be sent, as far as this node is concerned.
     pub routing: RoutingStatus,
     /// What ends its PostgreSQL at the deadline.
@@ -227,6 +230,7 @@ impl Status {
                 .map(|until| left(until, now)),
             members: members(published, now),
             electable: s.sync().map(|sync| sync.record.electable.clone()).unwrap_or_default(),
+            durability: DurabilityStatus::of(s),
             routing: RoutingStatus {
                 writes: health::takes_writes(published, now),
                 reads: decision.routing.reads && health::is_fresh(published, now),

@@ -8,9 +8,12 @@ use super::{
     target::Target,
 };
 use crate::{
-    api::status::{JobStatus, Status},
+    api::{
+        durability::DurabilityStatus,
+        status::{JobStatus, Status},
+    },
     decide::decision::{Reason, ReasonKind},
-    model::instance::KillMode,
+    model::{instance::KillMode, record::SyncMode},
 };
 use std::fmt::Write;
 
@@ -46,6 +49,9 @@ pub fn render(status: &Status) -> String {
     line("Cluster", format!("term {}, {}", status.term, headline(status.leader.as_ref())));
     line("Lease", lease(status));
     line("Routing", format!("writes {}, reads {}", yes(status.routing.writes), yes(status.routing.reads)));
+    if let Some(durability) = &status.durability {
+        line("Commits", commits(durability));
+    }
     line("Fencing", fencing(status));
     line("etcd", etcd(status));
     let electable: Vec<String> = status.electable.iter().map(|replica| replica.node.to_string()).collect();
@@ -66,6 +72,28 @@ pub fn render(status: &Status) -> String {
 
 const fn yes(set: bool) -> &'static str {
     if set { "yes" } else { "no" }
+}
+
+/// What a commit waits for, and what the loss of the primary's host would cost now.
+fn commits(durability: &DurabilityStatus) -> String {
+    let voters: Vec<&str> = durability.voters.iter().map(|voter| voter.node.as_str()).collect();
+    let mut text = match (durability.mode, voters.is_empty()) {
+        (SyncMode::Async, _) => "wait for nobody".to_owned(),
+        (SyncMode::Quorum, true) => "wait for nobody, as no replica can confirm them".to_owned(),
+        (SyncMode::StrictQuorum, true) => "wait for a replica that can confirm them".to_owned(),
+        (_, false) => format!("wait for {} of {}", durability.k, voters.join(", ")),
+    };
+    text.push_str(match durability.loses_nothing {
+        true => ": the loss of the primary's host loses nothing acknowledged",
+        false => ": the loss of the primary's host may lose what was acknowledged lately",
+    });
+    if let Some(bytes) = durability.may_lose {
+        let _ = write!(text, ", {bytes} bytes at this moment");
+    }
+    if let Some(waiting) = durability.waiting.filter(|waiting| waiting.sessions > 0) {
+        let _ = write!(text, "; {} wait, the first for {}", waiting.sessions, seconds(waiting.longest_seconds));
+    }
+    text
 }
 
 fn lease(status: &Status) -> String {

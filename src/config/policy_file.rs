@@ -6,8 +6,8 @@ use super::{
 };
 use crate::model::{
     moment::Span,
-    policy::{ClusterPolicy, CrashPolicy, Preset, Reclone, SlotRetention},
-    policy_check,
+    policy::{ClusterPolicy, CrashPolicy, Depose, Durability, Preset, Reclone, SlotRetention},
+    policy_check::{self, MOST_CONFIRM},
 };
 use std::{collections::BTreeMap, path::Path};
 use toml::de::DeValue;
@@ -40,13 +40,10 @@ pub(super) fn check_text(file: &Path, text: &str) -> Result<(ClusterPolicy, Vec<
 }
 
 /// Keys of later versions: key, and what holds here instead.
-const NOT_YET: [(&str, &str); 7] = [
+const NOT_YET: [(&str, &str); 4] = [
     ("target_rto", "remove it; choose a preset"),
-    ("durability", "remove it; this version replicates asynchronously"),
-    ("quorum_standbys", "remove it; this version replicates asynchronously"),
-    ("depose", "remove it; this version waits out the lease"),
     ("failsafe", "remove it; a primary that cannot reach etcd stops"),
-    ("sync_spread", "remove it; this version replicates asynchronously"),
+    ("sync_spread", "remove it; voters are whichever members stream"),
     ("anti_flap", "remove it; failovers are not limited"),
 ];
 
@@ -55,12 +52,22 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy
     let presets = [("default", Preset::Default), ("fast", Preset::Fast), ("wan", Preset::Wan)];
     let crash = [("lossless", CrashPolicy::Lossless), ("failover", CrashPolicy::Failover), ("restart", CrashPolicy::Restart)];
     let reclone = [("never", Reclone::Never), ("when-rewind-fails", Reclone::WhenRewindFails), ("always", Reclone::Always)];
+    let durability = [
+        ("auto", Durability::Auto),
+        ("async", Durability::Async),
+        ("quorum", Durability::Quorum),
+        ("strict-quorum", Durability::StrictQuorum),
+    ];
+    let depose = [("by-quorum", Depose::ByQuorum), ("after-lease", Depose::AfterLease)];
     // One faulty key leaves its default in place: the fault is noted, and what is checked together still can be.
     set(&mut policy.preset, root.get("preset"), |entry| reader.word(entry, &presets));
     set(&mut policy.renew_every, root.get("renew_every"), |entry| span(reader, entry, "500ms").map(Some));
     set(&mut policy.hold_for, root.get("hold_for"), |entry| span(reader, entry, "2.8s").map(Some));
     set(&mut policy.take_after, root.get("take_after"), |entry| span(reader, entry, "3.3s").map(Some));
     set(&mut policy.soft_stop, root.get("soft_stop"), |entry| span(reader, entry, "200ms").map(Some));
+    set(&mut policy.durability, root.get("durability"), |entry| reader.word(entry, &durability));
+    set(&mut policy.quorum_standbys, root.get("quorum_standbys"), |entry| reader.integer(entry, 1..=MOST_CONFIRM));
+    set(&mut policy.depose, root.get("depose"), |entry| reader.word(entry, &depose));
     set(&mut policy.max_lag, root.get("max_lag"), |entry| reader.bytes(entry, "\"1MB\""));
     set(&mut policy.crash_policy, root.get("crash_policy"), |entry| reader.word(entry, &crash));
     set(&mut policy.rewind, root.get("rewind"), |entry| reader.boolean(entry));

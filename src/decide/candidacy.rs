@@ -1,15 +1,17 @@
 //! Following a holder that is gone (protocol 1.4 *Taker*, 1.7 steps 0 and 2).
 
 use super::{
-    Flow,
+    Flow, cut,
     decision::{Action, ClaimStory, Purpose, Vacancy},
+    depose,
     draft::Draft,
+    durability,
     leadership::{disarm, next},
     ledger, promotion, scan,
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::{DataDir, Pause, RewindMark, ServerRole, Whole},
+    instance::{DataDir, Pause, ServerRole, Whole},
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::{Moment, Span},
@@ -88,6 +90,10 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
         LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => {
             let stood = s.stood_still();
             let left = record.wait.minus(stood);
+            depose::look(s, d, leader);
+            if let Some((from, why)) = depose::may_follow(s, d, leader) {
+                return Some(Trigger { from, why });
+            }
             let sees = s.standing.as_ref().is_some_and(|standing| standing.nonce == record.nonce);
             let observed = s.now.boot.minus(stood).plus(record.wait);
             if !sees || left > Span::ZERO {
@@ -108,8 +114,8 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
 /// The last primary itself, with PostgreSQL down: it holds everything, and starts on its own timeline.
 fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: Option<&Trigger>) -> Flow {
     let record = &leader.record;
-    let half_done = matches!(s.disk(), Some(DataDir::Present(disk)) if disk.rewind == Some(RewindMark::Unfinished));
-    if s.file.operation.is_some() || half_done || !matches!(s.disk(), Some(DataDir::Present(_)) | None) {
+    if s.file.operation.is_some() || s.disk().is_some_and(DataDir::is_half_rewound) || !matches!(s.disk(), Some(DataDir::Present(_)) | None)
+    {
         return Flow::Goes;
     }
     let Some(whole) = scan::whole(s, d) else { return Flow::Settled };
@@ -249,6 +255,8 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
     match s.role() {
         None => Some("PostgreSQL does not answer here".to_owned()),
         Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
+        // The voters' promises tell whether anything is missing.
+        Some(ServerRole::Standby { .. }) if sync.record.is_lossless() => None,
         Some(ServerRole::Standby { tli, receive, replay, .. }) => behind(s, leader, *tli, receive.unwrap_or_default().max(*replay)),
     }
 }
@@ -266,6 +274,12 @@ pub(super) fn unable(s: &Snapshot) -> Option<String> {
     }
     if !s.may_lead_unfenced() {
         return Some(UNFENCED.to_owned());
+    }
+    if let Some(why) = cut::impossible(s).filter(|_| !s.is_owner()) {
+        return Some(format!("it cannot be cut off from its former primary in the kernel ({why})"));
+    }
+    if let Some(why) = durability::unready(s).filter(|_| !s.is_owner()) {
+        return Some(why.to_owned());
     }
     let paused = matches!(s.role(), Some(ServerRole::Standby { pause: Some(Pause::Parameters), .. }));
     paused.then(|| "replay stands still for a parameter that is lower than the primary's; a promotion would shut it down".to_owned())

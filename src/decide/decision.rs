@@ -1,13 +1,13 @@
 //! What a decision says: actions, reasons, and when to decide again. What it remembers is in `memory`.
 
-pub use super::memory::{ClaimStory, Crash, Memory, RewindPlan, StandbyEnds, Vacancy};
+pub use super::memory::{ClaimStory, Crash, Fetching, Memory, Names, RewindPlan, StandbyEnds, Vacancy};
 
 use crate::model::{
     instance::{StartAs, StopMode},
     key::Txn,
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{Address, NodeName, SlotName},
+    node::{Address, NodeName, Replica, SlotName},
     node_file::{ClonePlace, NodeFile},
     policy::SlotRetention,
     record::{HistoryRecord, MemberRecord},
@@ -103,6 +103,10 @@ pub enum Action {
     },
     /// Write the managed configuration, and reload it where PostgreSQL runs.
     Configure(Box<Configuration>),
+    /// The kernel lets nothing pass between this host and these servers, and everything else again.
+    Cut(BTreeSet<Address>),
+    /// Ask the PostgreSQL at this address for any answer at all.
+    Probe(Address),
     /// End the stream from the primary: empty `primary_conninfo`, reload, terminate the walreceiver, see it gone.
     CutStream,
     /// Look at the data directory.
@@ -149,6 +153,15 @@ pub enum Action {
     },
     /// A checkpoint on the primary.
     Checkpoint,
+    /// See new connections show these `synchronous_standby_names`, and then mark the place in the log: what lies behind it was written later.
+    ShowNames {
+        /// As the managed configuration writes them.
+        names: String,
+        /// Two checkpoints in between, one after the other: the checkpointer has taken the names in, too (EXP-24).
+        checkpoints: bool,
+    },
+    /// End the walsenders of these replicas: they do not confirm, and may not have heard of new `synchronous_standby_names`.
+    EndWalsenders(Vec<Replica>),
     /// Create a member's physical slot.
     CreateSlot(SlotName),
     /// Drop a member's physical slot.
@@ -244,6 +257,10 @@ pub enum Task {
     Promote,
     /// [`Action::Configure`].
     Configure,
+    /// [`Action::Cut`].
+    Cut,
+    /// [`Action::Probe`].
+    Probe,
     /// [`Action::CutStream`].
     CutStream,
     /// [`Action::InspectDisk`].
@@ -258,6 +275,10 @@ pub enum Task {
     Data,
     /// [`Action::Checkpoint`].
     Checkpoint,
+    /// [`Action::ShowNames`].
+    ShowNames,
+    /// [`Action::EndWalsenders`].
+    EndWalsenders,
     /// [`Action::CreateSlot`], [`Action::DropSlot`].
     Slot,
     /// [`Action::Migrate`].
@@ -282,6 +303,8 @@ impl Action {
             Self::Kill => Task::Kill,
             Self::Promote { .. } => Task::Promote,
             Self::Configure(_) => Task::Configure,
+            Self::Cut(_) => Task::Cut,
+            Self::Probe(_) => Task::Probe,
             Self::CutStream => Task::CutStream,
             Self::InspectDisk => Task::InspectDisk,
             Self::MeasureCopy { .. } => Task::MeasureCopy,
@@ -289,6 +312,8 @@ impl Action {
             Self::WriteHistories(_) => Task::WriteHistories,
             Self::InitDb | Self::DiscardInitialised | Self::Clone { .. } | Self::Rewind { .. } => Task::Data,
             Self::Checkpoint => Task::Checkpoint,
+            Self::ShowNames { .. } => Task::ShowNames,
+            Self::EndWalsenders(_) => Task::EndWalsenders,
             Self::CreateSlot(_) | Self::DropSlot(_) => Task::Slot,
             Self::Migrate => Task::Migrate,
             Self::StopGuard | Self::Exit { .. } => Task::Exit,
@@ -334,6 +359,8 @@ pub struct Configuration {
     pub application_name: String,
     /// `synchronous_standby_names`.
     pub sync_names: String,
+    /// Only members are let in: what this server shows may be on it alone.
+    pub members_only: bool,
     /// PostgreSQL parameters of the policy.
     pub parameters: BTreeMap<String, String>,
     /// Lines of `pg_hba.conf` of the policy.
@@ -353,8 +380,8 @@ pub struct Follow {
     pub node: NodeName,
     /// Where its PostgreSQL listens.
     pub address: Address,
-    /// Our slot there.
-    pub slot: SlotName,
+    /// Our slot there; `None` on a node that is no primary, and keeps none.
+    pub slot: Option<SlotName>,
 }
 
 /// Why something is done, waits, or is refused. With numbers, for people.

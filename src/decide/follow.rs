@@ -1,7 +1,7 @@
 //! Being a standby: start, follow the holder, rewind, clone (protocol 1.13, 1.7 step 4a).
 
 use super::{
-    bootstrap, copy,
+    bootstrap, copy, cut,
     decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
     draft::Draft,
     ledger,
@@ -89,7 +89,7 @@ fn state_name(state: &LeaderState) -> String {
 }
 
 pub(super) fn follow_of(s: &Snapshot, target: &LeaderRecord) -> Follow {
-    Follow { node: target.holder.node.clone(), address: target.holder.postgres.clone(), slot: s.me.node.slot() }
+    Follow { node: target.holder.node.clone(), address: target.holder.postgres.clone(), slot: Some(s.me.node.slot()) }
 }
 
 fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
@@ -133,9 +133,11 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
                 ledger::put(s, d, missing);
                 return;
             }
-            if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
+            if cut::opens(s, d, &target.holder.postgres) && upkeep::configured(s, d, Some(follow_of(s, target)), false) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
-                if !s.role().is_some_and(ServerRole::streams) {
+                if s.role().is_some_and(ServerRole::streams) {
+                    cut::lift(s, d);
+                } else {
                     unheard::cut_off(s, d, target, receive.unwrap_or_default().max(*replay));
                 }
                 drop_stale_slot(s, d);
@@ -178,6 +180,10 @@ fn may_stream(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, replayed: Whol
 }
 
 fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
+    if target.is_some() {
+        // No walreceiver lives, and the next one starts with what is configured then.
+        cut::lift(s, d);
+    }
     match s.disk() {
         None => {
             d.waits("inspect", "the data directory is being inspected");
@@ -415,6 +421,9 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         stop::stop_postgres(s, d);
         return;
     }
+    if target.is_some() {
+        cut::lift(s, d);
+    }
     if *operation == Operation::InitDb {
         if bootstrap::is_not_initdbs(s, d) {
             return;
@@ -482,8 +491,7 @@ fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Sour
         d.alarm("rewind-waits", format!("a rewind could not be begun, tried {} times: {}", failure.count, failure.why));
     }
     d.because("rewind", format!("rewinds to the history of {}", source.node));
-    let plan = s.memory.rewind.clone();
-    let (fork, whole, tli) = plan.map_or((Lsn::ZERO, Lsn::ZERO, target.tli), |plan| (plan.fork, plan.whole, plan.tli));
+    let (fork, whole, tli) = s.memory.rewind.as_ref().map_or((Lsn::ZERO, Lsn::ZERO, target.tli), |plan| (plan.fork, plan.whole, plan.tli));
     d.act(s, Action::Rewind { source, fork, whole, tli });
 }
 

@@ -4,18 +4,20 @@ use super::{
     decision::{Action, Decision, Purpose},
     ledger, promotion,
     snapshot::Snapshot,
+    transition::Older,
 };
 use crate::model::{
-    instance::{DataDir, RewindMark, StartAs},
+    instance::{DataDir, StartAs},
     key::{Key, Txn, Write},
+    node::Replica,
     node_file::{ClonePlace, Operation},
     policy::PROMOTION_MARGIN,
-    record::{LeaderRecord, LeaderState},
+    record::{LeaderRecord, LeaderState, SyncMode, SyncRecord},
 };
 
 /// The violations, one sentence each; empty when all is well.
 pub fn check(s: &Snapshot, decision: &Decision) -> Vec<String> {
-    let mut found: Vec<String> = decision.actions.iter().filter_map(|action| violation(s, action)).collect();
+    let mut found: Vec<String> = decision.actions.iter().filter_map(|action| violation(s, action, decision)).collect();
     if let Some(writes) = decision.routing.writes {
         let valid =
             s.leader().is_some_and(|leader| leader.record.term == writes.term) && s.authority().is_some_and(|until| writes.until <= until);
@@ -26,18 +28,18 @@ pub fn check(s: &Snapshot, decision: &Decision) -> Vec<String> {
     found
 }
 
-fn violation(s: &Snapshot, action: &Action) -> Option<String> {
+fn violation(s: &Snapshot, action: &Action, decision: &Decision) -> Option<String> {
     match action {
         Action::Promote { .. } => no_promotion(s).map(|why| format!("I4: a promotion, but {why}")),
         Action::Start { start, .. } => {
             let unfinished = s.file.operation.as_ref().map(|operation| format!("I7: a start on a directory before {operation} has ended"));
-            let half_done = matches!(s.disk(), Some(DataDir::Present(disk)) if disk.rewind == Some(RewindMark::Unfinished));
+            let half_done = s.disk().is_some_and(DataDir::is_half_rewound);
             let unfinished =
                 unfinished.or_else(|| half_done.then(|| "I7: a start on a directory that a rewind has left half done".to_owned()));
             let primary = (*start == StartAs::Primary).then(|| no_start_as_primary(s)).flatten();
             unfinished.or(primary.map(|why| format!("I4: a start as primary, but {why}")))
         }
-        Action::Txn(purpose, txn) => transaction(s, *purpose, txn),
+        Action::Txn(purpose, txn) => transaction(s, *purpose, txn, decision),
         Action::InitDb => (s.file.operation != Some(Operation::InitDb)).then(|| "I7: initdb without its marker".to_owned()),
         Action::DiscardInitialised => {
             let ours = s.file.initialised || s.file.operation == Some(Operation::InitDb);
@@ -55,6 +57,19 @@ fn violation(s: &Snapshot, action: &Action) -> Option<String> {
             let marked = matches!(s.file.operation, Some(Operation::Rewind { .. }));
             destructive(s, marked, &source.node)
         }
+        Action::Configure(configuration) => configuration.follow.as_ref().and_then(|follow| {
+            let leader = s.leader().map(|leader| &leader.record);
+            let leads = leader.is_some_and(|leader| {
+                let serves = matches!(leader.state, LeaderState::Serving | LeaderState::Handoff { .. } | LeaderState::Paused { .. });
+                serves && leader.holder.node == follow.node && leader.term >= s.file.promised
+            });
+            // A claimant fetches from a voter that has promised its claim, and from nobody else.
+            let promised = leader.is_some_and(|leader| {
+                let promises = s.etcd.records.promises.get(&leader.term);
+                leader.state == LeaderState::Claimed && s.holds() && promises.is_some_and(|promises| promises.contains_key(&follow.node))
+            });
+            (!leads && !promised).then(|| format!("I2: this node would follow {}, which its promise does not allow", follow.node))
+        }),
         Action::Disarm { .. } => super::step_down::may_be_primary(s).then(|| "the deadline of a primary would be taken away".to_owned()),
         _ => None,
     }
@@ -121,7 +136,7 @@ fn no_start_as_primary(s: &Snapshot) -> Option<String> {
     (!owner).then(|| "the newest used timeline belongs to another node".to_owned())
 }
 
-fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn) -> Option<String> {
+fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn, decision: &Decision) -> Option<String> {
     let compares = |key: &Key| txn.when.iter().any(|compare| compare.key() == key);
     let put = |key: &Key| {
         txn.then.iter().find_map(|write| match write {
@@ -137,18 +152,60 @@ fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn) -> Option<String> {
             return Some("`leader` would be written in an etcd that is not believed".to_owned());
         }
         let record: LeaderRecord = serde_json::from_str(text).ok()?;
-        if let Some(why) = leader_write(s, purpose, &record, &compares) {
+        if let Some(why) = leader_write(s, purpose, &record, &compares, decision) {
             return Some(why);
         }
     }
-    if put(&Key::Sync).is_some() {
+    if let Some(text) = put(&Key::Sync) {
         let adopts = purpose == Purpose::Adopt || purpose == Purpose::FirstClaim;
         let bound = compares(&Key::Sync) && (compares(&Key::Term) || compares(&Key::Leader));
         if !bound && !adopts {
             return Some("`sync` would be written without comparing it and the term".to_owned());
         }
+        let record: SyncRecord = serde_json::from_str(text).ok()?;
+        if let Some(why) = sync_write(s, purpose, &record, decision) {
+            return Some(format!("I2: {why}"));
+        }
     }
     None
+}
+
+/// Every set that may acknowledge meets every set that may elect, counted here node by node.
+fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Decision) -> Option<String> {
+    let before = &s.sync()?.record;
+    if before.voters.is_empty() && purpose != Purpose::Membership {
+        return None;
+    }
+    if next.mode != SyncMode::Async && next.electable.iter().any(|replica| !next.voters.contains(replica)) {
+        return Some("a node may take over that is no voter".to_owned());
+    }
+    match purpose {
+        Purpose::Prepare => {
+            let leader = s.leader()?;
+            let promises = s.etcd.records.promises.get(&leader.record.term);
+            let has =
+                |voter: &&Replica| promises.is_some_and(|all| all.get(&voter.node).is_some_and(|stored| stored.record.data == voter.data));
+            let count = before.voters.iter().filter(|voter| **voter == s.myself() || has(voter)).count();
+            let complete = s.former_primary_released() && leader.record.wal_end.is_some();
+            let misses = count + (before.k as usize) <= before.voters.len();
+            (misses && !complete && !s.is_owner()).then(|| format!("{count} voters of {} have promised", before.voters.len()))
+        }
+        Purpose::Membership if next.mode != SyncMode::Async && !next.voters.is_empty() => {
+            let names = decision.memory.names.as_ref()?;
+            let Older::These(older) = &names.in_force.older else {
+                let fewer =
+                    before.voters.iter().all(|voter| next.voters.contains(voter)) && next.k <= before.k && !before.voters.is_empty();
+                return (!fewer).then(|| "`sync` would ask for more than names that are not known".to_owned());
+            };
+            let missed = names.in_force.newest.iter().chain(older).find(|names| {
+                let among = names.members().iter().filter(|name| next.voters.contains(name)).count();
+                let strangers = names.members().len() - among;
+                (names.k() as usize) < strangers + next.k as usize
+            });
+            missed.map(|names| format!("{} may acknowledge what {} of {} voters cannot miss", names.names(), next.k, next.voters.len()))
+        }
+        _ => None,
+    }
 }
 
 /// Whether nobody else can act on this record any more: given up, or unchanged for as long as it says.
@@ -164,7 +221,26 @@ fn is_over(s: &Snapshot, record: &LeaderRecord) -> bool {
     }
 }
 
-fn leader_write(s: &Snapshot, purpose: Purpose, record: &LeaderRecord, compares: &dyn Fn(&Key) -> bool) -> Option<String> {
+/// Whether as many voters of a quorum as elect say that they find this record's holder gone.
+fn is_deposed(s: &Snapshot, record: &LeaderRecord, decision: &Decision) -> bool {
+    let Some(sync) = s.sync().map(|sync| &sync.record).filter(|sync| sync.mode != SyncMode::Async && !sync.voters.is_empty()) else {
+        return false;
+    };
+    let says = |voter: &&Replica| {
+        let said = s.etcd.records.members.get(&voter.node).and_then(|stored| stored.record.finds_gone.as_ref());
+        let found = if **voter == s.myself() { decision.memory.finds_gone.as_ref() } else { said };
+        found == Some(&record.nonce)
+    };
+    sync.voters.iter().filter(says).count() + sync.k as usize > sync.voters.len()
+}
+
+fn leader_write(
+    s: &Snapshot,
+    purpose: Purpose,
+    record: &LeaderRecord,
+    compares: &dyn Fn(&Key) -> bool,
+    decision: &Decision,
+) -> Option<String> {
     let before = s.leader().map(|leader| &leader.record);
     if before.is_some_and(|before| matches!(before.state, LeaderState::Paused { .. })) && purpose == Purpose::Claim {
         return Some("a paused record would be claimed".to_owned());
@@ -181,7 +257,7 @@ fn leader_write(s: &Snapshot, purpose: Purpose, record: &LeaderRecord, compares:
         if !s.is_electable() && !s.is_owner() {
             return Some("a node would claim that is neither electable nor the last primary".to_owned());
         }
-        if let Some(before) = before.filter(|before| !s.holds() && !is_over(s, before)) {
+        if let Some(before) = before.filter(|before| !s.holds() && !is_over(s, before) && !is_deposed(s, before, decision)) {
             return Some(format!("term {} would be claimed over before its lease is over for whoever holds it", before.term));
         }
     }

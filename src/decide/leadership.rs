@@ -4,13 +4,15 @@ use super::{
     Flow,
     decision::{Action, Purpose, Task},
     draft::Draft,
-    promotion, release,
+    durability, promotion, release,
     snapshot::Snapshot,
 };
 use crate::model::{
     instance::ServerRole,
     key::{Compare, Key, Txn, Write},
+    lsn::Lsn,
     moment::{Moment, Span},
+    node_file::Boundary,
     policy::Timers,
     record::{LeaderRecord, LeaderState, Stored, SyncRecord, to_text},
 };
@@ -111,11 +113,25 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     let mut record = next(s, &leader.record);
     (record.hold, record.wait) = (timers.hold, timers.wait);
     let serving = leader.record.state == LeaderState::Serving;
-    if let Some(boundary) = s.boundary.filter(|boundary| serving && boundary.tli == record.tli && boundary.lsn > record.lsn) {
-        record.lsn = boundary.lsn;
+    if let Some(boundary) = s.boundary.filter(|boundary| serving && boundary.tli == record.tli) {
+        record.lsn = record.lsn.max(acknowledged(s, d, boundary));
     }
     let sent = d.act(s, Action::Txn(Purpose::Renew, swap(leader, &record)));
     d.wake(if sent { s.now.boot.plus(ASK_AGAIN) } else { due });
+}
+
+/// The newest boundary up to which commits were acknowledged: what nobody was told of is no loss. Where voters confirm, one boundary is held on
+/// to until enough of them have passed it; what they have confirmed is none by itself.
+fn acknowledged(s: &Snapshot, d: &mut Draft, newest: Boundary) -> Lsn {
+    let confirmed = s.sync().zip(s.server()).and_then(|(sync, facts)| durability::confirmed(facts, &sync.record));
+    let Some(confirmed) = confirmed else { return newest.lsn };
+    let awaited = d.memory.awaited.filter(|awaited| awaited.tli == newest.tli).unwrap_or(newest);
+    if confirmed < awaited.lsn {
+        d.memory.awaited = Some(awaited);
+        return Lsn::ZERO;
+    }
+    d.memory.awaited = None;
+    if confirmed >= newest.lsn { newest.lsn } else { awaited.lsn }
 }
 
 /// From when on the next renewal may be sent, and when it has to be.

@@ -1,51 +1,30 @@
-//! Who may take over: the holder keeps `sync.electable` (protocol 1.2, *electable*; here for `async`).
+//! Who may take over: the holder keeps `sync.electable` (protocol 1.2, *electable*). In `async` by itself; else it goes with the voters.
 
-use super::{
-    decision::{Action, Purpose},
-    draft::Draft,
-    snapshot::Snapshot,
-};
+use super::{draft::Draft, durability, snapshot::Snapshot};
 use crate::model::{
-    key::{Compare, Key, Txn, Write},
+    instance::ServerRole,
+    lsn::Lsn,
     moment::{Moment, Span},
     node::Replica,
-    record::{Stored, SyncRecord, to_text},
+    record::{Stored, SyncRecord},
+    request::Request,
     term::Term,
 };
 
-pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
-    let Some(sync) = s.sync() else { return };
-    // Only in its own term may the holder write it, and only with authority.
-    let ours = s.leader().is_some_and(|leader| leader.record.term == sync.record.term) && sync.record.primary == s.myself();
-    if !ours || s.authority().is_none() {
-        return;
-    }
-    let since = watching(s, d, sync.record.term);
+/// The `electable` of `async`: whoever streams and has what was acknowledged.
+pub(super) fn rule(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, since: Moment) {
     let wanted = electable(s, d, &sync.record, since);
     if wanted == sync.record.electable {
         return;
     }
     let names: Vec<String> = wanted.iter().map(|replica| replica.node.to_string()).collect();
     d.because("electable", format!("electable becomes {}", if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }));
-    if let Some(txn) = swap(s, sync, wanted) {
-        d.act(s, Action::Txn(Purpose::Membership, txn));
-    }
-}
-
-fn swap(s: &Snapshot, sync: &Stored<SyncRecord>, electable: Vec<Replica>) -> Option<Txn> {
-    let term = s.etcd.records.term.as_ref()?;
-    let nonce = s.nonce("sync");
-    let record = SyncRecord { nonce: nonce.clone(), electable, ..sync.record.clone() };
-    Some(Txn {
-        nonce,
-        when: vec![Compare::Is(Key::Sync, sync.text.clone()), Compare::Is(Key::Term, term.text.clone())],
-        then: vec![Write::Put(Key::Sync, to_text(&record))],
-    })
+    durability::write(s, d, sync, SyncRecord { electable: wanted, ..sync.record.clone() });
 }
 
 /// Since when this agent watches its replicas in this term. What they confirmed to an earlier primary, or to an agent before us,
 /// is not known here; and what they confirmed to us in an earlier term is no silence in this one.
-fn watching(s: &Snapshot, d: &mut Draft, term: Term) -> Moment {
+pub(super) fn watching(s: &Snapshot, d: &mut Draft, term: Term) -> Moment {
     match d.memory.watching {
         Some((of, since)) if of == term => since,
         _ => {
@@ -57,26 +36,17 @@ fn watching(s: &Snapshot, d: &mut Draft, term: Term) -> Moment {
 
 /// Those who stream and are not barred join; those who confirmed nothing for two waits, or began another life, leave.
 fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, since: Moment) -> Vec<Replica> {
-    let limit = s.policy.timers().wait.times(2);
     let mut wanted: Vec<Replica> = Vec::new();
     for replica in &sync.electable {
-        if barred(s, replica) {
-            continue;
-        }
-        let last = s.confirmed.get(replica).map_or(since, |at| since.max(*at));
-        let silent = s.now.boot.since(last);
-        if silent > limit {
-            d.because("silent", format!("{} has confirmed nothing for {}: it is no longer electable", replica.node, silent.rounded()));
-        } else {
+        if !barred(s, replica) && is_heard(s, d, replica, since) {
             wanted.push(replica.clone());
-            d.wake(last.plus(limit).plus(Span::from_millis(1)));
         }
     }
-    let streaming = s.server().into_iter().flat_map(|facts| &facts.walsenders).filter(|row| row.streaming && row.flush.is_some());
-    for row in streaming {
+    let joins_at = joins_at(s, d, sync.term);
+    let streaming = s.server().into_iter().flat_map(|facts| &facts.walsenders).filter(|row| row.streaming);
+    for row in streaming.filter(|row| row.flush.is_some_and(|flush| flush >= joins_at)) {
         let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
-        let recent = s.confirmed.get(&replica).is_some_and(|at| s.now.boot.since(*at) <= limit);
-        if recent && !barred(s, &replica) && !wanted.contains(&replica) && is_present_life(s, &replica) {
+        if is_recent(s, &replica) && !barred(s, &replica) && !wanted.contains(&replica) && is_present_life(s, &replica) {
             wanted.push(replica);
         }
     }
@@ -84,15 +54,63 @@ fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, since: Moment) -> V
     wanted
 }
 
+/// What a replica must have confirmed before it may take over in `async`: all that had been flushed when the mode, or this agent's watch, began.
+/// Commits that voters acknowledged may not have reached it.
+fn joins_at(s: &Snapshot, d: &mut Draft, term: Term) -> Lsn {
+    if let Some((_, at)) = d.memory.joins_at.filter(|(of, _)| *of == term) {
+        return at;
+    }
+    let Some(ServerRole::Primary { flush, .. }) = s.role() else { return Lsn::MAX };
+    d.memory.joins_at = Some((term, *flush));
+    *flush
+}
+
+/// How long a replica may be silent.
+fn patience(s: &Snapshot) -> Span {
+    s.policy.timers().wait.times(2)
+}
+
+/// Whether a replica that is listed has confirmed anything lately. Says so where it has not.
+pub(super) fn is_heard(s: &Snapshot, d: &mut Draft, replica: &Replica, since: Moment) -> bool {
+    let last = s.confirmed.get(replica).map_or(since, |at| since.max(*at));
+    let silent = s.now.boot.since(last);
+    if silent > patience(s) {
+        d.because("silent", format!("{} has confirmed nothing for {}: it is no longer electable", replica.node, silent.rounded()));
+        return false;
+    }
+    d.wake(last.plus(patience(s)).plus(Span::from_millis(1)));
+    true
+}
+
+/// Whether it has confirmed anything to us lately.
+pub(super) fn is_recent(s: &Snapshot, replica: &Replica) -> bool {
+    s.confirmed.get(replica).is_some_and(|at| s.now.boot.since(*at) <= patience(s))
+}
+
 /// Tagged, in another life by now, or ourselves.
-fn barred(s: &Snapshot, replica: &Replica) -> bool {
-    let records = &s.etcd.records;
-    let tagged = records.members.get(&replica.node).is_some_and(|member| member.record.tags.no_failover);
-    let other_life = records.nodes.get(&replica.node).is_some_and(|node| node.record.data != replica.data);
-    tagged || other_life || replica.node == s.me.node
+pub(super) fn barred(s: &Snapshot, replica: &Replica) -> bool {
+    s.etcd.records.members.get(&replica.node).is_some_and(|member| member.record.tags.no_failover) || is_gone(s, replica)
+}
+
+/// The same for voting; and who is to be removed, or does not say that it is ready to.
+pub(super) fn barred_from_voting(s: &Snapshot, replica: &Replica) -> bool {
+    let unready = s.etcd.records.nodes.get(&replica.node).is_some_and(|node| !node.record.sync_ready);
+    let term = s.leader().map(|leader| leader.record.term);
+    let removed = s.etcd.records.intent.as_ref().filter(|intent| Some(intent.record.term) == term).is_some_and(|intent| {
+        let Request::Remove { node } = &intent.record.request;
+        *node == replica.node
+    });
+    let tagged = s.etcd.records.members.get(&replica.node).is_some_and(|member| member.record.tags.no_sync);
+    unready || removed || tagged || is_gone(s, replica)
+}
+
+/// In another life by now, or ourselves.
+fn is_gone(s: &Snapshot, replica: &Replica) -> bool {
+    let other_life = s.etcd.records.nodes.get(&replica.node).is_some_and(|node| node.record.data != replica.data);
+    other_life || replica.node == s.me.node
 }
 
 /// Whether its own `nodes` key says that this is its present life.
-fn is_present_life(s: &Snapshot, replica: &Replica) -> bool {
+pub(super) fn is_present_life(s: &Snapshot, replica: &Replica) -> bool {
     s.etcd.records.nodes.get(&replica.node).is_some_and(|node| node.record.data == replica.data)
 }

@@ -1,11 +1,12 @@
 //! What a decision remembers for the next one.
 
-use super::decision::Published;
+use super::{decision::Published, transition::InForce};
 use crate::model::{
     instance::Run,
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{NodeName, Nonce},
+    node::{Incarnation, NodeName, Nonce},
+    node_file::Boundary,
     policy::CrashPolicy,
     term::Term,
     timeline::TimelineId,
@@ -27,6 +28,8 @@ pub struct Memory {
     pub no_claim_before: Option<Moment>,
     /// To whom claims of ours went since somebody served last: nobody gets a second one.
     pub handed: BTreeSet<NodeName>,
+    /// What our running claim fetches from a voter that is ahead of it.
+    pub fetching: Option<Fetching>,
     /// How many claims of ours came to nothing, one after the other.
     pub failed_claims: u32,
     /// A crash of PostgreSQL that is being dealt with.
@@ -39,6 +42,20 @@ pub struct Memory {
     pub vacant: Option<Vacancy>,
     /// The term in which this agent watches its replicas, and since when: before that they may have confirmed to nobody.
     pub watching: Option<(Term, Moment)>,
+    /// Which `synchronous_standby_names` we have written in the server's present run, and how far it is proven that they alone are in force.
+    pub names: Option<Names>,
+    /// When walsenders were last ended that did not confirm.
+    pub ended_at: Option<Moment>,
+    /// Since when the server shows other names than were written.
+    pub foreign_names: Option<Moment>,
+    /// The position that the server showed first in its present run as a primary: what it came up with lies before it.
+    pub came_up_with: Option<(Incarnation, Run, Lsn)>,
+    /// A boundary that voters have to confirm before it is told as acknowledged.
+    pub awaited: Option<Boundary>,
+    /// The value of `leader` whose holder this voter finds gone.
+    pub finds_gone: Option<Nonce>,
+    /// In `async`: a replica joins once it has confirmed this, and with it all that was acknowledged before.
+    pub joins_at: Option<(Term, Lsn)>,
     /// When the agents of the other members were last known to live.
     pub seen: BTreeMap<NodeName, Moment>,
     /// The term whose new primary has made its checkpoint.
@@ -56,6 +73,21 @@ pub struct Memory {
     /// A rewind that is being prepared: the directory first has to reach the end of its own WAL. Or, while a clone is noted,
     /// what it discards.
     pub rewind: Option<RewindPlan>,
+}
+
+/// The `synchronous_standby_names` of the server's present run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// Which guard counts the run.
+    pub guard: Incarnation,
+    /// Which run.
+    pub run: Run,
+    /// What may be in force.
+    pub in_force: InForce,
+    /// Since when the newest are in the configuration.
+    pub written: Option<Moment>,
+    /// When every walsender that counts or counted had confirmed something of later.
+    pub heard: Option<Moment>,
 }
 
 /// Our running claim: what its history record will say.
@@ -108,6 +140,21 @@ impl ClaimStory {
             given_up: false,
         }
     }
+}
+
+/// What a claim fetches before its promotion, from a voter that holds more and cannot lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetching {
+    /// The claim's term, which that voter has promised.
+    pub term: Term,
+    /// The voter.
+    pub node: NodeName,
+    /// On which timeline its WAL ends.
+    pub tli: TimelineId,
+    /// Where.
+    pub up_to: Lsn,
+    /// Since when it is fetched.
+    pub since: Moment,
 }
 
 /// Ends of PostgreSQL as a standby that nobody asked for, one soon after the other.

@@ -8,8 +8,8 @@
 //! lost answer, and what follows is decided from what is there.
 //!
 //! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
-//! `routing`, `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `release`,
-//! `membership`), `vote`, `candidacy`, `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
+//! `routing`, `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `election`, `release`,
+//! `durability`, `membership`), `vote`, `candidacy` (with `depose`), `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
 
 pub mod decision;
 pub mod invariants;
@@ -18,8 +18,12 @@ pub mod snapshot;
 mod bootstrap;
 mod candidacy;
 mod copy;
+mod cut;
+mod depose;
 mod diagnose;
 mod draft;
+mod durability;
+mod election;
 mod follow;
 mod leadership;
 mod ledger;
@@ -33,6 +37,7 @@ mod routing;
 mod scan;
 mod step_down;
 mod stop;
+pub mod transition;
 mod unheard;
 mod upkeep;
 mod vote;

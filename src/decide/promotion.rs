@@ -4,10 +4,11 @@ use super::{
     candidacy,
     decision::{Action, ClaimStory, Purpose, Task},
     draft::Draft,
+    durability,
+    election::{self, has_all, promised},
     leadership::{Keeps, next},
     ledger, release, scan,
     snapshot::Snapshot,
-    vote,
 };
 use crate::model::{
     instance::{DataDir, DiskFacts, Process, ServerRole, StartAs, Whole},
@@ -16,7 +17,7 @@ use crate::model::{
     node::Replica,
     node_file::{NodeFile, Promoted},
     policy::PROMOTION_MARGIN,
-    record::{LeaderRecord, LeaderState, Stored, SyncRecord, TimelineRecord, TimelineState, Unknown, VERSION, to_text},
+    record::{LeaderRecord, LeaderState, Stored, SyncMode, SyncRecord, TimelineRecord, TimelineState, Unknown, VERSION, to_text},
     timeline::TimelineId,
 };
 
@@ -25,9 +26,6 @@ const CLAIM_LIMIT: u64 = 10;
 
 /// How long a promotion may take of which it is not known whether it was begun.
 const DOUBTFUL_LIMIT: Span = Span::from_secs(10);
-
-/// How long a claimant waits for the promises of the electable.
-pub(super) const VOTE_WINDOW: Span = Span::from_millis(300);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     note_claim(s, d, &leader.record);
@@ -56,7 +54,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         Path::Restart if prepared => start_in_place(s, d, leader),
         Path::Restart => prepare(s, d, leader, None),
         Path::Promotion if prepared => promote(s, d, leader),
-        Path::Promotion => elect(s, d, leader),
+        Path::Promotion => election::rule(s, d, leader),
         Path::Serving(tli) => serve(s, d, leader, tli),
         Path::Unknown => {
             d.waits("inspect", "the data directory is being inspected");
@@ -158,61 +156,8 @@ fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
     d.memory.claim = Some(story);
 }
 
-/// Collects promises: everybody electable, or whoever answers in time. Somebody ahead of us gets the claim.
-fn elect(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
-    d.hurry = true;
-    // Our own promise comes first: fsync, cut, seen gone, whole.
-    let Some(whole) = vote::promised(s, d, leader) else { return Keeps::Renewing };
-    let term = leader.record.term;
-    let Some(sync) = s.sync() else { return Keeps::Renewing };
-    let promises = s.etcd.records.promises.get(&term);
-    let others: Vec<&Replica> = sync.record.electable.iter().filter(|replica| **replica != s.myself()).collect();
-    let promise_of =
-        |replica: &Replica| promises?.get(&replica.node).map(|stored| &stored.record).filter(|promise| promise.data == replica.data);
-    for replica in &others {
-        let Some(promise) = promise_of(replica).filter(|promise| is_ahead(s, promise, whole)) else { continue };
-        // What it could not do with a claim once it cannot do at the next either: somebody has to lead.
-        let why = match &promise.unfit {
-            Some(why) => why.clone(),
-            None if s.memory.handed.contains(&replica.node) => "a claim that went to it came to nothing".to_owned(),
-            None => return hand_over(s, d, leader, replica),
-        };
-        d.because("behind", format!("{} holds more, up to {}, and cannot take over: {why}", replica.node, promise.whole));
-    }
-    let silent: Vec<&&Replica> = others.iter().filter(|replica| promise_of(replica).is_none()).collect();
-    let began = d.memory.claim.as_ref().and_then(|story| story.claimed).unwrap_or(s.now.boot);
-    let ends = began.plus(VOTE_WINDOW);
-    if !silent.is_empty() && s.now.boot < ends {
-        let names: Vec<String> = silent.iter().map(|replica| replica.node.to_string()).collect();
-        d.waits("promises", format!("waits {} more for the promise of {}", s.left(ends), names.join(", ")));
-        d.wake(ends);
-        return Keeps::Renewing;
-    }
-    prepare(s, d, leader, Some(whole))
-}
-
-fn is_ahead(s: &Snapshot, promise: &crate::model::record::PromiseRecord, mine: Whole) -> bool {
-    if promise.tli == mine.tli {
-        return promise.whole > mine.lsn;
-    }
-    // A newer timeline counts only if it grew out of ours, and the ledger knows it as used, or as given out: whoever carries data of
-    // that one completes it (step 4b).
-    let descends =
-        promise.history.parse::<crate::model::timeline::TimelineHistory>().is_ok_and(|history| history.leaves(mine.tli).is_some());
-    let given_out = ledger::entry(s, promise.tli).is_some_and(|entry| entry.state == TimelineState::Reserved);
-    descends && (given_out || ledger::history(s, promise.tli).is_some())
-}
-
-fn hand_over(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ahead: &Replica) -> Keeps {
-    d.because("handoff", format!("{} holds more than this node: the claim goes to it", ahead.node));
-    let record = LeaderRecord { state: LeaderState::Handoff { to: ahead.node.clone() }, ..next(s, &leader.record) };
-    let txn = super::leadership::swap(leader, &record);
-    d.act(s, Action::Txn(Purpose::Handoff, txn));
-    Keeps::Not
-}
-
 /// `sync` for the new primary, and for a promotion a new timeline id, in one transaction.
-fn prepare(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Option<Whole>) -> Keeps {
+pub(super) fn prepare(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, whole: Option<Whole>) -> Keeps {
     if let Some(story) = d.memory.claim.as_mut() {
         story.voted.get_or_insert(s.now.boot);
     }
@@ -240,8 +185,17 @@ fn prepare_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>
     // After a handoff between servers the former primary would join; in `async` it joins when it streams.
     let electable = sync.record.electable.iter().filter(|replica| **replica != me).cloned().collect();
     let nonce = s.nonce("sync");
-    let next_sync =
-        SyncRecord { term, nonce: nonce.clone(), primary: me.clone(), address: s.me.postgres.clone(), electable, ..sync.record.clone() };
+    let (k, voters) = next_voters(s, leader, &sync.record, whole);
+    let next_sync = SyncRecord {
+        term,
+        nonce: nonce.clone(),
+        primary: me.clone(),
+        address: s.me.postgres.clone(),
+        k,
+        electable: if voters.is_empty() && sync.record.is_lossless() { Vec::new() } else { electable },
+        voters,
+        ..sync.record.clone()
+    };
     let mut when = vec![
         Compare::Is(Key::Leader, leader.text.clone()),
         Compare::Is(Key::Term, term_record.text.clone()),
@@ -265,6 +219,31 @@ fn prepare_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Whole>
         then.push(Write::Put(Key::Timeline(tli), to_text(&record)));
     }
     Some(Txn { nonce, when, then })
+}
+
+/// Who votes under the new primary: those who did, it itself replaced by the former one. Never simply without that one: a voter that lacks what
+/// it held could then elect. As many have to confirm as before, or as have answered; with nobody the owner goes on alone.
+fn next_voters(s: &Snapshot, leader: &Stored<LeaderRecord>, sync: &SyncRecord, whole: Option<Whole>) -> (u32, Vec<Replica>) {
+    let me = s.myself();
+    // An owner that comes back asks for what it asked for before.
+    let changes = !sync.voters.is_empty() && sync.primary != me;
+    let Some(whole) = whole.filter(|_| changes) else { return (sync.k, sync.voters.clone()) };
+    let others: Vec<Replica> = sync.voters.iter().filter(|voter| **voter != me).cloned().collect();
+    let answered = match has_all(s, leader, whole) {
+        true => others.len(),
+        false => promised(s, leader.record.term, &others).count(),
+    };
+    let answered = u32::try_from(answered).unwrap_or(u32::MAX);
+    if sync.mode != SyncMode::StrictQuorum && answered == 0 {
+        return (sync.k, Vec::new());
+    }
+    let k = if sync.mode == SyncMode::StrictQuorum { sync.k } else { sync.k.min(answered) };
+    let mut voters = others;
+    if !voters.contains(&sync.primary) {
+        voters.push(sync.primary.clone());
+    }
+    voters.sort();
+    (k, voters)
 }
 
 /// Every id that is still reserved is settled: completed where a promiser's or our own data is on it, else burnt.
@@ -315,8 +294,14 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
         return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
     };
     let promoted = Promoted { tli, term };
-    if s.file.promoted != Some(promoted) {
-        d.act(s, Action::WriteFile(Box::new(NodeFile { promoted: Some(promoted), ..s.file.clone() })));
+    let barrier = durability::barrier_of(s, term);
+    if s.file.promoted != Some(promoted) || s.file.barrier != barrier {
+        d.act(s, Action::WriteFile(Box::new(NodeFile { promoted: Some(promoted), barrier, ..s.file.clone() })));
+        return Keeps::Renewing;
+    }
+    // What commits will wait for stands in the configuration before there are any.
+    if !super::upkeep::configured(s, d, None, false) {
+        d.waits("sync-names", "synchronous_standby_names is written before the promotion");
         return Keeps::Renewing;
     }
     if !has_margin(s, d, leader) {
@@ -395,9 +380,10 @@ fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) ->
         ledger::put(s, d, texts);
         return Keeps::Renewing;
     }
-    if s.file.initialised {
+    let barrier = durability::barrier_of(s, leader.record.term);
+    if s.file.initialised || s.file.barrier != barrier {
         // From now on it is no directory that may be thrown away.
-        d.act(s, Action::WriteFile(Box::new(NodeFile { initialised: false, ..s.file.clone() })));
+        d.act(s, Action::WriteFile(Box::new(NodeFile { initialised: false, barrier, ..s.file.clone() })));
         return Keeps::Renewing;
     }
     if !super::upkeep::configured(s, d, None, false) || !has_margin(s, d, leader) {

@@ -4,6 +4,7 @@ use super::{
     Flow,
     decision::{Action, Purpose},
     draft::Draft,
+    durability,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -53,7 +54,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         }
         mine => {
             d.waits("registration", "this node's present life is being published");
-            d.memory.registering |= put(s, d, mine);
+            // Another agent changes nothing of what was said of the server.
+            let ready = mine.is_some_and(|mine| mine.record.data == s.file.data && mine.record.sync_ready);
+            d.memory.registering |= put(s, d, mine, ready);
             Flow::Settled
         }
     }
@@ -85,7 +88,7 @@ fn silent(s: &Snapshot, d: &mut Draft) {
 fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) -> Flow {
     let Some(stored) = mine else {
         d.waits("registration", "this node's key was removed from etcd; it is published again");
-        put(s, d, None);
+        put(s, d, None, false);
         return Flow::Goes;
     };
     let theirs = &stored.record;
@@ -100,8 +103,9 @@ fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) ->
         d.act(s, Action::Exit { why: "another agent runs under this node's name".to_owned() });
         return Flow::Settled;
     }
-    if theirs.data != s.file.data || moved_far(s, theirs) {
-        put(s, d, Some(stored));
+    let ready = durability::ready(s, d);
+    if theirs.data != s.file.data || moved_far(s, theirs) || theirs.sync_ready != ready {
+        put(s, d, Some(stored), ready);
     }
     Flow::Goes
 }
@@ -118,6 +122,7 @@ pub(super) fn new_life(s: &Snapshot) -> NodeFile {
         data: s.fresh.data.clone(),
         claimed: None,
         promoted: None,
+        barrier: None,
         demoted: None,
         boundary: None,
         operation: None,
@@ -139,7 +144,7 @@ fn says_the_same(s: &Snapshot, theirs: &NodeRecord) -> bool {
     theirs.data == s.file.data && theirs.starts == s.file.starts
 }
 
-fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) -> bool {
+fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>, sync_ready: bool) -> bool {
     let key = Key::Node(s.me.node.clone());
     let record = NodeRecord {
         v: VERSION,
@@ -148,6 +153,7 @@ fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) -> bool {
         // Only what the file has noted: a file that is behind this key went back.
         whole: s.file.boundary.map(|boundary| boundary.lsn).unwrap_or_default(),
         tli: s.file.boundary.map(|boundary| boundary.tli),
+        sync_ready,
         unknown: mine.map(|stored| stored.record.unknown.clone()).unwrap_or_default(),
     };
     let condition = mine.map_or_else(|| Compare::Missing(key.clone()), |stored| Compare::Is(key.clone(), stored.text.clone()));

@@ -3,11 +3,12 @@
 //! PostgreSQL is verified dead before `leader` says so: kill → empty → fsync "demoted at e" → swap.
 
 use super::{
-    Flow, candidacy,
+    Flow, candidacy, cut,
     decision::{Action, Crash, Purpose},
     draft::Draft,
+    durability,
     leadership::{Keeps, next, swap},
-    ledger, membership, scan,
+    ledger, scan,
     snapshot::Snapshot,
     step_down, stop,
 };
@@ -70,7 +71,8 @@ fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
             d.memory.crash = None;
             d.memory.failed_starts = 0;
             d.because("primary", format!("this node is the primary in term {}", leader.record.term));
-            membership::rule(s, d);
+            cut::lift(s, d);
+            durability::rule(s, d);
         }
         Some(ServerRole::Standby { .. }) => {
             d.alarm("role", "`leader` says that this node serves, but PostgreSQL is in recovery: it is killed and the lease released");

@@ -63,6 +63,12 @@ pub struct Snapshot {
     pub received_at: Option<Moment>,
     /// The managed configuration, as last written and reloaded (or started with).
     pub configured: Option<Configuration>,
+    /// The `synchronous_standby_names` that new connections were last seen to show.
+    pub shown: Option<Shown>,
+    /// The last look whether a primary's PostgreSQL answers us.
+    pub probed: Option<Probed>,
+    /// A write of `sync` by us may have happened, or may yet: what it says counts as well as what is seen.
+    pub sync_unsettled: bool,
     /// The history files known to be in `pg_wal`.
     pub histories: Arc<BTreeMap<TimelineId, String>>,
     /// When each replica last confirmed anything to us as its primary.
@@ -181,6 +187,35 @@ pub struct CopyPlace {
     /// What is free where the data directory lies, in bytes.
     pub free: Bytes,
     /// When the look began.
+    pub at: Moment,
+}
+
+/// What new connections were seen to show as `synchronous_standby_names`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// In which run of the server.
+    pub run: Run,
+    /// As shown.
+    pub names: String,
+    /// Whether two checkpoints followed.
+    pub checkpoints: bool,
+    /// A place in the primary's log that was reached after all that; `None` on a standby.
+    pub mark: Option<Lsn>,
+    /// When it was asked for: the names had been written before.
+    pub at: Moment,
+    /// When the answer came.
+    #[serde(default)]
+    pub known: Moment,
+}
+
+/// Whether a primary's PostgreSQL answered us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// Where it was asked.
+    pub address: Address,
+    /// Whether any answer came: a full one, of the server itself. A frozen host still takes connections.
+    pub answered: bool,
+    /// When it was asked.
     pub at: Moment,
 }
 
@@ -386,6 +421,11 @@ impl Snapshot {
     /// Whether `sync` lists us as electable in the present life of our data.
     pub fn is_electable(&self) -> bool {
         self.sync().is_some_and(|sync| sync.record.electable.contains(&self.myself()))
+    }
+
+    /// Whether our promise may be needed: we vote, or may take over, in the present life of our data.
+    pub fn is_elector(&self) -> bool {
+        self.is_electable() || self.sync().is_some_and(|sync| sync.record.voters.contains(&self.myself()))
     }
 
     /// Whether the primary that `sync` names is proven dead by its releaser (protocol 1.2, `dead`).

@@ -3,7 +3,7 @@
 use super::{
     decision::{Action, Configuration, Follow, Published, Purpose, Task},
     draft::Draft,
-    ledger,
+    durability, ledger,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -69,7 +69,7 @@ fn file(s: &Snapshot, d: &mut Draft) {
 
 /// Whether the managed configuration is in place for this `follow`; writes it where it is not.
 pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, recovery_only: bool) -> bool {
-    let wanted = configuration(s, follow, recovery_only);
+    let wanted = configuration(s, d, follow, recovery_only);
     if s.configured.as_ref() == Some(&wanted) {
         return true;
     }
@@ -77,12 +77,19 @@ pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, re
     false
 }
 
-fn configuration(s: &Snapshot, follow: Option<Follow>, recovery_only: bool) -> Configuration {
+/// Writes the managed configuration of a primary again, although it was: the server does not show what it says.
+pub(super) fn configure_again(s: &Snapshot, d: &mut Draft) {
+    let wanted = configuration(s, d, None, false);
+    d.act(s, Action::Configure(Box::new(wanted)));
+}
+
+fn configuration(s: &Snapshot, d: &Draft, follow: Option<Follow>, recovery_only: bool) -> Configuration {
     Configuration {
         follow,
         recovery_only,
         application_name: s.myself().application_name(),
-        sync_names: String::new(),
+        sync_names: durability::sync_names(s, d),
+        members_only: durability::members_only(s),
         parameters: s.policy.parameters.clone(),
         hba: s.policy.hba.clone(),
         members: member_hosts(s),
@@ -170,7 +177,9 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let switch =
         entry.filter(|_| promoted_now).and_then(|entry| entry.history.parse::<TimelineHistory>().ok()).and_then(|history| history.last());
     let former = story.wal_end.or(story.former_lsn);
+    let lossless = s.sync().is_some_and(|sync| sync.record.is_lossless());
     let lost = match (former, switch) {
+        _ if lossless => Some(0),
         (Some(former), Some(fork)) => Some(former.bytes_ahead_of(s.layout.boundary(fork.at)).get()),
         (Some(_), None) => Some(0),
         (None, _) => None,
@@ -179,7 +188,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let since = entry.filter(|_| promoted_now).and_then(|entry| entry.parent).unwrap_or(leader.record.tli);
     // A former holder whose record this run of the agent never saw may have had any hold.
     let longest = story.former_hold.unwrap_or(LONGEST_HOLD).max(leader.record.hold).plus(s.policy.timers().renew_every);
-    let unseen = if story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
+    let unseen = if lossless || story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
     let steps = [
         ("claim", story.claimed),
         ("vote", story.voted),
@@ -243,6 +252,10 @@ fn intent(s: &Snapshot, d: &mut Draft) {
     } else {
         match &stored.record.request {
             Request::Remove { node } if *node == s.me.node => d.refused("intent", "the primary cannot be removed; it is dropped"),
+            Request::Remove { node } if s.sync().is_some_and(|sync| sync.record.voters.iter().any(|voter| voter.node == *node)) => {
+                d.waits("intent", format!("{node} is to be removed, as {} asked: commits stop to wait for it first", stored.record.actor));
+                return;
+            }
             Request::Remove { node } => {
                 d.because("intent", format!("{} is removed from the cluster, as {} asked", node, stored.record.actor));
                 forget(s, node, &mut when, &mut then);
@@ -272,7 +285,7 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     if !s.etcd_answers() {
         return;
     }
-    let record = member_record(s);
+    let record = MemberRecord { finds_gone: d.memory.finds_gone.clone(), ..member_record(s) };
     let essence = essence(&record);
     let last = s.memory.published.as_ref();
     let changed = last.is_none_or(|last| last.essence != essence);
@@ -290,7 +303,7 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
 
 fn essence(record: &MemberRecord) -> String {
     format!(
-        "{} {} {:?} {} {:?} {:?} {} {} {:?}",
+        "{} {} {:?} {} {:?} {:?} {} {} {:?} {:?}",
         record.data,
         record.postgres,
         record.role,
@@ -299,7 +312,8 @@ fn essence(record: &MemberRecord) -> String {
         record.tags,
         record.pending_restart,
         record.roles_missing,
-        record.oldest_wal
+        record.oldest_wal,
+        record.finds_gone
     )
 }
 
@@ -325,6 +339,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         fencing: fencing(s),
         pending_restart: s.server().is_some_and(|facts| !facts.pending_restart.is_empty()),
         roles_missing: roles_missing(s),
+        finds_gone: None,
         oldest_wal: s.server().and_then(|facts| facts.oldest_wal),
         unknown: Unknown::new(),
     }

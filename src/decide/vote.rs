@@ -1,8 +1,8 @@
 //! Promising a claimant (protocol 1.7 step 3): fsync → cut → seen gone → whole → publish. Never withdrawn.
 
 use super::{
-    candidacy,
-    decision::{Action, Purpose},
+    candidacy, cut,
+    decision::{Action, Purpose, Task},
     draft::Draft,
     scan,
     snapshot::Snapshot,
@@ -19,7 +19,7 @@ use crate::model::{
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let Some(leader) = s.leader() else { return };
     let claimed = leader.record.state == LeaderState::Claimed;
-    if !claimed || !s.is_electable() || leader.record.holder.node == s.me.node || leader.record.term < s.file.promised {
+    if !claimed || !s.is_elector() || leader.record.holder.node == s.me.node || leader.record.term < s.file.promised {
         return;
     }
     // An owner that starts in place needs nobody's promise; its replicas wait where they are, their streams are dead.
@@ -30,6 +30,15 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
 /// Makes our promise for the claim's term a fact on this node, step by step; returns our end of WAL once it is.
 pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Whole> {
     let term = leader.record.term;
+    if let Some(operation) = &s.file.operation {
+        // What lies here is of two histories, or half of one: no end of WAL in it says anything.
+        d.refused("promise", format!("promises nothing: {operation} has not ended"));
+        return None;
+    }
+    if s.busy(Task::Data) || s.disk().is_some_and(DataDir::is_half_rewound) {
+        d.refused("promise", "promises nothing: the data directory is being replaced, or was left half done");
+        return None;
+    }
     if s.file.promised < term {
         d.because("promise", format!("promises to follow nobody below term {term}, the claim of {}", leader.record.holder.node));
         let file = NodeFile { promised: term, term: s.file.term.max(term), ..s.file.clone() };
@@ -41,10 +50,13 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
         super::upkeep::configured(s, d, None, false);
         return None;
     }
-    if !is_cut(s) {
+    let (gone, kept_out) = (is_cut(s), cut::off(s, d));
+    if !gone {
         d.waits("cut", "the stream from the former primary is being cut");
-        d.hurry = true;
         d.act(s, Action::CutStream);
+    }
+    if !gone || !kept_out {
+        d.hurry = true;
         return None;
     }
     scan::whole(s, d)

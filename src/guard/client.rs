@@ -7,12 +7,12 @@ use super::{
 use crate::model::{
     instance::{GuardStatus, StartAs, StopMode},
     moment::{Moment, Span},
-    node::Incarnation,
+    node::{Address, Incarnation},
     term::Term,
 };
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -183,6 +183,16 @@ impl Guard {
     /// [`Error::Refused`]: processes live that are or may be a primary, and it is no pause.
     pub async fn disarm(&self, term: Term, why: Disarm, deadline: Span) -> Result<GuardStatus, Error> {
         self.ask(term, Verb::Disarm { paused: why == Disarm::Paused }, deadline).await
+    }
+
+    /// Cuts this host off from the PostgreSQL of these addresses, and from no others any more: the kernel lets no TCP pass, established or new.
+    /// Done: it is so.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] also where there is no `nft` here, the guard lacks the right (`CAP_NET_ADMIN`), or a name cannot be resolved: what was
+    /// cut before still is.
+    pub async fn cut(&self, from: BTreeSet<Address>, term: Term, deadline: Span) -> Result<GuardStatus, Error> {
+        self.ask(term, Verb::Cut { from }, deadline).await
     }
 
     /// Ends the guard, whose PostgreSQL is stopped.

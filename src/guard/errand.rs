@@ -1,19 +1,20 @@
 //! Errands: work on files, done by a short-lived child so that a disk that hangs never holds the guard.
 
 use super::{
-    StartCommand, data_dir,
+    StartCommand, cut, data_dir,
     data_dir::{FileIdentity, Phase},
     kernel::{self, Forked, Received},
     launch::Owner,
     reaper,
 };
-use crate::model::instance::StartAs;
+use crate::model::{instance::StartAs, node::Address};
 use nix::{
     sys::{prctl, signal::Signal},
     unistd::{Gid, Pid, User, geteuid, getgrouplist},
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     ffi::CString,
     fs,
     io::{Read, Seek, SeekFrom},
@@ -49,6 +50,10 @@ pub(super) struct Found {
     pub(super) phase: Phase,
     /// The server's last lines.
     pub(super) tail: String,
+    /// What this host was cut off from.
+    pub(super) cut: cut::Known,
+    /// Why nothing was changed, where that is certain.
+    pub(super) refused: Option<cut::Refused>,
 }
 
 /// The server that an errand is about: ours, by the id it wrote and the file it did not write.
@@ -115,6 +120,18 @@ impl Errand {
                 data_dir::remove_own_lock_file(&server.data_dir, server.pid, server.not);
             }
             Ok((Found { tail: tail(&log, log_length), ..Found::default() }, None))
+        })
+    }
+
+    /// Cuts this host off from these servers and from no others, with the guard's own rights.
+    pub(super) fn cut(table: &str, from: &BTreeSet<Address>, known: &cut::Known, data_dir: &Path) -> Result<Self, String> {
+        let (table, from, known, data_dir) = (table.to_owned(), from.clone(), known.clone(), data_dir.to_owned());
+        Self::send_out(move || {
+            let found = match cut::put(&table, &from, &known, &data_dir) {
+                Ok(cut) => Found { cut, ..Found::default() },
+                Err(why) => Found { refused: Some(why), ..Found::default() },
+            };
+            Ok((found, None))
         })
     }
 

@@ -21,6 +21,7 @@ use nix::{
         signal::Signal,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
+    unistd::Pid,
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -275,8 +276,8 @@ impl Instance {
         }
     }
 
-    /// Looks at everything once; never waits.
-    pub(super) fn turn(&mut self, now: Moment) -> Vec<Event> {
+    /// Looks at everything once; never waits. `other`: a child of the guard that is none of PostgreSQL's.
+    pub(super) fn turn(&mut self, now: Moment, other: Option<Pid>) -> Vec<Event> {
         let no_children = self.reap();
         let mut events = std::mem::take(&mut self.answers);
         events.extend(self.finished());
@@ -286,8 +287,8 @@ impl Instance {
             State::Alive(life) => {
                 life.listen();
                 life.push_on(self.kill, now);
-                let spared = self.work.as_ref().map(|(_, errand)| errand.pid);
-                let is_over = life.is_over(self.kill, no_children, spared);
+                let spared: Vec<Pid> = self.work.iter().map(|(_, errand)| errand.pid).chain(other).collect();
+                let is_over = life.is_over(self.kill, no_children, &spared);
                 let opens = life.postmaster.is_some() && !life.restoring;
                 life.restoring |= opens;
                 if is_over {

@@ -104,7 +104,7 @@ impl Life {
     }
 
     /// Whether the tree is proven empty.
-    pub(super) fn is_over(&mut self, mode: KillMode, no_children: bool, spared: Option<Pid>) -> bool {
+    pub(super) fn is_over(&mut self, mode: KillMode, no_children: bool, spared: &[Pid]) -> bool {
         let Some(ended) = self.keeper_ended else { return false };
         match (mode, ended) {
             // An init is reaped after the last process of its namespace.
@@ -114,7 +114,7 @@ impl Life {
             // No child of ours at all: orphans would be.
             _ if no_children => true,
             _ => {
-                let found = reaper::kill_descendants(getpid(), &spared.into_iter().collect::<Vec<_>>());
+                let found = reaper::kill_descendants(getpid(), spared);
                 self.found_none = if found == 0 { self.found_none.saturating_add(1) } else { 0 };
                 self.found_none >= 2
             }

@@ -14,10 +14,12 @@
 //! - [`protocol`]: what travels between the two; [`client`]: the agent's side;
 //! - [`server`]: the guard's main loop; [`session`]: who may speak; [`law`]: which verbs are accepted; [`deadline`]: the kernel timer;
 //! - [`instance`]: one PostgreSQL, start after start; [`life`]: one run of it, to the verified end; [`keeper`]: the postmaster's parent, per kill mode; [`launch`]: from fork to
-//!   exec; [`reaper`]: who lives, and killing a tree; [`errand`], [`data_dir`]: work on files;
+//!   exec; [`reaper`]: who lives, and killing a tree; [`errand`], [`data_dir`]: work on files; [`cut`]: no TCP
+//!   between this host and others;
 //! - [`selftest`]: whether the kill works here; [`log`]: lines that never hold it up; [`kernel`]: system calls.
 
 pub mod client;
+mod cut;
 mod data_dir;
 mod deadline;
 mod errand;
@@ -33,6 +35,8 @@ mod reaper;
 mod selftest;
 pub mod server;
 mod session;
+
+pub use cut::program as cut_program;
 
 use crate::model::{
     moment::Span,

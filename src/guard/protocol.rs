@@ -7,10 +7,11 @@ use super::StartCommand;
 use crate::model::{
     instance::{GuardStatus, StartAs, StopMode},
     moment::Moment,
-    node::Incarnation,
+    node::{Address, Incarnation},
     term::Term,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
@@ -99,6 +100,11 @@ pub(super) enum Verb {
     Disarm {
         /// The cluster's pause is committed: allowed while a primary lives.
         paused: bool,
+    },
+    /// Nothing passes between this host and these servers from now on, and everything else does again. Answered once it is so.
+    Cut {
+        /// PostgreSQL's addresses of other hosts; with none, nothing is cut any more.
+        from: BTreeSet<Address>,
     },
     /// End the guard; refused while PostgreSQL is not verified empty.
     Quit,

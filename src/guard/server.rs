@@ -2,6 +2,7 @@
 
 use super::{
     Error, GuardSettings, KillChoice, StartCommand,
+    cut::Wall,
     deadline::Deadline,
     instance::{Event, Instance, Prepared, Ticket, Wish},
     kernel::{self, Forked},
@@ -134,6 +135,7 @@ struct Guard {
     law: Law,
     deadline: Deadline,
     instance: Instance,
+    wall: Wall,
     doors: Doors,
     signals: SignalFd,
     /// SIGTERM has come: the guard ends once PostgreSQL has.
@@ -163,11 +165,12 @@ impl Guard {
         lock_memory();
         let deadline = Deadline::new().map_err(Error::errno("create the deadline's timer"))?;
         let instance = Instance::new(settings.data_dir.clone(), kill, lock);
+        let wall = Wall::new(&settings, !instance.lives());
         let doors = Doors::open(&settings)?;
         let incarnation = clock::incarnation();
         tracing::info!(cluster = %settings.cluster, node = %settings.node, %incarnation, %kill, fenced, "the guard listens");
         let law = Law::default();
-        Ok(Self { settings, incarnation, kill, fenced, law, deadline, instance, doors, signals, leaving: false, told: None })
+        Ok(Self { settings, incarnation, kill, fenced, law, deadline, instance, wall, doors, signals, leaving: false, told: None })
     }
 
     fn serve(mut self) -> Result<(), Error> {
@@ -178,8 +181,11 @@ impl Guard {
             for asked in self.doors.turn(&self.status()) {
                 self.answer(&asked);
             }
-            for event in self.instance.turn(now) {
+            for event in self.instance.turn(now, self.wall.errand()) {
                 self.follow(event);
+            }
+            if let Some((ticket, result)) = self.wall.turn() {
+                self.reply(ticket, result);
             }
             let status = self.status();
             if self.told.as_ref() != Some(&status) {
@@ -202,7 +208,7 @@ impl Guard {
             Some(at) => PollTimeout::try_from(at.since(now).as_millis() + u64::from(at > now)).unwrap_or(PollTimeout::MAX),
         };
         let (read, write) = self.doors.watched();
-        let read = read.into_iter().chain(self.instance.watched()).chain([self.signals.as_fd()]);
+        let read = read.into_iter().chain(self.instance.watched()).chain(self.wall.watched()).chain([self.signals.as_fd()]);
         let mut fds: Vec<_> = read.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         fds.extend(write.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
         match poll(&mut fds, timeout) {
@@ -235,6 +241,7 @@ impl Guard {
             kill: self.kill,
             fenced: self.fenced,
             starting: self.instance.is_starting(),
+            cut: self.wall.status(),
         }
     }
 
@@ -298,6 +305,10 @@ impl Guard {
                 self.law.may_lead(term, now)?;
                 self.instance.promote(ticket)?;
                 self.law.led(StartAs::Primary, term);
+                Ok(Answered::Later)
+            }
+            Verb::Cut { from } => {
+                self.wall.change(ticket, from, &self.settings)?;
                 Ok(Answered::Later)
             }
             Verb::Disarm { paused } => {

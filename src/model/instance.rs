@@ -2,14 +2,17 @@
 
 use super::{
     lsn::{Bytes, Lsn},
-    moment::Moment,
+    moment::{Moment, Span},
     node::{Address, DataIncarnation, Incarnation, SlotName, SystemId},
     record::Lag,
     term::Term,
     timeline::TimelineId,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// Counts the starts of PostgreSQL under one guard. Facts of one run say nothing of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,6 +130,31 @@ pub struct GuardStatus {
     /// A start was accepted and is being prepared: no process lives yet, and one may at any moment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub starting: bool,
+    /// Whom the kernel cuts this host off from.
+    #[serde(default)]
+    pub cut: Cut,
+}
+
+/// Whom the kernel cuts this host off from (protocol 1.7 step 3 b).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cut {
+    /// Not known: the guard is finding out, or a change had no certain end.
+    Unknown,
+    /// It cannot be done here.
+    Unable {
+        /// Why, for people.
+        why: String,
+    },
+    /// The PostgreSQL of these, and of nobody else.
+    From(BTreeSet<Address>),
+}
+
+impl Default for Cut {
+    /// What a guard that says nothing of it can do.
+    fn default() -> Self {
+        Self::Unable { why: "the guard is of an older version".to_owned() }
+    }
 }
 
 /// What lies in the data directory.
@@ -144,6 +172,13 @@ pub enum DataDir {
         /// What is wrong and what to do.
         why: String,
     },
+}
+
+impl DataDir {
+    /// Whether a rewind has begun here and not ended: blocks of two histories, which PostgreSQL must not be started on.
+    pub fn is_half_rewound(&self) -> bool {
+        matches!(self, Self::Present(disk) if disk.rewind == Some(RewindMark::Unfinished))
+    }
 }
 
 /// What a data directory says while PostgreSQL is stopped.
@@ -271,9 +306,21 @@ pub struct ServerFacts {
     pub pending_restart: Vec<String>,
     /// `synchronous_standby_names` as in force for new sessions.
     pub sync_names: String,
+    /// Of a primary whose commits wait for replicas: those that wait now.
+    #[serde(default)]
+    pub waiting: Option<Waiting>,
     /// Of a primary: where the oldest segment in `pg_wal` begins. What lies before that it cannot send.
     #[serde(default)]
     pub oldest_wal: Option<Lsn>,
+}
+
+/// Commits that wait for replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// How many sessions wait.
+    pub sessions: u32,
+    /// For how long the first of them has.
+    pub longest: Span,
 }
 
 /// Role and positions.

@@ -14,6 +14,8 @@ pub struct Lsn(u64);
 impl Lsn {
     /// `0/0`, which PostgreSQL uses for "no position".
     pub const ZERO: Self = Self(0);
+    /// Beyond every other.
+    pub const MAX: Self = Self(u64::MAX);
 
     /// From the 64-bit byte position that PostgreSQL uses internally.
     pub const fn new(byte: u64) -> Self {

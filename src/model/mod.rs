@@ -21,6 +21,7 @@ pub mod node_file;
 pub mod observed;
 pub mod policy;
 pub mod policy_check;
+pub mod quorum;
 pub mod record;
 pub mod records;
 pub mod request;

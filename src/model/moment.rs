@@ -17,6 +17,9 @@ impl Moment {
     /// The clock's zero.
     pub const ZERO: Self = Self(0);
 
+    /// Later than any other.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// From the clock's nanoseconds.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

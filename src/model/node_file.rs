@@ -30,6 +30,10 @@ pub struct NodeFile {
     pub claimed: Option<Term>,
     /// "I promoted timeline n at term e"; written before the promotion.
     pub promoted: Option<Promoted>,
+    /// The term in which this node became primary and its voters have not confirmed all that it came up with: it may show commits that nobody
+    /// else has (protocol 1.7 step 6, 1.8, *read barrier*).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barrier: Option<Term>,
     /// The newest term in which this node verified that its PostgreSQL was dead before it gave up the lease.
     pub demoted: Option<Term>,
     /// The newest record boundary known to be on this disk.
@@ -137,6 +141,7 @@ impl NodeFile {
             promised: Term::ZERO,
             claimed: None,
             promoted: None,
+            barrier: None,
             demoted: None,
             boundary: None,
             operation: None,

@@ -22,6 +22,15 @@ pub struct ClusterPolicy {
     /// How long before its deadline a holder begins to stop by itself (S). Overrides the preset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_stop: Option<Span>,
+    /// What a commit waits for.
+    #[serde(skip_serializing_if = "Durability::is_usual")]
+    pub durability: Durability,
+    /// How many voters must flush a commit before it is acknowledged (`quorum`, `strict-quorum`). From 1 to 4.
+    #[serde(skip_serializing_if = "is_one")]
+    pub quorum_standbys: u32,
+    /// When voters may follow a primary that they find gone.
+    #[serde(skip_serializing_if = "Depose::is_usual")]
+    pub depose: Depose,
     /// How many bytes a candidate may be behind the last known position of the primary (`async` only).
     #[serde(with = "bytes_text")]
     pub max_lag: Bytes,
@@ -60,6 +69,50 @@ impl Default for SlotRetention {
     fn default() -> Self {
         Self { time: Span::from_secs(86_400), bytes: Bytes::new(10 << 30) }
     }
+}
+
+/// What a commit waits for (protocol 1.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// `async` until a third member is admitted, `quorum` from then on.
+    Auto,
+    /// For nobody.
+    Async,
+    /// For `quorum_standbys` voters, or as many as there are.
+    Quorum,
+    /// For `quorum_standbys` voters, whether they are there or not.
+    StrictQuorum,
+}
+
+impl Durability {
+    /// Agents that know nothing of it read a policy that does not name it.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+    const fn is_usual(&self) -> bool {
+        matches!(self, Self::Async)
+    }
+}
+
+impl Depose {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+    const fn is_usual(&self) -> bool {
+        matches!(self, Self::ByQuorum)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+const fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+/// When voters may follow a primary that they find gone, in the quorum modes (protocol 1.7 step 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depose {
+    /// As soon as so many of them find it gone as elect.
+    ByQuorum,
+    /// Once its lease is over.
+    AfterLease,
 }
 
 /// What follows a crash of PostgreSQL while its agent lives (protocol 1.9).
@@ -106,6 +159,9 @@ impl Default for ClusterPolicy {
             hold_for: None,
             take_after: None,
             soft_stop: None,
+            durability: Durability::Async,
+            quorum_standbys: 1,
+            depose: Depose::ByQuorum,
             max_lag: Bytes::new(1 << 20),
             crash_policy: CrashPolicy::Lossless,
             rewind: true,

@@ -4,7 +4,7 @@ use super::{
     lsn::Bytes,
     managed::{self, Managed},
     moment::Span,
-    policy::ClusterPolicy,
+    policy::{ClusterPolicy, Durability},
 };
 use std::collections::BTreeSet;
 
@@ -41,6 +41,17 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
         let what = format!("{} is less than one WAL segment", policy.member_slot_retention.bytes);
         faults.push(PolicyFault::new("member_slot_retention.bytes", what, "choose at least 16MB"));
     }
+    if !(1..=MOST_CONFIRM).contains(&policy.quorum_standbys) {
+        let what = format!("{} is out of range", policy.quorum_standbys);
+        faults.push(PolicyFault::new("quorum_standbys", what, format!("choose 1 to {MOST_CONFIRM}")));
+    }
+    let weak = policy.parameters.iter().find(|(name, value)| {
+        name.eq_ignore_ascii_case("synchronous_commit") && WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
+    });
+    if let Some((name, value)) = weak.filter(|_| policy.durability != Durability::Async) {
+        let what = format!("{value} lets commits be acknowledged before a replica has flushed them, and durability promises that it has");
+        faults.push(PolicyFault::new(format!("parameters.{name}"), what, "choose on or remote_apply, or durability = \"async\""));
+    }
     let mut seen = BTreeSet::new();
     for (name, value) in &policy.parameters {
         let key = format!("parameters.{name}");
@@ -57,6 +68,12 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
     }
     faults
 }
+
+/// The largest `quorum_standbys`.
+pub const MOST_CONFIRM: u32 = 4;
+
+/// Values of `synchronous_commit` that do not wait for a replica's flush; those that PostgreSQL takes for `off`, too.
+const WEAK_COMMITS: [&str; 6] = ["off", "false", "no", "0", "local", "remote_write"];
 
 /// The first timer that was set by hand, where one was.
 fn timer_key(policy: &ClusterPolicy) -> &'static str {

@@ -30,6 +30,8 @@ pub struct Configuration {
     pub follow: Option<Follow>,
     /// `synchronous_standby_names`.
     pub sync_names: String,
+    /// Whether only members and the agent are let in, and the policy's lines wait.
+    pub members_only: bool,
     /// The policy's PostgreSQL parameters; managed ones among them are left out.
     pub parameters: BTreeMap<String, String>,
     /// The policy's lines of `pg_hba.conf`.
@@ -73,6 +75,7 @@ impl Configuration {
         Self {
             follow: None,
             sync_names: String::new(),
+            members_only: false,
             parameters: policy.parameters.clone(),
             hba: policy.hba.clone(),
             peers,

@@ -22,6 +22,12 @@ pub(super) fn hba(settings: &Settings, configuration: &Configuration) -> Result<
     for role in [&settings.roles.replication, &settings.roles.rewind] {
         reject_lines(&mut text, settings, role)?;
     }
+    if configuration.members_only {
+        text.push_str(
+            "\n# Not yet: replicas have to confirm first what this server came up with\nlocal all all reject\nhost all all all reject\n",
+        );
+        return Ok(text);
+    }
     text.push_str("\n# The cluster policy, or the default\n");
     if configuration.hba.is_empty() {
         text.push_str("host all all all scram-sha-256\n");

@@ -48,6 +48,7 @@ mod session;
 pub mod settings;
 mod shell;
 pub mod slots;
+mod sync_names;
 mod tls;
 pub mod version;
 

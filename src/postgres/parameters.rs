@@ -111,7 +111,10 @@ pub(super) const fn timeline_target(configuration: &Configuration) -> &'static s
 fn primary_conninfo(settings: &Settings, configuration: &Configuration, follow: &Follow) -> Result<String, Error> {
     // The timeout is asked of our own walsender alone: one for all would also end logical subscribers that are busy applying
     // (PG manual, "wal_sender_timeout", names this way).
-    let options = format!("-c wal_sender_timeout={}", silence(configuration));
+    // And a walsender that is told to end says so to its receiver first: on a host that is gone that would block it, and a checkpoint that waits
+    // for its slot, for a quarter of an hour.
+    let silence = silence(configuration);
+    let options = format!("-c wal_sender_timeout={silence} -c tcp_user_timeout={silence}");
     let more = [("application_name", follow.application_name.as_str()), ("options", &options)];
     conninfo_within(settings, &follow.address, &settings.roles.replication, configuration.wait, &more)
 }

@@ -1,7 +1,7 @@
 //! Another member's server, asked over TCP with a role of members: what a rewind or a clone must know of its source.
 
 use super::{
-    Error, Role, Settings,
+    Credential, Error, Role, Settings,
     session::{Rights, Session, column, options},
     tls::connector,
 };
@@ -9,6 +9,7 @@ use crate::model::{
     lsn::Lsn,
     moment::Span,
     node::{Address, SystemId},
+    secret::Secret,
     timeline::TimelineId,
 };
 use tokio_postgres::{Config, config::SslMode, types::PgLsn};
@@ -51,6 +52,21 @@ pub async fn ask(settings: &Settings, address: &Address, role: &Role, limit: Spa
         checkpoint_tli: u32::try_from(column::<i32>(row, "checkpoint_tli")?).ok().and_then(TimelineId::new).ok_or_else(malformed)?,
         redo: Lsn::new(column::<PgLsn>(row, "redo_lsn")?.into()),
     })
+}
+
+/// Whether the server at `address` answers within `limit`, whatever it says: a refusal is an answer, a connection alone is none.
+pub async fn answers(settings: &Settings, address: &Address, limit: Span) -> bool {
+    // Without any password the client would break off by itself where it is asked for one.
+    let mut role = settings.roles.monitor.clone();
+    if matches!(role.credential, Credential::None) {
+        role.credential = Credential::Password(Secret::new("none".to_owned()));
+    }
+    match connect(settings, address, &role, limit).await {
+        Ok(_) => true,
+        Err(Error::Timeout { .. } | Error::NotListening { .. } | Error::Gone { .. } | Error::File { .. }) => false,
+        // It said something.
+        Err(_) => true,
+    }
 }
 
 /// Opens a session there, in the database `postgres`.

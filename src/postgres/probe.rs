@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock,
     model::{
-        instance::{Pause, Receiver, Run, ServerFacts, ServerRole, Slot, Walsender},
+        instance::{Pause, Receiver, Run, ServerFacts, ServerRole, Slot, Waiting, Walsender},
         lsn::Lsn,
         moment::{Moment, Span},
         node::{Address, SystemId},
@@ -59,6 +59,10 @@ fn sample_sql(major: u32) -> String {
             CASE WHEN r THEN {pause} END AS paused,
             current_setting('primary_conninfo') AS conninfo,
             current_setting('synchronous_standby_names') AS sync_names,
+            CASE WHEN NOT r AND current_setting('synchronous_standby_names') <> '' THEN
+                (SELECT json_build_object('sessions', count(*),
+                    'ms', coalesce(max(extract(epoch FROM clock_timestamp() - state_change)) * 1000, 0)::bigint)
+                FROM pg_stat_activity WHERE wait_event = 'SyncRep') END AS waiting,
             CASE WHEN r THEN (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port,
                 'tli', received_tli, 'latest_end', latest_end_lsn) FROM pg_stat_wal_receiver) END AS receiver,
             CASE WHEN r THEN EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver') END AS has_receiver,
@@ -82,6 +86,12 @@ struct ReceiverRow {
     port: Option<u16>,
     tli: Option<u32>,
     latest_end: Option<Lsn>,
+}
+
+#[derive(Deserialize)]
+struct WaitingRow {
+    sessions: u32,
+    ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -190,6 +200,8 @@ impl Server {
             pending_restart: watch.seldom.pending_restart.clone(),
             oldest_wal: watch.seldom.oldest_wal.filter(|_| !in_recovery),
             sync_names: column(&row, "sync_names")?,
+            waiting: column::<Option<Json<WaitingRow>>>(&row, "waiting")?
+                .map(|waiting| Waiting { sessions: waiting.0.sessions, longest: Span::from_millis(waiting.0.ms) }),
         })
     }
 

@@ -57,6 +57,8 @@ impl World {
                 Ok(())
             }),
             Action::Configure(configuration) => self.configure(node, run, *configuration),
+            Action::Cut(from) => self.verb(node, run, task, move |world| world.cut_off(node, from)),
+            Action::Probe(address) => self.ask_primary(node, run, address),
             Action::CutStream => self.cut_stream(node, run),
             Action::InspectDisk => self.inspect(node, run),
             Action::MeasureCopy { source } => self.measure_copy(node, run, &source),
@@ -69,6 +71,8 @@ impl World {
             Action::Checkpoint => self.sql(node, run, task, |data, tli, end| {
                 (data.redo, data.checkpoint_tli, data.min_recovery) = (end, tli, (0, None));
             }),
+            Action::ShowNames { names, checkpoints } => self.show_names(node, run, names, checkpoints),
+            Action::EndWalsenders(replicas) => self.end_walsenders(node, run, replicas),
             Action::CreateSlot(name) => self.sql(node, run, task, |data, _, _| {
                 data.slots.insert(name);
             }),
@@ -83,12 +87,15 @@ impl World {
                 world.kill_guard(node, "it was told to end");
                 Ok(())
             }),
-            Action::Exit { why } => {
-                self.kill_agent(node, &format!("exit: {why}"));
-                if !self.nodes[node].stopped {
-                    self.later_at(node, 2_000_000_000, move |world| world.start_agent(node));
-                }
-            }
+            Action::Exit { why } => self.exit(node, &why),
+        }
+    }
+
+    /// The service manager starts it again, unless it was told to stop.
+    fn exit(&mut self, node: usize, why: &str) {
+        self.kill_agent(node, &format!("exit: {why}"));
+        if !self.nodes[node].stopped {
+            self.later_at(node, 2_000_000_000, move |world| world.start_agent(node));
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Swarm, world::World};
 use crate::model::{
     key::{Compare, Key, Txn, Write},
-    policy::Preset,
+    policy::{Depose, Durability, Preset},
     record::{PolicyRecord, to_text},
 };
 
@@ -305,11 +305,18 @@ impl World {
         }
     }
 
-    /// An operator chooses the other preset.
+    /// An operator chooses the other preset; or other commits to wait for, in the runs where they wait.
     fn change_policy(&mut self, node: usize) {
         let text = self.store.entries.get(&Key::Policy).map(|entry| entry.text.clone());
         let Some(mut record) = text.as_ref().and_then(|text| serde_json::from_str::<PolicyRecord>(text).ok()) else { return };
         record.version += 1;
+        if self.options.durability != Durability::Async && self.random.chance(500) {
+            let all = [Durability::Quorum, Durability::StrictQuorum, Durability::Auto, Durability::Async];
+            let most = u32::try_from(self.nodes.len() - 1).unwrap_or(1).clamp(1, 2);
+            record.policy.durability = self.random.pick(&all);
+            record.policy.quorum_standbys = if self.random.chance(500) { most } else { 1 };
+            record.policy.depose = self.random.pick(&[Depose::ByQuorum, Depose::AfterLease]);
+        }
         record.policy.preset = if record.policy.preset == Preset::Fast { Preset::Default } else { Preset::Fast };
         let when = text.into_iter().map(|text| Compare::Is(Key::Policy, text)).collect();
         let txn = Txn { nonce: self.name("o"), when, then: vec![Write::Put(Key::Policy, to_text(&record))] };

@@ -4,12 +4,14 @@ use super::{Mutation, node::Guard, world::World};
 use crate::{
     agent::event::Event,
     model::{
-        instance::{Armed, Run, StartAs},
+        instance::{Armed, Cut, Run, StartAs},
         moment::Moment,
+        node::Address,
         policy::PROMOTION_MARGIN,
         term::Term,
     },
 };
+use std::collections::BTreeSet;
 
 impl World {
     /// Pushes the guard's status to the agent in session.
@@ -22,8 +24,18 @@ impl World {
     pub(super) fn start_guard(&mut self, node: usize, run: u64) {
         if self.nodes[node].guard.is_none() {
             let incarnation = self.name("g");
-            let guard =
-                Guard { incarnation, term: Term::ZERO, armed: None, primary_of: None, last: None, session: None, runs: 0, starting: false };
+            let guard = Guard {
+                incarnation,
+                term: Term::ZERO,
+                armed: None,
+                primary_of: None,
+                last: None,
+                session: None,
+                runs: 0,
+                starting: false,
+                cut: Cut::From(BTreeSet::new()),
+                kernel: BTreeSet::new(),
+            };
             self.nodes[node].guard = Some(guard);
             let who = self.nodes[node].who();
             self.trace.line(self.now, &who, "guard starts");
@@ -72,6 +84,36 @@ impl World {
             return Err(format!("term {term} is below {}", guard.term));
         }
         Ok(guard)
+    }
+
+    /// The kernel lets nothing pass between this host and these servers: what streams from them is cut off at once.
+    pub(super) fn cut_off(&mut self, node: usize, from: BTreeSet<Address>) -> Result<(), String> {
+        let (fails, done) = (self.random.chance(30), self.random.chance(500));
+        let guard = self.nodes[node].guard.as_mut().ok_or("no guard")?;
+        if fails {
+            // The errand was killed: it may have come to its end.
+            guard.cut = Cut::Unknown;
+            if done {
+                guard.kernel = from;
+            }
+            return Err("the helper process died".to_owned());
+        }
+        guard.cut = Cut::From(from.clone());
+        guard.kernel = from;
+        let upstream = self.nodes[node].server.as_ref().and_then(|server| server.upstream_node());
+        if upstream.is_some_and(|to| self.is_cut_off(node, to))
+            && let Some(server) = &mut self.nodes[node].server
+        {
+            server.drop_upstream();
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel of `node` lets nothing pass between it and PostgreSQL on `to`.
+    pub(super) fn is_cut_off(&self, node: usize, to: usize) -> bool {
+        let address = self.nodes[to].address();
+        let cut = self.nodes[node].guard.as_ref().is_some_and(|guard| guard.kernel.contains(&address));
+        self.options.mutation != Mutation::SettingsAlone && cut
     }
 
     /// A deadline that lies in the past fires at once.

@@ -34,7 +34,7 @@ pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
 
 use crate::model::{
     moment::Span,
-    policy::{ClusterPolicy, CrashPolicy, Preset, Reclone},
+    policy::{ClusterPolicy, CrashPolicy, Durability, Preset, Reclone},
 };
 use random::Random;
 use std::collections::BTreeMap;
@@ -57,6 +57,8 @@ pub struct Options {
     pub mutation: Mutation,
     /// Which faults there are.
     pub swarm: Swarm,
+    /// What commits wait for.
+    pub durability: Durability,
     /// PostgreSQL as strict about comment-only history files at a start as about real ones.
     pub burnt_ids_are_fatal: bool,
 }
@@ -70,6 +72,7 @@ impl Default for Options {
             trace: false,
             mutation: Mutation::None,
             swarm: Swarm::All,
+            durability: Durability::Async,
             burnt_ids_are_fatal: true,
         }
     }
@@ -105,7 +108,7 @@ pub struct Outcome {
 pub fn run(seed: u64, options: Options) -> Outcome {
     let mut draw = Random::new(seed ^ 0x5EED);
     let nodes = draw.pick(&[3, 3, 3, 3, 3, 2, 1, 5]);
-    let policy = policy_of(&mut draw);
+    let policy = ClusterPolicy { durability: options.durability, ..policy_of(&mut draw) };
     let mut world = World::new(seed, options, policy, nodes);
     for node in 0..nodes {
         let after = world.random.millis(0, 3_000);

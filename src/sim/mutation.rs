@@ -4,8 +4,15 @@
 //! no switch.
 
 use crate::{
-    decide::snapshot::Snapshot,
-    model::{moment::Moment, node_file::NodeFile},
+    decide::snapshot::{Shown, Snapshot},
+    model::{
+        instance::ServerRole,
+        lsn::Lsn,
+        moment::Moment,
+        node_file::NodeFile,
+        record::{PromiseRecord, Stored, VERSION},
+        timeline::TimelineId,
+    },
 };
 use std::sync::Arc;
 
@@ -28,6 +35,16 @@ pub enum Mutation {
     ForgottenClaim,
     /// A promise is published before it is in the file.
     ForgottenPromise,
+    /// Names that are written count as in force at once.
+    NamesBelieved,
+    /// Voters that have promised nothing count.
+    PromisesInvented,
+    /// A promise rests on what the settings say: the kernel cuts nobody off.
+    SettingsAlone,
+    /// Clients are let in to see what nobody has confirmed.
+    OpenDoors,
+    /// A standby's checkpointer takes no names in: once promoted it acknowledges too early (EXP-24).
+    LateFlag,
 }
 
 impl Mutation {
@@ -45,6 +62,9 @@ impl Mutation {
                     leader.record.wait = wait;
                 }
             }
+            Self::OpenDoors if matches!(s.role(), Some(ServerRole::Primary { .. })) => s.file.barrier = None,
+            Self::NamesBelieved => believe_names(s),
+            Self::PromisesInvented => invent_promises(s),
             _ => {}
         }
     }
@@ -56,5 +76,33 @@ impl Mutation {
             Self::ForgottenPromise => file.promised = before.promised,
             _ => {}
         }
+    }
+}
+
+fn believe_names(s: &mut Snapshot) {
+    let (Some(run), Some(configured)) = (s.run(), &s.configured) else { return };
+    let names = configured.sync_names.clone();
+    s.shown = Some(Shown { run, names, checkpoints: true, mark: Some(Lsn::ZERO), at: s.now.boot, known: Moment::ZERO });
+}
+
+fn invent_promises(s: &mut Snapshot) {
+    let (Some(leader), Some(sync)) = (s.leader(), s.sync()) else { return };
+    let (term, voters, postgres) = (leader.record.term, sync.record.voters.clone(), s.me.postgres.clone());
+    let promises = Arc::make_mut(&mut s.etcd.records).promises.entry(term).or_default();
+    for voter in voters {
+        promises.entry(voter.node).or_insert_with(|| Stored {
+            record: PromiseRecord {
+                v: VERSION,
+                data: voter.data,
+                tli: TimelineId::FIRST,
+                history: String::new(),
+                whole: Lsn::ZERO,
+                replay_lag: 0,
+                postgres: postgres.clone(),
+                unfit: None,
+            },
+            text: String::new(),
+            revision: 0,
+        });
     }
 }

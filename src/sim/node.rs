@@ -5,9 +5,9 @@ use crate::{
     agent::{event::Event, state::State},
     decide::decision::{Action, Configuration, Decision},
     model::{
-        instance::{ControlState, Ended, GuardStatus, Process},
+        instance::{ControlState, Cut, Ended, GuardStatus, Process},
         moment::{Clocks, Moment},
-        node::{DataIncarnation, Incarnation, NodeName, SlotName},
+        node::{Address, DataIncarnation, Incarnation, NodeName, SlotName},
         node_file::NodeFile,
         timeline::TimelineId,
     },
@@ -82,6 +82,9 @@ pub(super) struct Guard {
     pub(super) runs: u64,
     /// A start is being prepared.
     pub(super) starting: bool,
+    pub(super) cut: Cut,
+    /// Whom the kernel keeps this host from, whatever the guard knows of it.
+    pub(super) kernel: BTreeSet<Address>,
 }
 
 /// One run of the agent: the real state, and the loop around it.
@@ -164,6 +167,11 @@ impl Node {
         }
     }
 
+    /// Where its PostgreSQL is reached.
+    pub(super) fn address(&self) -> Address {
+        Address { host: self.name.to_string(), port: 5432 }
+    }
+
     pub(super) fn guard_status(&self) -> Option<GuardStatus> {
         let guard = self.guard.as_ref()?;
         Some(GuardStatus {
@@ -175,6 +183,7 @@ impl Node {
             kill: crate::model::instance::KillMode::Namespace,
             fenced: true,
             starting: guard.starting,
+            cut: guard.cut.clone(),
         })
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Ack {
     pub(super) row: (usize, u64),
     pub(super) at: u64,
     pub(super) lost_in: Option<Term>,
+    /// `sync` promised then that it would not be lost.
+    pub(super) lossless: bool,
 }
 
 /// One write of `leader` that the store has taken.
@@ -81,6 +83,10 @@ pub struct Coverage {
     pub releases: u64,
     /// Claims handed on.
     pub handoffs: u64,
+    /// Claims by a quorum that did not sit out the lease.
+    pub deposed: u64,
+    /// Fetches of WAL from a voter that could not lead.
+    pub fetches: u64,
     /// Transactions of unknown outcome.
     pub ambiguous: u64,
     /// Claims of unknown outcome.
@@ -93,6 +99,8 @@ pub struct Coverage {
     pub burnt: u64,
     /// Commits acknowledged.
     pub acks: u64,
+    /// Of these, while nothing might be lost.
+    pub lossless: u64,
     /// Of these, not in the final history.
     pub lost: u64,
     /// Revisions of etcd while faults were injected.
@@ -123,6 +131,11 @@ impl World {
         }
         if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
             self.judge_claimant(record);
+            let early = |before: &LeaderRecord| {
+                let written = self.oracle.newest.get(&before.term).map_or(0, |written| written.at);
+                before.state == LeaderState::Serving && self.now.saturating_sub(written) < before.wait.as_nanos() * 9 / 10
+            };
+            self.coverage.deposed += u64::from(before.is_some_and(early));
             self.oracle.claims_at.push(self.now);
         }
         if record.state == LeaderState::Serving {
@@ -203,9 +216,12 @@ impl World {
     }
 
     /// A PostgreSQL has come out of recovery: no other may be able to acknowledge.
+    ///
+    /// In the quorum modes one that was deposed may still be up until its deadline, and its commits wait (protocol I1'): what it acknowledges
+    /// is judged.
     pub(super) fn judge_primary(&mut self, node: usize) {
         let others: Vec<String> = (0..self.nodes.len())
-            .filter(|other| *other != node && self.can_acknowledge(*other))
+            .filter(|other| *other != node && self.can_acknowledge(*other) && !self.waits(*other))
             .map(|other| self.nodes[other].who())
             .collect();
         if !others.is_empty() {
@@ -216,11 +232,19 @@ impl World {
 
     /// A client is told of its commit: nobody else may be able to do that.
     pub(super) fn judge_ack(&mut self, node: usize) {
-        let other = (0..self.nodes.len()).find(|other| *other != node && self.can_acknowledge(*other));
+        // One that was deposed is up and acknowledges nothing: then it is the newer one that does.
+        let made = |world: &Self, of: usize| world.nodes[of].disk.as_ref().map(|data| world.wal.branches[data.branch].tli);
+        let harmless = |world: &Self, other: usize| world.waits(other) && made(world, other) < made(world, node);
+        let other = (0..self.nodes.len()).find(|other| *other != node && self.can_acknowledge(*other) && !harmless(self, *other));
         if let Some(other) = other {
             let text = format!("{} acknowledges a commit while {} can", self.nodes[node].name, self.nodes[other].name);
             self.violation("O1", text);
         }
+    }
+
+    /// Whether commits of this server wait for somebody.
+    fn waits(&self, node: usize) -> bool {
+        self.nodes[node].server.as_ref().is_some_and(|server| server.defined)
     }
 
     /// A sleeping host acknowledges nothing, and its deadline is the first thing that it meets when it wakes.
@@ -233,6 +257,55 @@ impl World {
         }
         let fenced = asleep && of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= wakes));
         of.is_primary() && !fenced
+    }
+
+    /// Whatever names any process of a primary acts on, who may acknowledge by them meets whoever may elect (protocol I2).
+    pub(super) fn judge_names(&mut self, node: usize) {
+        let Some(sync) = self.store.sync().filter(|sync| sync.is_lossless() && sync.primary.node == self.nodes[node].name) else { return };
+        let Some(server) = self.nodes[node].server.as_ref().filter(|server| server.primary && server.postmaster) else { return };
+        let record = sync.quorum();
+        if record.is_nobody() {
+            return;
+        }
+        let voters: std::collections::BTreeSet<String> =
+            record.members().iter().map(crate::model::node::Replica::application_name).collect();
+        // Nobody bears that name: by it nothing is acknowledged.
+        let mut views: Vec<&str> = server.views().filter(|view| *view != crate::model::quorum::NOBODY_CONFIRMS).collect();
+        if !server.defined {
+            views.push("");
+        }
+        let bad = views.into_iter().find(|text| {
+            let (k, strangers) = super::server::listed(text)
+                .map_or((0, 0), |view| (view.k, view.names.iter().filter(|name| !voters.contains(*name)).count()));
+            k < record.k() as usize + strangers
+        });
+        if let Some(bad) = bad {
+            let text = format!("{} may acknowledge by {bad:?} while {} of {voters:?} elect", self.nodes[node].name, record.electors());
+            self.violation("I2", text);
+        }
+    }
+
+    /// Clients are sent to a primary: what they read there is on its voters too (protocol 1.7 step 6, *read barrier*).
+    fn judge_reads(&mut self, node: usize, decision: &Decision) {
+        let (Some(sync), Some(data)) = (self.store.sync(), &self.nodes[node].disk) else { return };
+        let record = sync.quorum();
+        let Some(server) = &self.nodes[node].server else { return };
+        if decision.routing.writes.is_none() || !server.primary || server.was_routed || sync.primary.node != self.nodes[node].name {
+            return;
+        }
+        let row = (data.branch, server.came_up_with);
+        let has = |voter: &&crate::model::node::Replica| {
+            let disks = self.nodes.iter().filter(|of| of.name == voter.node).filter_map(|of| of.disk.as_ref());
+            disks.into_iter().any(|disk| self.wal.holds(disk.branch, disk.end, row))
+        };
+        let count = record.members().iter().filter(has).count();
+        if let Some(server) = &mut self.nodes[node].server {
+            server.was_routed = true;
+        }
+        if count < record.k() as usize {
+            let text = format!("{} shows clients what {count} of its voters have, and {} have to", self.nodes[node].name, record.k());
+            self.violation("O15", text);
+        }
     }
 
     /// A promotion has made a branch.
@@ -256,14 +329,25 @@ impl World {
         for index in 0..self.oracle.acks.len() {
             let ack = &self.oracle.acks[index];
             if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
+                let (lossless, row, at) = (ack.lossless, ack.row, ack.at);
                 self.oracle.acks[index].lost_in = Some(term);
+                if lossless {
+                    let text = format!(
+                        "a commit at {} on branch {} that was acknowledged at {:.3}s is not on the new timeline of term {term}",
+                        crate::model::lsn::Lsn::new(row.1),
+                        row.0,
+                        at as f64 / 1e9
+                    );
+                    self.violation("O2", text);
+                }
             }
         }
     }
 
     /// The published bound must cover what was lost (oracle O3).
     pub(super) fn judge_history(&mut self, record: &HistoryRecord) {
-        let (Some(_), lost) = (record.switch, self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term))) else { return };
+        let lost = self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term) && !ack.lossless);
+        let (Some(_), lost) = (record.switch, lost) else { return };
         let lost: Vec<Ack> = lost.cloned().collect();
         let former = record.former_lsn.map_or(0, |lsn| lsn.get());
         let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);
@@ -348,6 +432,7 @@ impl World {
                 self.trace.line(self.now, &who, &format!("  {}", texts.join(" · ")));
             }
         }
+        self.judge_reads(node, decision);
         let explained = Self::explains(decision, snapshot);
         let at_once = decision.wake_at <= snapshot.now.boot && decision.actions.is_empty();
         let now = self.now;
@@ -382,6 +467,7 @@ impl World {
     /// At the end: what was lost for good.
     pub(super) fn count_lost(&mut self) {
         self.coverage.acks = self.oracle.acks.len() as u64;
+        self.coverage.lossless = self.oracle.acks.iter().filter(|ack| ack.lossless).count() as u64;
         self.coverage.lost = self.oracle.acks.iter().filter(|ack| ack.lost_in.is_some()).count() as u64;
         let burnt = self.store.entries.iter().filter(|(key, entry)| matches!(key, Key::Timeline(_)) && entry.text.contains("\"burnt\""));
         self.coverage.burnt = burnt.count() as u64;

@@ -1,11 +1,12 @@
 //! PostgreSQL, asynchronous: recovery, promotion, streaming, stops and crashes, as lessons.md section 0 measured them.
 //!
-//! In reading order: `process` (its starts and ends), `recovery`, `promotion`, `stream`.
+//! In reading order: `process` (its starts and ends), `recovery`, `promotion`, `stream`, `sync` (what commits wait for).
 
 mod process;
 mod promotion;
 mod recovery;
 mod stream;
+mod sync;
 
 use super::{
     wal::lsn,
@@ -46,8 +47,20 @@ pub(super) struct Server {
     pub(super) recovery_only: bool,
     pub(super) application_name: String,
     pub(super) promoting: bool,
+    /// The end of what it came up with as a primary.
+    pub(super) came_up_with: u64,
+    /// Whether clients were sent here since.
+    pub(super) was_routed: bool,
     pub(super) upstream: Option<Upstream>,
     pub(super) senders: BTreeMap<usize, Sender>,
+    /// `synchronous_standby_names` as the postmaster, and so each new session, has it.
+    pub(super) names: String,
+    /// Where the log ended when the postmaster had passed that on.
+    pub(super) names_at: u64,
+    /// The checkpointer's flag: whether anybody has to confirm.
+    pub(super) defined: bool,
+    /// Commits that are flushed here and wait: their branch, and where they end.
+    pub(super) waiting: Vec<(usize, u64)>,
 }
 
 /// The stream that a standby receives.
@@ -64,6 +77,8 @@ pub(super) struct Sender {
     replay: u64,
     reply: i64,
     heard: u64,
+    /// `synchronous_standby_names` as this walsender has it.
+    names: String,
 }
 
 impl World {
@@ -119,7 +134,7 @@ impl World {
         } else {
             let receiver = server.upstream.as_ref().map(|upstream| Receiver {
                 streaming: true,
-                sender: None,
+                sender: Some(nodes[upstream.node].address()),
                 tli: Some(self.wal.branches[data.branch].tli),
                 latest_end: nodes[upstream.node].disk.as_ref().map(|data| lsn(data.end)),
             });
@@ -166,12 +181,25 @@ impl World {
             slots: slots.collect(),
             pending_restart: Vec::new(),
             oldest_wal: None,
-            sync_names: String::new(),
+            sync_names: server.names.clone(),
+            waiting: None,
         })
     }
 }
 
+pub(super) use sync::listed;
+
 impl Server {
+    /// These walsenders are gone; their receivers notice, and come again.
+    pub(super) fn end_senders(&mut self, names: &[String]) {
+        self.senders.retain(|_, row| !names.contains(&row.name));
+    }
+
+    /// The names that each walsender acts on.
+    pub(super) fn views(&self) -> impl Iterator<Item = &str> {
+        self.senders.values().map(|row| row.names.as_str())
+    }
+
     pub(super) fn upstream_node(&self) -> Option<usize> {
         self.upstream.as_ref().map(|upstream| upstream.node)
     }

@@ -7,7 +7,8 @@ use crate::{
     model::{
         key::{Compare, Key, Txn, Write},
         moment::Moment,
-        record::{LeaderRecord, LeaderState, SyncRecord},
+        policy::ClusterPolicy,
+        record::{LeaderRecord, LeaderState, PolicyRecord, SyncRecord},
     },
 };
 use std::collections::BTreeMap;
@@ -42,6 +43,12 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn sync(&self) -> Option<SyncRecord> {
         serde_json::from_str(&self.entries.get(&Key::Sync)?.text).ok()
+    }
+
+    /// The policy that agents find.
+    pub(super) fn policy(&self) -> Option<ClusterPolicy> {
+        let record: PolicyRecord = serde_json::from_str(&self.entries.get(&Key::Policy)?.text).ok()?;
+        Some(record.policy)
     }
 
     pub(super) fn leader(&self) -> Option<LeaderRecord> {

@@ -1,6 +1,6 @@
 //! Clients: they write to every server that takes writes, whatever anybody says about it.
 
-use super::{oracle::Ack, world::World};
+use super::world::World;
 
 impl World {
     /// One client's turn on a primary.
@@ -29,8 +29,7 @@ impl World {
             }
             let Some(data) = world.nodes[node].disk.as_mut().filter(|data| data.branch == branch) else { return };
             data.end = data.end.max(end);
-            world.judge_ack(node);
-            world.oracle.acks.push(Ack { row: (branch, end), at: world.now, lost_in: None });
+            world.committed(node, id, (branch, end));
         });
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         instance::ServerRole,
         node::{Address, ClusterName, DataIncarnation},
         node_file::NodeFile,
-        policy::ClusterPolicy,
+        policy::{ClusterPolicy, Durability},
         record::Tags,
     },
 };
@@ -371,6 +371,17 @@ impl World {
             found.push("no primary serves".to_owned());
             return found;
         };
+        let others = self.nodes.len() - 1;
+        let sync = self.store.sync().filter(|sync| sync.is_lossless());
+        let waits = match self.store.policy().map_or(self.policy.durability, |policy| policy.durability) {
+            Durability::Async => false,
+            Durability::Auto => sync.is_some() || others >= 2,
+            Durability::Quorum | Durability::StrictQuorum => true,
+        };
+        let voters = sync.as_ref().map_or(0, |sync| sync.voters.len());
+        if (waits && voters != others) || (!waits && sync.is_some()) {
+            found.push(format!("{voters} of {others} others vote"));
+        }
         for (index, node) in self.nodes.iter().enumerate() {
             let server = node.server.as_ref();
             if index != primary && server.is_none_or(|server| server.upstream_node() != Some(primary)) {

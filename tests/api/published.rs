@@ -8,7 +8,7 @@ use pgbaton::{
         snapshot::{Attempt, Etcd, Fresh, Lease, Me, Snapshot, Standing},
     },
     model::{
-        instance::{Armed, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts, ServerRole, StartAs, Walsender},
+        instance::{Armed, Cut, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts, ServerRole, StartAs, Walsender},
         key::Key,
         lsn::Lsn,
         moment::{Clocks, Moment, Span},
@@ -135,6 +135,9 @@ impl Builder {
             configured: None,
             layout: pgbaton::model::wal_layout::Layout::DEFAULT,
             inconsistent_since: None,
+            shown: None,
+            probed: None,
+            sync_unsettled: false,
             histories: std::sync::Arc::default(),
             confirmed: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -175,6 +178,7 @@ impl Builder {
             kill: KillMode::Namespace,
             fenced: true,
             starting: false,
+            cut: Cut::From(BTreeSet::new()),
         }
     }
 
@@ -215,6 +219,7 @@ impl Builder {
             pending_restart: Vec::new(),
             oldest_wal: None,
             sync_names: String::new(),
+            waiting: None,
         }
     }
 

@@ -104,6 +104,7 @@ Node n1 of cluster orders: primary, running
   Cluster    term 5, n1 is primary on timeline 2
   Lease      ours for another 9min (hold 2.8s, others take after 3.3s)
   Routing    writes yes, reads no
+  Commits    wait for nobody: the loss of the primary's host may lose what was acknowledged lately, 0 bytes at this moment
   Fencing    kernel deadline (namespace), in 9min
   Failover   to n2
 "

@@ -7,7 +7,7 @@ use pgbaton::{
     },
     model::{
         instance::{
-            Armed, ControlData, ControlState, DataDir, DiskFacts, Ended, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts,
+            Armed, ControlData, ControlState, Cut, DataDir, DiskFacts, Ended, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts,
             ServerRole, Slot, StartAs, Walsender,
         },
         lsn::{Bytes, Lsn},
@@ -26,7 +26,10 @@ use pgbaton::{
         wal_layout::Layout,
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// `CLOCK_BOOTTIME` in every base; `CLOCK_MONOTONIC` is 100 s behind it.
 pub(crate) const NOW: Moment = Moment::from_nanos(1_000_000_000_000);
@@ -241,6 +244,9 @@ fn node(number: u32) -> Snapshot {
         configured: None,
         layout: Layout::DEFAULT,
         inconsistent_since: None,
+        shown: None,
+        probed: None,
+        sync_unsettled: false,
         histories: Arc::new([(tli(2), HISTORY_2.to_owned())].into()),
         confirmed: BTreeMap::new(),
         tasks: BTreeMap::new(),
@@ -261,6 +267,7 @@ fn guard(number: u32, process: Process) -> GuardStatus {
         kill: KillMode::Namespace,
         fenced: true,
         starting: false,
+        cut: Cut::From(BTreeSet::new()),
     }
 }
 
@@ -275,6 +282,7 @@ fn facts(role: ServerRole) -> ServerFacts {
         pending_restart: Vec::new(),
         oldest_wal: None,
         sync_names: String::new(),
+        waiting: None,
     }
 }
 
@@ -288,10 +296,11 @@ pub(crate) fn standby(from: Option<u32>) -> ServerRole {
 fn configuration(number: u32, follow: Option<u32>) -> Configuration {
     let policy = ClusterPolicy::default();
     Configuration {
-        follow: follow.map(|of| Follow { node: replica(of).node, address: address(of), slot: replica(number).node.slot() }),
+        follow: follow.map(|of| Follow { node: replica(of).node, address: address(of), slot: Some(replica(number).node.slot()) }),
         recovery_only: false,
         application_name: replica(number).application_name(),
         sync_names: String::new(),
+        members_only: false,
         parameters: policy.parameters.clone(),
         hba: policy.hba.clone(),
         members: (1..=3).map(|number| address(number).host).collect(),
@@ -370,6 +379,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             fencing: String::new(),
             pending_restart: false,
             oldest_wal: None,
+            finds_gone: None,
             roles_missing: false,
             unknown: Unknown::new(),
         },
@@ -414,8 +424,15 @@ fn records() -> Records {
         electable: vec![replica(2), replica(3)],
         unknown: Unknown::new(),
     };
-    let node =
-        |number| NodeRecord { v: VERSION, data: replica(number).data, starts: 1, whole: NOTED, tli: Some(tli(2)), unknown: Unknown::new() };
+    let node = |number| NodeRecord {
+        v: VERSION,
+        data: replica(number).data,
+        starts: 1,
+        whole: NOTED,
+        tli: Some(tli(2)),
+        sync_ready: false,
+        unknown: Unknown::new(),
+    };
     Records {
         revision: 100,
         bootstrap: None,

@@ -4,10 +4,10 @@ use super::{base, edit};
 use pgbaton::{
     decide::{
         decision::{Action, Configuration, Decision},
-        snapshot::{Attempt, Snapshot, Standing},
+        snapshot::{Attempt, Shown, Snapshot, Standing},
     },
     model::{
-        instance::{Armed, GuardStatus, Process, Run, ServerRole, StartAs},
+        instance::{Armed, Cut, GuardStatus, Process, Run, ServerRole, StartAs},
         key::{Key, Txn, Write},
         moment::Span,
         observed::Observed,
@@ -39,12 +39,23 @@ fn one(s: &mut Snapshot, action: &Action, sent: pgbaton::model::moment::Moment) 
             s.file = (**file).clone();
         }
         Action::Configure(configuration) => follows(s, configuration),
+        Action::Cut(from) => with_guard(s, |guard| guard.cut = Cut::From(from.clone())),
         Action::CutStream => {
             if let Some(configured) = &mut s.configured {
                 configured.follow = None;
             }
             s.whole = None;
             unfollow(s);
+        }
+        Action::ShowNames { names, checkpoints } => {
+            let mark = match s.role() {
+                Some(ServerRole::Primary { insert, .. }) => Some(*insert),
+                _ => None,
+            };
+            if let Observed::Known { at, .. } = &mut s.server {
+                *at = s.now.boot;
+            }
+            s.shown = s.run().map(|run| Shown { run, names: names.clone(), checkpoints: *checkpoints, mark, at: sent, known: sent });
         }
         Action::WriteHistories(texts) => histories(s, texts),
         Action::Arm { term, until } => with_guard(s, |guard| guard.armed = Some(Armed { term: *term, until: *until })),
@@ -116,6 +127,9 @@ fn commit(s: &mut Snapshot, txn: &Txn, sent: pgbaton::model::moment::Moment) {
 
 fn follows(s: &mut Snapshot, configuration: &Configuration) {
     s.configured = Some(configuration.clone());
+    if let Observed::Known { value, .. } = &mut s.server {
+        value.sync_names.clone_from(&configuration.sync_names);
+    }
     match &configuration.follow {
         None => unfollow(s),
         Some(follow) => {

@@ -2,13 +2,23 @@
 
 use super::base::{self, END, HISTORY_2};
 use pgbaton::{
-    decide::{decision::ClaimStory, snapshot::Snapshot},
+    decide::{
+        decision::{ClaimStory, Names},
+        snapshot::Snapshot,
+        transition::{InForce, Older},
+    },
     model::{
+        instance::{Cut, ServerRole},
         lsn::Lsn,
         moment::Span,
+        node::Replica,
         node_file::Promoted,
+        observed::Observed,
+        policy::Durability,
+        quorum::{NOBODY_CONFIRMS, Quorum},
         record::{
-            LeaderRecord, LeaderState, PromiseRecord, Stored, SyncRecord, TermRecord, TimelineRecord, TimelineState, Unknown, VERSION,
+            LeaderRecord, LeaderState, NodeRecord, PromiseRecord, Stored, SyncMode, SyncRecord, TermRecord, TimelineRecord, TimelineState,
+            Unknown, VERSION,
         },
         term::Term,
         timeline::TimelineId,
@@ -26,6 +36,10 @@ pub(crate) fn apply(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         ["leads", "in", "term", term, "since", at] => leads(s, node, term_of(term)?, base::parsed(at)),
         ["has", "promised", "term", term, "with", tli, at] => {
             promise(s, node, term_of(term)?, base::tli(base::parsed(tli)), base::parsed(at))
+        }
+        ["waits", "for", k, "of", ..] => {
+            let voters: Option<Vec<u32>> = words[5..].iter().map(|word| number(word)).collect();
+            quorum(s, base::parsed(k), &voters.ok_or("voters are nodes")?);
         }
         ["has", "prepared"] => prepared(s, node)?,
         ["has", "reserved", tli] => reserve(s, node, base::tli(base::parsed(tli)), Term::new(3)),
@@ -66,6 +80,38 @@ fn timeline(s: &mut Snapshot, tli: TimelineId, node: u32, term: Term, state: Tim
     let owner = base::replica(node);
     let record = TimelineRecord { v: VERSION, owner, term, parent: Some(base::tli(2)), switch, state, history, unknown: Unknown::new() };
     Arc::make_mut(&mut Arc::make_mut(&mut s.etcd.records).timelines).insert(tli, Stored::written(record, 151));
+}
+
+/// Commits wait for so many of these, and all say that they are ready for it; on a primary it is proven that nothing else is in force.
+fn quorum(s: &mut Snapshot, k: u32, voters: &[u32]) {
+    (s.policy.durability, s.policy.quorum_standbys) = (Durability::Quorum, k);
+    let quorum = Quorum::new(k, voters.iter().map(|voter| base::replica(*voter)));
+    let voters: Vec<Replica> = quorum.members().iter().cloned().collect();
+    let before = s.etcd.records.sync.clone().unwrap().record;
+    let record = SyncRecord { mode: SyncMode::Quorum, k, electable: voters.clone(), voters, ..before };
+    let records = Arc::make_mut(&mut s.etcd.records);
+    records.sync = Some(Stored::written(record, 102));
+    for node in records.nodes.values_mut() {
+        *node = Stored::written(NodeRecord { sync_ready: true, ..node.record.clone() }, node.revision);
+    }
+    if s.leader().is_some_and(|leader| leader.record.state == LeaderState::Claimed)
+        && let Observed::Known { value, .. } = &mut s.guard
+    {
+        value.cut = Cut::From([base::address(1)].into());
+    }
+    let primary = matches!(s.role(), Some(ServerRole::Primary { .. }));
+    let text = if primary { quorum.names() } else { NOBODY_CONFIRMS.to_owned() };
+    if let Some(configured) = &mut s.configured {
+        configured.sync_names.clone_from(&text);
+    }
+    if let Observed::Known { value, .. } = &mut s.server {
+        value.sync_names = text;
+    }
+    let guard = s.guard().map(|guard| guard.incarnation.clone());
+    if let (true, Some(guard), Some(run)) = (primary, guard, s.run()) {
+        let in_force = InForce { newest: Some(quorum), older: Older::These(Vec::new()) };
+        s.memory.names = Some(Names { guard, run, in_force, written: Some(s.now.boot), heard: Some(s.now.boot) });
+    }
 }
 
 fn reserve(s: &mut Snapshot, node: u32, tli: TimelineId, term: Term) {

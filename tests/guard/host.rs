@@ -17,6 +17,7 @@ use pgbaton::{
 use std::{
     collections::BTreeSet,
     fs,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -39,6 +40,7 @@ pub(crate) struct Host {
     guard: Option<Child>,
     kill: KillChoice,
     as_root: bool,
+    network: Network,
     mounted: bool,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -52,7 +54,8 @@ impl Host {
             let out = run(program("id").args([file, "postgres"]));
             String::from_utf8_lossy(&out.stdout).trim().parse().expect("the user postgres exists")
         };
-        let host = Self { guard: None, kill, as_root: true, mounted: false, uid: number("-u"), gid: number("-g"), dir };
+        let host =
+            Self { guard: None, kill, as_root: true, network: Network::Ours, mounted: false, uid: number("-u"), gid: number("-g"), dir };
         run(program("chown").arg("postgres:postgres").arg(host.dir.path()));
         host
     }
@@ -69,6 +72,17 @@ impl Host {
     pub(crate) fn without_root(mut self) -> Self {
         self.as_root = false;
         self
+    }
+
+    /// The guard runs in a network of its own, which has nothing but a loopback interface.
+    pub(crate) fn with_network(mut self) -> Self {
+        self.network = Network::New;
+        self
+    }
+
+    /// The next guard runs in this network.
+    pub(crate) fn enter_network(&mut self, network: fs::File) {
+        self.network = Network::Of(network);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -169,7 +183,21 @@ impl Host {
     pub(crate) fn guard_command(&self) -> Command {
         let file = self.settings_file(&self.settings());
         let argv = [env!("CARGO_BIN_EXE_pgbaton"), "guard", "--settings-json", file.to_str().expect("utf-8")];
-        let mut command = if self.as_root { program(argv[0]) } else { self.as_postgres(&argv[..1]) };
+        let mut command = match (&self.network, self.as_root) {
+            (Network::Ours, true) => program(argv[0]),
+            (Network::Ours, false) => self.as_postgres(&argv[..1]),
+            (Network::New, _) => {
+                let mut command = program("unshare");
+                command.args(["--net", "--", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh", argv[0]]);
+                command
+            }
+            (Network::Of(network), _) => {
+                let mut command = program("nsenter");
+                let path = format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd());
+                command.args([&format!("--net={path}"), "--", argv[0]]);
+                command
+            }
+        };
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -291,6 +319,16 @@ impl Host {
     pub(crate) async fn dies(&self, within: Span) {
         eventually("every process of PostgreSQL is dead", within, async || self.postgres().is_empty().then_some(())).await;
     }
+}
+
+/// Where the guard runs.
+enum Network {
+    /// Where this test does.
+    Ours,
+    /// In a new one.
+    New,
+    /// In this one.
+    Of(fs::File),
 }
 
 /// A session of psql.

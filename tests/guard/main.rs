@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod cut;
 mod deadline;
 #[cfg(test)]
 mod host;

@@ -101,6 +101,19 @@ pub(crate) const RECOVERED: &[Row] = &[
     Row { alarms: &["etcd-suspect"], ..row("etcd_is_restored_from_an_older_snapshot_and_recovered", |run| recovered(run, older)) },
 ];
 
+/// Those that are gone through with commits that wait, too: the ways in which a primary is lost, and a voter.
+pub(crate) const IN_QUORUM: &[&str] = &[
+    "the_postmaster_is_killed_while_a_backend_is_busy",
+    "the_agent_is_killed_for_good",
+    "the_guard_is_killed",
+    "the_host_of_the_primary_loses_power",
+    "what_is_sent_to_the_primary_is_lost",
+    "everything_on_the_primary_is_frozen_and_thawed",
+    "the_primary_and_the_etcd_leader_are_lost_together",
+    "a_replica_is_lost",
+    "all_nodes_go_off_and_the_primary_comes_back_last",
+];
+
 /// All rows that a cluster without disks of its own goes through.
 pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
     [PROCESSES, HOSTS, SERIES, DATA, RECOVERED].into_iter().flatten()

@@ -107,13 +107,16 @@ impl Cluster {
     pub(crate) fn healthy(&self) -> Result<String> {
         let primary = self.lab.wait_streaming(&self.names(), SOON)?;
         let others = self.names().len() - 1;
-        let electable = || {
-            let records = self.lab.records("sync").ok()?;
-            let sync = records.get("sync")?;
-            let count = sync.get("electable")?.as_array()?.len();
-            (sync.pointer("/primary/node")?.as_str()? == primary && count == others).then_some(())
+        let ready = || {
+            let records = self.lab.records("").ok()?;
+            let (sync, policy) = (records.get("sync")?, records.get("policy")?);
+            let count = |of: &str| Some(sync.get(of)?.as_array()?.len());
+            // Where commits are to wait, they do.
+            let waits = policy.pointer("/policy/durability").is_some();
+            let votes = !waits || count("voters")? == others;
+            (sync.pointer("/primary/node")?.as_str()? == primary && count("electable")? == others && votes).then_some(())
         };
-        self.lab.wait("all replicas to be electable", SOON, electable)?;
+        self.lab.wait("all replicas to be electable, and to vote where commits wait", SOON, ready)?;
         Ok(primary)
     }
 

@@ -8,7 +8,7 @@ use crate::{
         snapshot::{Attempt, Me, Standing, is_held},
     },
     model::{
-        key::{Key, Txn, Write},
+        key::{Compare, Key, Txn, Write},
         moment::{Clocks, Moment, Span},
         node::Nonce,
         node_file::NodeFile,
@@ -78,6 +78,9 @@ impl State {
                 Some(why)
             }
             TxnOutcome::Unknown { why } => {
+                if let Some(replaced) = pending.as_ref().and_then(|pending| replaced_sync(&pending.txn)) {
+                    self.sync_unsettled = Some(replaced);
+                }
                 self.answered.lost(now.boot, why.clone());
                 Some(why)
             }
@@ -101,6 +104,15 @@ impl State {
         });
         self.changed(changes.collect(), revision, now);
     }
+}
+
+/// The `sync` that a transaction replaces.
+fn replaced_sync(txn: &Txn) -> Option<String> {
+    let writes = txn.then.iter().any(|write| matches!(write, Write::Put(Key::Sync, _)));
+    txn.when.iter().filter(|_| writes).find_map(|compare| match compare {
+        Compare::Is(Key::Sync, text) => Some(text.clone()),
+        _ => None,
+    })
 }
 
 /// The write of `leader` in a transaction, as an attempt without its send.

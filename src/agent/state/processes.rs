@@ -24,6 +24,7 @@ impl State {
             self.received = None;
             self.inserted = None;
             self.inconsistent_since = None;
+            self.shown = None;
         }
         self.guard = Observed::known(status, now);
     }
@@ -37,7 +38,7 @@ impl State {
         self.disk.lost(now, "no guard is in session");
         self.inconsistent_since = None;
         self.whole = None;
-        for task in [Task::Arm, Task::Start, Task::Stop, Task::Kill, Task::Promote] {
+        for task in [Task::Arm, Task::Start, Task::Stop, Task::Kill, Task::Promote, Task::Cut] {
             self.tasks.remove(&task);
         }
     }

@@ -52,6 +52,10 @@ impl State {
         if !same {
             self.stream_changed(now);
         }
+        if self.configured.as_ref().is_none_or(|before| before.sync_names != configuration.sync_names) {
+            // What new sessions showed was before that, and so is what is being looked for now.
+            (self.shown, self.names_changed) = (None, now);
+        }
         self.configured = Some(configuration);
     }
 
@@ -86,6 +90,7 @@ pub(super) fn is_idle_repetition(known: &ServerFacts, facts: &ServerFacts) -> bo
         for row in &mut facts.walsenders {
             (row.reply, row.replay_ms) = (None, None);
         }
+        facts.waiting = None;
         facts
     };
     quiet(known) == quiet(facts)

@@ -5,7 +5,7 @@ use crate::{
     agent::event::TxnOutcome,
     decide::decision::Purpose,
     model::{
-        instance::{DiskFacts, KillMode, Process, ServerRole, StartAs, Whole},
+        instance::{Cut, DiskFacts, KillMode, Process, ServerRole, StartAs, Whole},
         key::{Txn, Write},
         moment::Span,
         node::{Address, DataIncarnation},
@@ -276,6 +276,7 @@ fn guard(run: u64, process: fn(Run) -> Process) -> Event {
         kill: KillMode::Namespace,
         fenced: true,
         starting: false,
+        cut: Cut::From(BTreeSet::new()),
     })
 }
 
@@ -301,6 +302,7 @@ fn standby(run: u64) -> Event {
         pending_restart: Vec::new(),
         oldest_wal: None,
         sync_names: String::new(),
+        waiting: None,
     })
 }
 
@@ -343,6 +345,7 @@ fn after_a_cut_or_a_configuration_that_failed_nobody_knows_what_the_files_say() 
             recovery_only: false,
             application_name: String::new(),
             sync_names: String::new(),
+            members_only: false,
             parameters: BTreeMap::new(),
             hba: Vec::new(),
             members: Vec::new(),

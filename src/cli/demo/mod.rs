@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     lab::{EtcdTiming, Files, Lab, LabSpec, NotHere, Walls},
-    model::policy::{ClusterPolicy, Preset},
+    model::policy::{ClusterPolicy, Durability, Preset},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -82,6 +82,7 @@ fn spec(options: &DemoOptions) -> Result<LabSpec> {
         spec.timing = EtcdTiming::FAST;
         spec.policy = ClusterPolicy { preset: Preset::Fast, ..ClusterPolicy::default() };
     }
+    spec.policy.durability = Durability::Quorum;
     Ok(spec)
 }
 

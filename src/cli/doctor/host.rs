@@ -4,7 +4,8 @@ use super::{Known, Row};
 use crate::{
     clock,
     config::Config,
-    model::{instance::KillMode, moment::Span},
+    guard::cut_program,
+    model::{instance::KillMode, moment::Span, policy::Durability},
     postgres::version::SUPPORTED,
 };
 use nix::unistd::{User, geteuid};
@@ -107,6 +108,28 @@ pub(super) fn clock() -> Row {
         }
         "" => Row::ok("clock", "its source is not told here"),
         _ => Row::ok("clock", format!("source {source}")),
+    }
+}
+
+/// What keeps a voter from its former primary, in the quorum modes.
+pub(super) fn cut(known: &Known) -> Row {
+    let subject = "cut";
+    match cut_program() {
+        Some(program) if may_administer() => Row::ok(subject, format!("{program} can cut this host off from a former primary")),
+        Some(program) => Row::ok(subject, format!("{program} is here; whether the guard may use it shows once it runs as root")),
+        None if known
+            .status
+            .as_ref()
+            .and_then(|status| status.durability.as_ref())
+            .is_none_or(|durability| durability.wanted == Durability::Async) =>
+        {
+            Row::ok(subject, "there is no program nft; it is needed where durability is not async")
+        }
+        None => Row::warn(
+            subject,
+            "there is no program nft: this node cannot vote where durability is quorum, strict-quorum or auto",
+            "install the package nftables",
+        ),
     }
 }
 

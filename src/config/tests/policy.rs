@@ -47,8 +47,8 @@ fn each_slip_in_a_policy_gets_its_own_words() {
             "policy.toml:1: take_after: (hold_for + X)(1 + ρ)/(1 − ρ) ≤ take_after does not hold: (2.8s + 400ms) × 1.002 = 3.207s > 3.2s; change one of these timers, or use a preset alone",
         ),
         (
-            "durability = \"quorum\"",
-            "policy.toml:1: durability: not available in this version; remove it; this version replicates asynchronously",
+            "durability = \"sync\"",
+            "policy.toml:1: durability: \"sync\" is not known here; choose one of \"auto\", \"async\", \"quorum\" or \"strict-quorum\"",
         ),
         (
             "[parameters]\nport = 5433",

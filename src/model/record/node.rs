@@ -3,7 +3,7 @@
 use super::Unknown;
 use crate::model::{
     lsn::Lsn,
-    node::{Address, DataIncarnation, NodeName},
+    node::{Address, DataIncarnation, NodeName, Nonce},
     term::Term,
     timeline::TimelineId,
 };
@@ -24,6 +24,10 @@ pub struct NodeRecord {
     pub whole: Lsn,
     /// On which timeline.
     pub tli: Option<TimelineId>,
+    /// Every process of its standby is known to hold a `synchronous_standby_names` that is not empty: promoted, it acknowledges nothing too
+    /// early (EXP-24). Taken back before that may change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sync_ready: bool,
     /// Unknown fields.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -73,6 +77,9 @@ pub struct MemberRecord {
     /// The first primary of a new cluster, while it has not made the roles yet by which others log in to copy it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub roles_missing: bool,
+    /// Of a voter: the value of `leader` (by its nonce) whose holder it finds gone. A hint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finds_gone: Option<Nonce>,
     /// Of a primary: what lies before this in its log it cannot send any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_wal: Option<Lsn>,

@@ -4,6 +4,7 @@ use super::Unknown;
 use crate::model::{
     lsn::Lsn,
     node::{Address, DataIncarnation, Nonce, Replica},
+    quorum::Quorum,
     term::Term,
     timeline::TimelineId,
 };
@@ -34,6 +35,18 @@ pub struct SyncRecord {
     /// Unknown fields.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl SyncRecord {
+    /// The voters, and how many of them a commit waits for; nobody in `async`, and while degraded.
+    pub fn quorum(&self) -> Quorum {
+        Quorum::new(self.k, self.voters.iter().cloned())
+    }
+
+    /// Whether nothing that was acknowledged may be lost: by the voters, or, while there is none, by the owner alone.
+    pub fn is_lossless(&self) -> bool {
+        self.mode != SyncMode::Async
+    }
 }
 
 /// The durability in force, as `sync` records it.

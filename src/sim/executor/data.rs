@@ -165,7 +165,8 @@ impl World {
         let from = self.nodes.iter().position(|other| other.name == source.node)?;
         let there = &self.nodes[from];
         let answers = there.server.as_ref().is_some_and(|server| server.serves(self.now));
-        (from != node && answers && there.asleep_until <= self.now && self.network.talks(node, from, self.now)).then_some(from)
+        let open = self.network.talks(node, from, self.now) && !self.is_cut_off(node, from);
+        (from != node && answers && there.asleep_until <= self.now && open).then_some(from)
     }
 
     fn completed(&mut self, node: usize, run: u64, what: Completed) {

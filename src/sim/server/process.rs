@@ -16,6 +16,7 @@ impl World {
         of.starts.push(now);
         let conf = of.conf.clone();
         let application_name = conf.as_ref().map(|conf| conf.application_name.clone()).unwrap_or_default();
+        let names = conf.as_ref().map(|conf| conf.sync_names.clone()).unwrap_or_default();
         let recovery_only = conf.as_ref().is_some_and(|conf| conf.recovery_only);
         let conninfo = conf.and_then(|conf| conf.follow);
         of.server = Some(Server {
@@ -35,8 +36,14 @@ impl World {
             recovery_only,
             application_name,
             promoting: false,
+            came_up_with: 0,
+            was_routed: false,
             upstream: None,
             senders: BTreeMap::new(),
+            defined: !names.is_empty() && (self.options.mutation != Mutation::LateFlag || start != StartAs::Standby),
+            names,
+            names_at: 0,
+            waiting: Vec::new(),
         });
         let who = of.who();
         self.leave_empty_branch(node);

@@ -6,7 +6,7 @@ use crate::{
         instance::{ControlState, StartAs},
         timeline::TimelineHistory,
     },
-    sim::{wal::lsn, world::World},
+    sim::{Mutation, wal::lsn, world::World},
 };
 
 impl World {
@@ -156,12 +156,15 @@ impl World {
     pub(super) fn opened(&mut self, node: usize, id: u64, at: u64) {
         if let Some(server) = self.server_of(node, id) {
             (server.primary, server.ready, server.replay, server.promoting) = (true, true, at, false);
-            (server.upstream, server.conninfo) = (None, None);
+            (server.upstream, server.conninfo, server.came_up_with) = (None, None, at);
         }
         let who = self.nodes[node].who();
         let tli = self.nodes[node].disk.as_ref().map(|data| self.wal.branches[data.branch].tli.get()).unwrap_or_default();
         self.trace.line(self.now, &who, &format!("postgres accepts writes on timeline {tli}"));
         self.judge_primary(node);
+        if self.options.mutation == Mutation::LateFlag {
+            self.in_server(node, id, 3_000_000_000, move |world| world.heard_by_checkpointer(node, id));
+        }
         self.in_server(node, id, 20_000_000, move |world| {
             if let Some(data) = &mut world.nodes[node].disk {
                 data.standby_signal = true;

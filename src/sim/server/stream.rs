@@ -1,7 +1,10 @@
 //! Replication: who streams from whom, how far WAL comes, and what is said of it.
 
 use super::{STREAM_TIMEOUT, Sender, Upstream};
-use crate::sim::{wal::lsn, world::World};
+use crate::{
+    decide::decision::Follow,
+    sim::{wal::lsn, world::World},
+};
 use std::collections::BTreeMap;
 
 impl World {
@@ -9,7 +12,9 @@ impl World {
         let now = self.now;
         let Some(server) = self.nodes[node].server.as_ref() else { return };
         let Some(upstream) = &server.upstream else {
-            self.connect(node, id);
+            if let Some(follow) = server.conninfo.clone().filter(|_| !server.recovery_only) {
+                self.connect(node, id, &follow);
+            }
             return;
         };
         let (from, from_id, heard) = (upstream.node, upstream.id, upstream.heard);
@@ -26,24 +31,43 @@ impl World {
         self.acknowledge(node, id, from);
     }
 
-    fn connect(&mut self, node: usize, id: u64) {
+    /// A walreceiver that was about to be started with what the settings said before connects after all, and lives until that is noticed (EXP-16).
+    pub(in crate::sim) fn start_late(&mut self, node: usize, id: u64, former: Follow) {
+        let (after, lives) = (self.random.millis(5, 400), self.random.millis(50, 1_500));
+        self.in_server(node, id, after, move |world| {
+            let idle = world.nodes[node].server.as_ref().is_some_and(|server| {
+                server.conninfo.is_none() && server.upstream.is_none() && server.postmaster && !server.primary && !server.promoting
+            });
+            if !idle {
+                return;
+            }
+            world.connect(node, id, &former);
+            world.in_server(node, id, lives, move |world| {
+                if let Some(server) = world.server_of(node, id).filter(|server| server.conninfo.is_none()) {
+                    server.drop_upstream();
+                }
+            });
+        });
+    }
+
+    fn connect(&mut self, node: usize, id: u64, follow: &Follow) {
         let now = self.now;
-        let Some(server) = self.nodes[node].server.as_ref().filter(|server| !server.recovery_only) else { return };
-        let Some(follow) = &server.conninfo else { return };
+        let Some(server) = self.nodes[node].server.as_ref() else { return };
         let name = server.application_name.clone();
         let slot = follow.slot.clone();
         let Some(to) = self.nodes.iter().position(|other| other.name == follow.node).filter(|to| *to != node) else { return };
-        if !self.network.talks(node, to, now) || self.nodes[to].asleep_until > now {
+        if !self.network.talks(node, to, now) || self.nodes[to].asleep_until > now || self.is_cut_off(node, to) {
             return;
         }
-        let has_slot = self.nodes[to].disk.as_ref().is_some_and(|data| data.slots.contains(&slot));
+        let has_slot = self.nodes[to].disk.as_ref().is_some_and(|data| slot.as_ref().is_none_or(|slot| data.slots.contains(slot)));
         let Some(there) = self.nodes[to].server.as_mut() else { return };
         if !there.ready || !there.postmaster || there.stopping.is_some() || there.frozen_until > now || !has_slot {
             return;
         }
         let there_id = there.id;
         let reply = i64::try_from(now / 1_000).unwrap_or_default();
-        there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now });
+        let names = there.names.clone();
+        there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now, names });
         if let Some(server) = self.server_of(node, id) {
             server.upstream = Some(Upstream { node: to, id: there_id, heard: now });
         }
@@ -137,7 +161,11 @@ impl World {
         if open && let Some(there) = self.server_of(to, there_id) {
             let fresh = there.senders.get(&node).is_none_or(|row| row.flush != flush || now - row.heard > 1_000_000_000);
             if fresh {
-                there.senders.insert(node, Sender { name, flush, replay, reply, heard: now });
+                // One that hears of what was written after a reload has come round, and has read its configuration.
+                let row = there.senders.get(&node).filter(|_| flush <= there.names_at);
+                let names = row.map_or_else(|| there.names.clone(), |row| row.names.clone());
+                there.senders.insert(node, Sender { name, flush, replay, reply, heard: now, names });
+                self.release_waiting(to, node);
             }
         }
     }

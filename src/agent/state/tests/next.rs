@@ -14,6 +14,7 @@ fn what_is_kept_up_is_no_news_and_everything_else_is() {
         kill: KillMode::Namespace,
         fenced: true,
         starting: false,
+        cut: Cut::From(BTreeSet::new()),
     };
     let (serves, claims) = (leader("n1", 3, "L1", 1), leader("n1", 3, "L1", 1).replace("serving", "claimed"));
     let member = || Event::Done { task: Task::PutMember, outcome: Ok(()) };

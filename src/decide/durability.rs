@@ -1,0 +1,493 @@
+//! What commits wait for, and who may elect: the holder keeps `sync` and `synchronous_standby_names` in step (protocol 1.8).
+//!
+//! [`transition`] says the next single step. Here: what is wanted, how a step is made, and how it is proven that older names are in force no
+//! more.
+
+use super::{
+    decision::{Action, Names, Purpose, Task},
+    draft::Draft,
+    membership,
+    snapshot::{Shown, Snapshot},
+    transition::{self, InForce, Older, Step},
+    upkeep,
+};
+use crate::model::{
+    instance::{Cut, Process, ServerFacts, ServerRole, StartAs, Walsender},
+    key::{Compare, Key, Txn, Write},
+    lsn::Lsn,
+    moment::{Moment, Span},
+    node::{Incarnation, Replica},
+    node_file::NodeFile,
+    policy::Durability,
+    quorum::{NOBODY_CONFIRMS, Quorum},
+    record::{Stored, SyncMode, SyncRecord, to_text},
+    term::Term,
+};
+use std::collections::BTreeSet;
+
+/// How many replicas that may take over end the `async` of a new cluster (`durability = "auto"`).
+const ENOUGH: usize = 2;
+
+/// How long a running server may take to show names that were written.
+const TAKEN_IN: Span = Span::from_secs(2);
+
+/// More steps than any change has: a walk over them that does not end is a fault of ours.
+const STEPS: usize = 16;
+
+/// Keeps voters, names and who may take over, as the holder whose PostgreSQL is the primary.
+pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
+    let Some(sync) = s.sync() else { return };
+    // Only in its own term may the holder write it, and only with authority.
+    let ours = s.leader().is_some_and(|leader| leader.record.term == sync.record.term) && sync.record.primary == s.myself();
+    let Some(facts) = s.server().filter(|_| ours && s.authority().is_some()) else { return };
+    let since = membership::watching(s, d, sync.record.term);
+    open_doors(s, d, &sync.record, facts);
+    if s.busy(Task::Txn) {
+        // Which `sync` it leaves is not known yet.
+        return;
+    }
+    if s.sync_unsettled {
+        d.because("sync-unsettled", "a write of `sync` has no answer: it is written again as it is, before anything rests on it");
+        write(s, d, sync, sync.record.clone());
+        return;
+    }
+    if is_set_by_hand(s, d, facts) {
+        repair(s, d, sync);
+        return;
+    }
+    let mode = wanted_mode(s, &sync.record);
+    match (sync.record.mode, mode) {
+        (SyncMode::Async, SyncMode::Async) => {
+            d.memory.names = None;
+            membership::rule(s, d, sync, since);
+        }
+        (_, SyncMode::Async) => {
+            d.because(
+                "durability",
+                "commits wait for nobody from now on; each replica may take over once it has what was acknowledged before",
+            );
+            d.memory.joins_at = None;
+            write(s, d, sync, SyncRecord { mode, voters: Vec::new(), electable: Vec::new(), ..sync.record.clone() });
+        }
+        _ => keep(s, d, sync, facts, mode, since),
+    }
+}
+
+/// What a node that becomes primary in `term` notes: whether its voters have to confirm what it comes up with before clients may see it. A commit
+/// that was never acknowledged becomes visible with a restart (EXP-17), and would be gone again with this host.
+pub(super) fn barrier_of(s: &Snapshot, term: Term) -> Option<Term> {
+    s.sync().is_some_and(|sync| sync.record.is_lossless() && !sync.record.voters.is_empty()).then_some(term)
+}
+
+/// Whether `pg_hba.conf` has to keep clients out. A server that was promoted let them in before, to read; they are kept from it by what routes
+/// writes.
+pub(super) fn members_only(s: &Snapshot) -> bool {
+    let ours = s.leader().filter(|leader| leader.record.holder.node == s.me.node);
+    let promoted = matches!(s.process(), Some(Process::Running { start: StartAs::Standby, .. }));
+    !promoted && ours.is_some_and(|leader| s.file.barrier == Some(leader.record.term))
+}
+
+/// The voters confirm what this server came up with: then clients may see it.
+fn open_doors(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts) {
+    let ServerRole::Primary { insert, .. } = &facts.role else { return };
+    if s.file.barrier != Some(sync.term) {
+        d.memory.came_up_with = None;
+        return;
+    }
+    let Some(guard) = s.guard().map(|guard| &guard.incarnation) else { return };
+    let known = s.memory.came_up_with.as_ref().filter(|(of, run, _)| of == guard && *run == facts.run);
+    let all = known.map_or(*insert, |(_, _, all)| *all);
+    d.memory.came_up_with = Some((guard.clone(), facts.run, all));
+    let degraded = sync.voters.is_empty() && sync.mode != SyncMode::StrictQuorum;
+    if degraded || confirmed(facts, sync).is_some_and(|confirmed| confirmed >= all) {
+        d.act(s, Action::WriteFile(Box::new(NodeFile { barrier: None, ..s.file.clone() })));
+        return;
+    }
+    d.waits(
+        "barrier",
+        format!("{} must confirm {all}, with which this server came up, before clients see it", wording(&sync.quorum(), sync.mode)),
+    );
+}
+
+/// Whether the server goes on to show other names than the managed configuration says.
+fn is_set_by_hand(s: &Snapshot, d: &mut Draft, facts: &ServerFacts) -> bool {
+    let Some(configured) = s.configured.as_ref().filter(|configured| configured.sync_names != facts.sync_names) else {
+        d.memory.foreign_names = None;
+        return false;
+    };
+    let ends = d.memory.foreign_names.get_or_insert(s.now.boot).plus(TAKEN_IN);
+    if s.now.boot < ends {
+        d.wake(ends);
+    }
+    let shown = s.server.seen_at().is_some_and(|at| at >= ends) && !s.busy(Task::Configure);
+    if shown {
+        d.alarm(
+            "names-by-hand",
+            format!(
+                "synchronous_standby_names is {:?} and has to be {:?}: somebody else has set it",
+                facts.sync_names, configured.sync_names
+            ),
+        );
+    }
+    shown
+}
+
+/// Whatever may acknowledge now, nobody may elect by that: the record is narrowed to this node first, then the names are written again.
+fn repair(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>) {
+    d.memory.names = None;
+    if sync.record.is_lossless() && !sync.record.voters.is_empty() {
+        write(s, d, sync, with(s, &sync.record, sync.record.mode, &Quorum::nobody()));
+        return;
+    }
+    // It has to show them anew, and gets time for that.
+    d.memory.foreign_names = None;
+    d.hurry = true;
+    upkeep::configure_again(s, d);
+}
+
+fn wanted_mode(s: &Snapshot, sync: &SyncRecord) -> SyncMode {
+    match s.policy.durability {
+        Durability::Async => SyncMode::Async,
+        Durability::Quorum => SyncMode::Quorum,
+        Durability::StrictQuorum => SyncMode::StrictQuorum,
+        // For good: it never goes back by itself.
+        Durability::Auto if sync.mode != SyncMode::Async || sync.electable.len() >= ENOUGH => SyncMode::Quorum,
+        Durability::Auto => SyncMode::Async,
+    }
+}
+
+fn keep(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, facts: &ServerFacts, mode: SyncMode, since: Moment) {
+    let record = sync.record.quorum();
+    let wanted = wanted(s, d, &sync.record, facts, mode, since);
+    let may_wait = sync.record.mode == SyncMode::Async && mode != SyncMode::StrictQuorum;
+    if may_wait && wanted.is_nobody() && !sync.record.electable.is_empty() {
+        d.waits("voters", "no replica is ready yet to be waited for: commits wait for nobody until one is");
+        membership::rule(s, d, sync, since);
+        return;
+    }
+    let Some(guard) = s.guard().map(|guard| &guard.incarnation) else { return };
+    let mut names = names(s, guard, facts, &record);
+    for _ in 0..STEPS {
+        match transition::next(&record, &names.in_force, &wanted) {
+            Step::Record(next) => {
+                tell(d, &sync.record, mode, &next);
+                write(s, d, sync, with(s, &sync.record, mode, &next));
+                break;
+            }
+            Step::Names(next) => {
+                d.because("sync-names", format!("commits are to wait for {}", wording(&next, mode)));
+                names.write(next);
+            }
+            Step::Prove if prove(s, d, facts, &mut names, mode) => {}
+            Step::Prove => break,
+            Step::Done => {
+                let right = with(s, &sync.record, mode, &record);
+                if (right.mode, &right.electable) != (sync.record.mode, &sync.record.electable) {
+                    tell(d, &sync.record, mode, &record);
+                    write(s, d, sync, right);
+                }
+                break;
+            }
+        }
+    }
+    if record.is_nobody() && sync.record.mode != SyncMode::Async {
+        degraded(d, mode);
+    }
+    d.memory.names = Some(names);
+}
+
+fn degraded(d: &mut Draft, mode: SyncMode) {
+    if mode == SyncMode::StrictQuorum {
+        d.waits("voters", "no replica has voted yet: with strict-quorum commits wait until one does");
+    } else {
+        d.alarm("degraded", "no replica can confirm commits: they wait for nobody, and only this node may be primary until one can");
+    }
+}
+
+fn tell(d: &mut Draft, before: &SyncRecord, mode: SyncMode, next: &Quorum) {
+    let from = before.quorum();
+    d.because("voters", format!("what elects was {}, and becomes {}", wording(&from, before.mode), wording(next, mode)));
+}
+
+fn wording(quorum: &Quorum, mode: SyncMode) -> String {
+    if quorum.is_nobody() {
+        return if mode == SyncMode::StrictQuorum { "a voter, and there is none".to_owned() } else { "nobody".to_owned() };
+    }
+    let nodes: Vec<&str> = quorum.members().iter().map(|replica| replica.node.as_str()).collect();
+    format!("{} of {}", quorum.k(), nodes.join(", "))
+}
+
+/// Who should confirm: voters until they are silent or barred, and whoever has caught up and is ready to be promoted.
+fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, mode: SyncMode, since: Moment) -> Quorum {
+    let rows = |replica: &Replica| {
+        let name = replica.application_name();
+        // One that is only starting may be the next one of a receiver whose former walsender has not noticed its end.
+        facts.walsenders.iter().filter(move |row| row.streaming && row.application_name == name)
+    };
+    let mut members: BTreeSet<Replica> = BTreeSet::new();
+    for voter in &sync.voters {
+        if membership::barred_from_voting(s, voter) || !membership::is_heard(s, d, voter, since) {
+            continue;
+        }
+        if rows(voter).count() > 1 {
+            d.alarm(
+                "duplicate-walsender",
+                format!("several receivers call themselves {}: what they confirm counts for nothing", voter.application_name()),
+            );
+            continue;
+        }
+        members.insert(voter.clone());
+    }
+    let ServerRole::Primary { insert, .. } = &facts.role else { return Quorum::new(s.policy.quorum_standbys, members) };
+    for row in facts.walsenders.iter().filter(|row| row.streaming) {
+        let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
+        let caught_up = row.flush.is_some_and(|flush| insert.bytes_ahead_of(flush) <= s.policy.max_lag);
+        let joins = caught_up
+            && rows(&replica).count() == 1
+            && membership::is_recent(s, &replica)
+            && membership::is_present_life(s, &replica)
+            && !membership::barred_from_voting(s, &replica)
+            && s.etcd.records.nodes.get(&replica.node).is_some_and(|node| node.record.sync_ready);
+        if joins {
+            members.insert(replica);
+        }
+    }
+    let most = u32::try_from(members.len()).unwrap_or(u32::MAX);
+    if mode == SyncMode::StrictQuorum && most < s.policy.quorum_standbys {
+        // Commits wait for those who are missing.
+        d.alarm(
+            "no-voter",
+            format!("{most} replicas can confirm commits, and {} have to: with strict-quorum they wait", s.policy.quorum_standbys),
+        );
+        let enough = sync.voters.len() >= s.policy.quorum_standbys as usize;
+        return if enough { Quorum::new(s.policy.quorum_standbys, sync.voters.iter().cloned()) } else { sync.quorum() };
+    }
+    Quorum::new(s.policy.quorum_standbys, members)
+}
+
+/// What is known of the names in the server's present run. One that has just come up from a claim has those of `sync`, and may have others.
+fn names(s: &Snapshot, guard: &Incarnation, facts: &ServerFacts, record: &Quorum) -> Names {
+    let known = s.memory.names.clone().filter(|names| names.guard == *guard && names.run == facts.run);
+    known.unwrap_or_else(|| Names {
+        guard: guard.clone(),
+        run: facts.run,
+        in_force: InForce { newest: Some(record.clone()), older: Older::Unknown },
+        written: None,
+        heard: None,
+    })
+}
+
+impl Names {
+    fn write(&mut self, next: Quorum) {
+        let before = self.in_force.newest.replace(next);
+        if let Older::These(older) = &mut self.in_force.older {
+            older.extend(before);
+        }
+        (self.written, self.heard) = (None, None);
+    }
+
+    /// Whether somebody may believe that nobody has to confirm.
+    fn may_be_empty(&self) -> bool {
+        match &self.in_force.older {
+            Older::These(older) => older.iter().any(Quorum::is_nobody),
+            Older::Unknown => true,
+        }
+    }
+
+    /// Whether a walsender that bears this name counts, or counted.
+    fn count(&self, replica: &Replica) -> bool {
+        let among = |quorum: &Quorum| quorum.members().contains(replica);
+        match &self.in_force.older {
+            Older::These(older) => self.in_force.newest.iter().chain(older).any(among),
+            Older::Unknown => true,
+        }
+    }
+}
+
+/// One after the other: new connections show the newest names (and the checkpointer has them); every walsender that counts or counted has
+/// confirmed something of later, or is gone; and then the new voters have confirmed something of later still. `true` once all that is so.
+fn prove(s: &Snapshot, d: &mut Draft, facts: &ServerFacts, names: &mut Names, mode: SyncMode) -> bool {
+    let Some(newest) = names.in_force.newest.clone() else { return false };
+    let text = text(s, &newest, mode);
+    if s.configured.as_ref().is_none_or(|configured| configured.sync_names != text) {
+        names.written = None;
+        d.waits("sync-names", "synchronous_standby_names is being written");
+        return false;
+    }
+    let written = *names.written.get_or_insert(s.now.boot);
+    let Some(heard) = names.heard else {
+        let checkpoints = names.may_be_empty();
+        let Some(mark) = shown(s, facts, &text, written, checkpoints) else {
+            d.waits("sync-names", "waits until new sessions show synchronous_standby_names as it was written");
+            d.act(s, Action::ShowNames { names: text, checkpoints });
+            return false;
+        };
+        if !is_looked_at(s, d) || !are_heard(s, d, facts, names, mark) {
+            return false;
+        }
+        names.heard = Some(s.now.boot);
+        d.act(s, Action::ShowNames { names: text, checkpoints: false });
+        return false;
+    };
+    let Some(mark) = shown(s, facts, &text, heard, false) else {
+        d.waits("sync-names", "waits until new sessions show synchronous_standby_names again");
+        d.act(s, Action::ShowNames { names: text, checkpoints: false });
+        return false;
+    };
+    let confirm =
+        facts.walsenders.iter().filter(|row| has(row, mark)).filter_map(|row| Replica::from_application_name(&row.application_name));
+    let confirm: BTreeSet<Replica> = confirm.filter(|replica| newest.members().contains(replica)).collect();
+    if confirm.len() < newest.k() as usize {
+        d.waits("voters", format!("{} have to confirm {mark}, {} did", wording(&newest, mode), confirm.len()));
+        return false;
+    }
+    names.in_force.older = Older::These(Vec::new());
+    true
+}
+
+fn shown(s: &Snapshot, facts: &ServerFacts, text: &str, since: Moment, checkpoints: bool) -> Option<Lsn> {
+    let fits = |shown: &&Shown| shown.run == facts.run && shown.names == text && shown.at >= since && (shown.checkpoints || !checkpoints);
+    s.shown.as_ref().filter(fits)?.mark
+}
+
+fn has(row: &Walsender, mark: Lsn) -> bool {
+    row.streaming && row.flush.is_some_and(|flush| flush >= mark)
+}
+
+/// Whether the walsenders that are known are those of after the names were shown: one that is missing before may act on older ones.
+fn is_looked_at(s: &Snapshot, d: &mut Draft) -> bool {
+    let since = s.shown.as_ref().map_or(s.now.boot, |shown| shown.known);
+    let looked = s.server.seen_at().is_some_and(|at| at >= since);
+    if !looked {
+        d.hurry = true;
+        d.waits("walsenders", "waits for a look at the walsenders of after that");
+    }
+    looked
+}
+
+/// Whether every walsender of a voter, old or new, has confirmed `mark`: one that has not may act on older names. One that does not in time
+/// is ended.
+fn are_heard(s: &Snapshot, d: &mut Draft, facts: &ServerFacts, names: &Names, mark: Lsn) -> bool {
+    let mut late = Vec::new();
+    for row in facts.walsenders.iter().filter(|row| !has(row, mark)) {
+        late.extend(Replica::from_application_name(&row.application_name).filter(|replica| names.count(replica)));
+    }
+    if late.is_empty() {
+        return true;
+    }
+    let who: Vec<&str> = late.iter().map(|replica| replica.node.as_str()).collect();
+    let since = s.shown.as_ref().map_or(s.now.boot, |shown| shown.at);
+    let ends = since.plus(s.policy.timers().wait);
+    d.waits("walsenders", format!("{} must confirm {mark} first, or is cut off in {}", who.join(", "), s.left(ends)));
+    d.wake(ends);
+    let again = s.memory.ended_at.is_none_or(|at| s.now.boot.since(at) >= s.policy.timers().wait);
+    if s.now.boot >= ends && again && d.act(s, Action::EndWalsenders(late)) {
+        d.memory.ended_at = Some(s.now.boot);
+    }
+    false
+}
+
+/// `synchronous_standby_names` for `quorum`. With strict-quorum fewer than the policy asks for confirm nothing.
+fn text(s: &Snapshot, quorum: &Quorum, mode: SyncMode) -> String {
+    let few = quorum.k() < s.policy.quorum_standbys;
+    if few && mode == SyncMode::StrictQuorum { NOBODY_CONFIRMS.to_owned() } else { quorum.names() }
+}
+
+/// What the managed configuration has to say, by the newest decision: on the holder's server the names that were last written; elsewhere a name
+/// that nobody bears, where the mode is or may become another than `async`.
+pub(super) fn sync_names(s: &Snapshot, d: &Draft) -> String {
+    let Some(sync) = s.sync() else { return standby_names(s) };
+    let ours = sync.record.primary == s.myself() && s.holds() && s.leader().is_some_and(|leader| leader.record.term == sync.record.term);
+    if !ours {
+        return standby_names(s);
+    }
+    let mode = wanted_mode(s, &sync.record);
+    let guard = s.guard().map(|guard| &guard.incarnation);
+    let present = |names: &&Names| s.run() == Some(names.run) && guard == Some(&names.guard);
+    let written = d.memory.names.as_ref().filter(present).and_then(|names| names.in_force.newest.as_ref());
+    match written {
+        Some(newest) => text(s, newest, mode),
+        None => text(s, &sync.record.quorum(), sync.record.mode),
+    }
+}
+
+fn standby_names(s: &Snapshot) -> String {
+    let said = s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready);
+    // What was said of this node has to be taken back first.
+    if is_needless(s) && !said { String::new() } else { NOBODY_CONFIRMS.to_owned() }
+}
+
+/// Whether nobody is to be promoted into a quorum: neither the policy wants one, nor is one in force still.
+fn is_needless(s: &Snapshot) -> bool {
+    s.policy.durability == Durability::Async && s.sync().is_none_or(|sync| !sync.record.is_lossless())
+}
+
+/// Why this node's PostgreSQL, once promoted, might acknowledge commits that nobody else has: it was not seen to wait by itself.
+pub(super) fn unready(s: &Snapshot) -> Option<&'static str> {
+    let waits = s.sync().is_some_and(|sync| sync.record.is_lossless() && !sync.record.voters.is_empty());
+    let ready = s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready && node.record.data == s.file.data);
+    (waits && !ready).then_some("it was not seen to wait for replicas by itself once it is promoted")
+}
+
+/// `sync` with these voters. Whoever votes may take over, unless a tag forbids it.
+fn with(s: &Snapshot, sync: &SyncRecord, mode: SyncMode, quorum: &Quorum) -> SyncRecord {
+    let voters: Vec<Replica> = quorum.members().iter().cloned().collect();
+    let electable = voters.iter().filter(|replica| !membership::barred(s, replica)).cloned().collect();
+    SyncRecord { mode, k: quorum.k().max(1), voters, electable, ..sync.clone() }
+}
+
+/// Writes `sync` in our term.
+pub(super) fn write(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, record: SyncRecord) {
+    let Some(term) = s.etcd.records.term.as_ref() else { return };
+    let nonce = s.nonce("sync");
+    let record = SyncRecord { nonce: nonce.clone(), ..record };
+    let txn = Txn {
+        nonce,
+        when: vec![Compare::Is(Key::Sync, sync.text.clone()), Compare::Is(Key::Term, term.text.clone())],
+        then: vec![Write::Put(Key::Sync, to_text(&record))],
+    };
+    d.act(s, Action::Txn(Purpose::Membership, txn));
+}
+
+/// Whether a standby here has to show that it may be promoted into a quorum, and how far that is.
+pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
+    let said = s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready);
+    if is_needless(s) {
+        return false;
+    }
+    match s.guard().map(|guard| &guard.cut) {
+        Some(Cut::From(_)) => {}
+        // Its promise would be worth nothing.
+        Some(Cut::Unable { .. }) => return false,
+        Some(Cut::Unknown) | None => return said,
+    }
+    let Some(facts) = s.server().filter(|facts| matches!(facts.role, ServerRole::Standby { .. })) else { return said };
+    let Some(configured) = &s.configured else { return said };
+    if configured.sync_names != NOBODY_CONFIRMS {
+        return false;
+    }
+    if said {
+        return true;
+    }
+    let proven = s.shown.as_ref().is_some_and(|shown| shown.run == facts.run && shown.names == NOBODY_CONFIRMS && shown.checkpoints);
+    if !proven {
+        d.act(s, Action::ShowNames { names: NOBODY_CONFIRMS.to_owned(), checkpoints: true });
+    }
+    proven
+}
+
+/// The position up to which as many voters have flushed as a commit waits for; `None` where commits wait for nobody.
+pub(super) fn confirmed(facts: &ServerFacts, sync: &SyncRecord) -> Option<Lsn> {
+    let quorum = sync.quorum();
+    if quorum.is_nobody() {
+        return None;
+    }
+    let mut flushed: Vec<Lsn> = facts
+        .walsenders
+        .iter()
+        .filter(|row| Replica::from_application_name(&row.application_name).is_some_and(|replica| quorum.members().contains(&replica)))
+        .filter_map(|row| row.flush)
+        .collect();
+    flushed.sort_unstable_by(|a, b| b.cmp(a));
+    Some(flushed.get(quorum.k() as usize - 1).copied().unwrap_or_default())
+}

@@ -1,0 +1,241 @@
+//! How the set that acknowledges and the set that elects change without ever missing each other (protocol 1.8).
+//!
+//! A commit is acknowledged by any `k` of the names in `synchronous_standby_names`; a leader is elected by any R = |V| − k + 1 of the voters
+//! in `sync`. Both are written one after the other, either write may be interrupted, and after a reload old and new names are in force side by
+//! side for a while. Each single step here keeps every acknowledging set meeting every electing set.
+
+use crate::model::{node::Replica, quorum::Quorum};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The next single step towards a goal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step<T: Ord = Replica> {
+    /// Write this to `sync`.
+    Record(Quorum<T>),
+    /// Write this to `synchronous_standby_names`.
+    Names(Quorum<T>),
+    /// The names are written; it is not proven yet that no older ones are in force anywhere.
+    Prove,
+    /// `sync` and names say what they should.
+    Done,
+}
+
+/// Which `synchronous_standby_names` processes of the primary may act on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce<T: Ord = Replica> {
+    /// What was written last; `None`: who wrote it is gone.
+    pub newest: Option<Quorum<T>>,
+    /// What may be in force beside it.
+    pub older: Older<T>,
+}
+
+/// Names that were in force before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Older<T: Ord = Replica> {
+    /// These; empty: the newest alone is in force, and that is proven.
+    These(Vec<Quorum<T>>),
+    /// Not known: anything that meets what `sync` says.
+    Unknown,
+}
+
+impl<T: Ord + Clone> InForce<T> {
+    /// Whether all that may be in force meets `record`, while `present` is what `sync` says.
+    fn meets(&self, record: &Quorum<T>, present: &Quorum<T>) -> bool {
+        let older = match &self.older {
+            Older::These(older) => older.iter().all(|names| names.meets(record)),
+            // They meet `present`, and so whatever asks for no more of the same voters.
+            Older::Unknown => {
+                record.is_nobody() || (!present.is_nobody() && record.k() <= present.k() && record.members().is_superset(present.members()))
+            }
+        };
+        older && self.newest.iter().all(|names| names.meets(record))
+    }
+
+    fn is_proven(&self) -> bool {
+        matches!(&self.older, Older::These(older) if older.is_empty())
+    }
+}
+
+/// The next step from what is recorded and in force to `wanted`: as record and as names.
+///
+/// Those who leave go before others come: one who is gone neither holds commits up nor is missed at an election meanwhile. Only where fewer would
+/// be left than have to confirm do the new ones come first.
+pub(super) fn next<T: Ord + Clone>(record: &Quorum<T>, in_force: &InForce<T>, wanted: &Quorum<T>) -> Step<T> {
+    let stays: BTreeSet<T> = record.members().intersection(wanted.members()).cloned().collect();
+    // Where fewer stay than have to confirm, others come first: nothing is ever acknowledged by less than what is wanted.
+    let few = stays.len() < wanted.k() as usize;
+    let goal = match few || stays == *record.members() {
+        true => wanted.clone(),
+        false => remaining(record, in_force, &stays),
+    };
+    if goal != *record && in_force.meets(&goal, record) {
+        return Step::Record(goal);
+    }
+    if !goal.meets(record) {
+        // All voters of both, and no more of them than either asks for: what is in force meets that, and so do the names to come.
+        return Step::Record(Quorum::new(record.k().min(goal.k()), record.members().union(goal.members()).cloned()));
+    }
+    if in_force.newest.as_ref() != Some(&goal) {
+        return Step::Names(goal);
+    }
+    // Names that nobody is listed in hold nothing up, and nothing rests on them.
+    if goal.is_nobody() || in_force.is_proven() { Step::Done } else { Step::Prove }
+}
+
+/// Those who stay, with the largest k at which what is in force lets the others go at once.
+fn remaining<T: Ord + Clone>(record: &Quorum<T>, in_force: &InForce<T>, stays: &BTreeSet<T>) -> Quorum<T> {
+    let of = |k: u32| Quorum::new(k, stays.iter().cloned());
+    (1..=record.k()).rev().map(of).find(|goal| in_force.meets(goal, record)).unwrap_or_else(|| of(record.k()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every quorum of `nodes` nodes with k up to `most`, nobody included.
+    fn all(nodes: u8, most: u32) -> Vec<Quorum<u8>> {
+        let mut found = vec![Quorum::nobody()];
+        for bits in 1..1_u32 << nodes {
+            let members: Vec<u8> = (0..nodes).filter(|node| bits & (1 << node) != 0).collect();
+            found.extend((1..=most.min(bits.count_ones())).map(|k| Quorum::new(k, members.iter().copied())));
+        }
+        found
+    }
+
+    /// What a step does; `false` where there was nothing to do.
+    fn take(step: Step<u8>, record: &mut Quorum<u8>, in_force: &mut InForce<u8>) -> bool {
+        match step {
+            Step::Record(next) => *record = next,
+            Step::Names(names) => {
+                let before = in_force.newest.replace(names);
+                if let Older::These(older) = &mut in_force.older {
+                    older.extend(before);
+                }
+            }
+            Step::Prove => in_force.older = Older::These(Vec::new()),
+            Step::Done => return false,
+        }
+        true
+    }
+
+    fn check(step: &Step<u8>, record: &Quorum<u8>, possible: &[&Quorum<u8>], what: &dyn Fn() -> String) {
+        match step {
+            Step::Record(next) => {
+                assert_ne!(next, record, "{}", what());
+                assert!(possible.iter().all(|names| names.meets(next)), "{} leads to {next:?}", what());
+            }
+            Step::Names(names) => assert!(names.meets(record), "{} leads to names {names:?}", what()),
+            Step::Prove | Step::Done => {}
+        }
+    }
+
+    /// One step from every state that can be: whatever was interrupted before, record and names meet afterwards as they did before.
+    #[test]
+    fn no_step_lets_the_sets_miss_each_other() {
+        for nodes in 1..=4 {
+            let quorums = all(nodes, 3);
+            for record in &quorums {
+                let meeting: Vec<&Quorum<u8>> = quorums.iter().filter(|names| names.meets(record)).collect();
+                for wanted in &quorums {
+                    for newest in &meeting {
+                        for older in &meeting {
+                            let in_force = InForce { newest: Some((*newest).clone()), older: Older::These(vec![(*older).clone()]) };
+                            let step = next(record, &in_force, wanted);
+                            check(&step, record, &[newest, older], &|| format!("{record:?}, {in_force:?}, for {wanted:?}"));
+                        }
+                        let proven = InForce { newest: Some((*newest).clone()), older: Older::These(Vec::new()) };
+                        let step = next(record, &proven, wanted);
+                        check(&step, record, &[newest], &|| format!("{record:?}, {proven:?}, for {wanted:?}"));
+                    }
+                    let unknown = InForce { newest: None, older: Older::Unknown };
+                    let step = next(record, &unknown, wanted);
+                    check(&step, record, &meeting, &|| format!("{record:?}, unknown names, for {wanted:?}"));
+                }
+            }
+        }
+    }
+
+    /// The same for five nodes, from names that are proven, and from unknown ones.
+    #[test]
+    fn no_step_of_five_nodes_lets_the_sets_miss_each_other() {
+        let quorums = all(5, 3);
+        for record in &quorums {
+            let meeting: Vec<&Quorum<u8>> = quorums.iter().filter(|names| names.meets(record)).collect();
+            for wanted in &quorums {
+                for newest in &meeting {
+                    let proven = InForce { newest: Some((*newest).clone()), older: Older::These(Vec::new()) };
+                    check(&next(record, &proven, wanted), record, &[newest], &|| format!("{record:?}, {proven:?}, for {wanted:?}"));
+                }
+                let unknown = InForce { newest: None, older: Older::Unknown };
+                check(&next(record, &unknown, wanted), record, &meeting, &|| format!("{record:?}, unknown names, for {wanted:?}"));
+            }
+        }
+    }
+
+    /// From everywhere to everywhere, interrupted nowhere or after any one step, by an agent that then knows nothing of the names.
+    #[test]
+    fn every_goal_is_reached() {
+        let quorums = all(4, 3);
+        for from in &quorums {
+            for wanted in &quorums {
+                for lost_after in 0..10 {
+                    let mut record = from.clone();
+                    let mut in_force = InForce { newest: Some(from.clone()), older: Older::These(Vec::new()) };
+                    let mut steps = 0;
+                    while take(next(&record, &in_force, wanted), &mut record, &mut in_force) {
+                        steps += 1;
+                        if steps == lost_after {
+                            in_force = InForce { newest: None, older: Older::Unknown };
+                        }
+                        assert!(steps < 20, "{from:?} never comes to {wanted:?}, interrupted after {lost_after}");
+                    }
+                    assert_eq!((&record, in_force.newest.as_ref()), (wanted, Some(wanted)), "{from:?}, interrupted after {lost_after}");
+                }
+            }
+        }
+    }
+
+    /// On no way is a commit acknowledged by fewer than what it leads from and what it leads to ask for.
+    #[test]
+    fn nobody_is_told_of_a_commit_that_fewer_have() {
+        let quorums = all(4, 3);
+        for from in &quorums {
+            for wanted in &quorums {
+                let mut record = from.clone();
+                let mut in_force = InForce { newest: Some(from.clone()), older: Older::These(Vec::new()) };
+                loop {
+                    let step = next(&record, &in_force, wanted);
+                    if let Step::Names(names) = &step {
+                        assert!(names.k() >= from.k().min(wanted.k()), "from {from:?} to {wanted:?} by names {names:?}");
+                    }
+                    if !take(step, &mut record, &mut in_force) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where those who stay or come could elect at the start, they can at every step; unless so few stay that others have to come first.
+    #[test]
+    fn nobody_who_leaves_is_missed_at_an_election() {
+        let quorums = all(4, 3);
+        for from in &quorums {
+            let few = |wanted: &Quorum<u8>| (1..wanted.k() as usize).contains(&from.members().intersection(wanted.members()).count());
+            for wanted in quorums.iter().filter(|wanted| !wanted.is_nobody() && !few(wanted)) {
+                let can_elect = |record: &Quorum<u8>| {
+                    let there = record.members().intersection(wanted.members()).count();
+                    record.is_nobody() || there >= record.electors() as usize
+                };
+                let mut record = from.clone();
+                let mut in_force = InForce { newest: Some(from.clone()), older: Older::These(Vec::new()) };
+                let could = can_elect(from);
+                while take(next(&record, &in_force, wanted), &mut record, &mut in_force) {
+                    assert!(!could || can_elect(&record), "from {from:?} to {wanted:?} by {record:?}");
+                }
+            }
+        }
+    }
+}
