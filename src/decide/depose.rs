@@ -15,6 +15,9 @@ use crate::model::{
 /// So many renewals have to be missing.
 const MISSED: u64 = 3;
 
+/// Within this time the samples are as frequent as they were asked for.
+const LOOKED_FOR: Span = Span::from_millis(250);
+
 /// Who votes, where a holder can be deposed at all: it serves, and commits wait for these.
 fn electorate<'a>(s: &'a Snapshot, leader: &LeaderRecord) -> Option<&'a SyncRecord> {
     let sync = &s.sync()?.record;
@@ -65,7 +68,9 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
             d.act(s, Action::Probe(record.holder.postgres.clone()));
         }
     }
-    if s.received_at.is_some_and(|at| at > first) {
+    // Progress shows once it is looked for: from now on that is often, and what shows at first may be from before.
+    d.hurry = true;
+    if s.received_at.is_some_and(|at| at > first.plus(LOOKED_FOR)) {
         // It lives, and reaches us: what it lacks is etcd.
         return;
     }
