@@ -62,7 +62,8 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
         return;
     }
     let every = s.policy.timers().renew_every;
-    match s.probed.as_ref().filter(|probed| probed.address == record.holder.postgres && probed.at >= first) {
+    let probed = s.probed.as_ref().filter(|probed| probed.address == record.holder.postgres && probed.at >= first);
+    match probed {
         Some(probed) if s.now.boot < probed.at.plus(every.times(2)) => d.wake(probed.at.plus(every.times(2))),
         _ => {
             d.act(s, Action::Probe(record.holder.postgres.clone()));
@@ -78,14 +79,9 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
         d.wake(enough);
         return;
     }
-    if finds(s, record, first) {
+    if probed.is_some_and(|probed| !probed.answered) {
         d.memory.finds_gone = Some(record.nonce.clone());
     }
-}
-
-/// Whether the last look began after the first missing renewal, and got no answer from the holder's PostgreSQL.
-fn finds(s: &Snapshot, record: &LeaderRecord, first: Moment) -> bool {
-    s.probed.as_ref().is_some_and(|probed| probed.address == record.holder.postgres && probed.at >= first && !probed.answered)
 }
 
 /// From when on a voter may follow this holder although its lease is not over, and why: enough voters find it gone.

@@ -246,8 +246,7 @@ fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, m
             && rows(&replica).count() == 1
             && membership::is_recent(s, &replica)
             && membership::is_present_life(s, &replica)
-            && !membership::barred_from_voting(s, &replica)
-            && s.etcd.records.nodes.get(&replica.node).is_some_and(|node| node.record.sync_ready);
+            && !membership::barred_from_voting(s, &replica);
         if joins {
             members.insert(replica);
         }
@@ -412,9 +411,14 @@ pub(super) fn sync_names(s: &Snapshot, d: &Draft) -> String {
 }
 
 fn standby_names(s: &Snapshot) -> String {
-    let said = s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready);
+    let said = said_to_be_ready(s);
     // What was said of this node has to be taken back first.
     if is_needless(s) && !said { String::new() } else { NOBODY_CONFIRMS.to_owned() }
+}
+
+/// Whether our `nodes` key says that this node may be promoted into a quorum.
+fn said_to_be_ready(s: &Snapshot) -> bool {
+    s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready)
 }
 
 /// Whether nobody is to be promoted into a quorum: neither the policy wants one, nor is one in force still.
@@ -451,7 +455,7 @@ pub(super) fn write(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, reco
 
 /// Whether a standby here has to show that it may be promoted into a quorum, and how far that is.
 pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
-    let said = s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready);
+    let said = said_to_be_ready(s);
     if is_needless(s) {
         return false;
     }
