@@ -7,6 +7,7 @@
 //! - [`dcs`]: etcd, where the records stand;
 //! - [`postgres`]: the server, its files and its programs;
 //! - [`guard`]: the process that owns PostgreSQL and the deadline;
+//! - [`peers`]: what agents ask each other while etcd is silent;
 //! - [`telemetry`]: what a process tells of itself;
 //! - [`api`], [`cli`]: what people and programs touch;
 //! - [`config`]: what operators write, checked;
@@ -23,6 +24,7 @@ pub mod decide;
 pub mod guard;
 pub mod lab;
 pub mod model;
+pub mod peers;
 pub mod postgres;
 pub mod sim;
 pub mod telemetry;

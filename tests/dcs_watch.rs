@@ -153,6 +153,8 @@ fn suspicion(lists: [Listing; 2]) -> Option<String> {
         version: String::new(),
         first_policy: ClusterPolicy::default(),
         major: 15,
+        boot: clock::boot_id(),
+        peer_key: false,
     };
     let at = |boot| Clocks { boot, mono: boot };
     let file = NodeFile::fresh("test".parse().expect("cluster"), me.node.clone(), clock::data_incarnation());

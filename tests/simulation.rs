@@ -65,7 +65,7 @@ fn sum(outcomes: &[Outcome], of: impl Fn(&Coverage) -> u64) -> u64 {
 type Figure = fn(&Coverage) -> u64;
 
 fn print_coverage(outcomes: &[Outcome]) {
-    let figures: [(&str, Figure); 24] = [
+    let figures: [(&str, Figure); 26] = [
         ("faults", |c| c.faults),
         ("decisions", |c| c.steps),
         ("claims", |c| c.claims),
@@ -78,6 +78,8 @@ fn print_coverage(outcomes: &[Outcome]) {
         ("adoptions", |c| c.adoptions),
         ("releases", |c| c.releases),
         ("handoffs", |c| c.handoffs),
+        ("peers asked", |c| c.asked),
+        ("acknowledged", |c| c.acked),
         ("unknown outcomes", |c| c.ambiguous),
         ("unknown claims", |c| c.ambiguous_claims),
         ("deadlines", |c| c.deadlines),
@@ -85,7 +87,7 @@ fn print_coverage(outcomes: &[Outcome]) {
         ("deposed", |c| c.deposed),
         ("fetches", |c| c.fetches),
         ("burnt timelines", |c| c.burnt),
-        ("acknowledged", |c| c.acks),
+        ("commits acknowledged", |c| c.acks),
         ("of these, for good", |c| c.lossless),
         ("lost", |c| c.lost),
         ("recovery in ms", |c| c.recovery_ms),
@@ -194,6 +196,31 @@ fn some_oracle_sees_in(options: Options, seeds: u64, expected: &[&str]) {
     });
     println!("{mutation:?}: {seen:?}");
     assert!(seen.is_some(), "{mutation:?} goes unnoticed");
+}
+
+/// Protocol 1.11: validity counts from the earliest question, not from an answer.
+#[test]
+fn counting_from_the_answers_of_peers_is_noticed() {
+    some_oracle_sees(Mutation::AcksFromReceipt, &["O10", "O1:"]);
+}
+
+/// Protocol 1.11: what a peer agrees to is in its file.
+#[test]
+fn a_peer_that_forgets_its_word_is_noticed() {
+    some_oracle_sees(Mutation::ForgottenAck, &["O21", "O1:", "O10"]);
+}
+
+/// Protocol 1.11: in `async` each who may take over has to agree.
+#[test]
+fn one_peers_word_for_all_is_noticed() {
+    some_oracle_sees(Mutation::OneAck, &["O1:", "O10"]);
+}
+
+/// Protocol 1.11: every `sync` that may be in force.
+#[test]
+#[ignore = "rare"]
+fn slow_words_for_one_sync_alone_are_noticed() {
+    some_oracle_sees_in(Options { mutation: Mutation::AcksForOneSync, ..Options::default() }, 2_000, &["O1:", "O10"]);
 }
 
 fn quorum_sees(mutation: Mutation, expected: &[&str]) {

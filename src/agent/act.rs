@@ -23,6 +23,7 @@ use crate::{
         client::{ArmedBy, Disarm, Guard},
     },
     model::{
+        failsafe::Ask,
         instance::{DataDir, Run, StartAs},
         key::Txn,
         lsn::Lsn,
@@ -33,8 +34,10 @@ use crate::{
         term::Term,
         timeline::TimelineId,
     },
+    peers,
     postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, scan},
 };
+use futures_util::future::join_all;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -48,6 +51,8 @@ const GUARD_LIMIT: Span = Span::from_secs(2);
 pub(super) const SQL_LIMIT: Span = Span::from_secs(5);
 /// How long another server may take to answer at all.
 const PROBE_LIMIT: Span = Span::from_millis(500);
+/// How long a peer may take to answer: the file that binds it is fsynced.
+const PEER_LIMIT: Span = Span::from_millis(400);
 /// How long reading the end of WAL may take.
 pub(super) const SCAN_LIMIT: Span = Span::from_secs(120);
 /// How long initdb, a clone, a rewind may take.
@@ -70,6 +75,8 @@ pub(super) struct Tools {
     pub(super) program: PathBuf,
     pub(super) guard: watch::Receiver<Option<Guard>>,
     pub(super) starter: Starter,
+    /// Whom to ask while etcd is silent; `None` without a peer key.
+    pub(super) peers: Option<peers::Client>,
     pub(super) store: Arc<Mutex<file::Store>>,
     /// The configuration that the files say, as the `postgres` room knows it.
     pub(super) rendered: Mutex<Option<postgres::Configuration>>,
@@ -172,6 +179,7 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
         Action::Cut(from) => guarded(session(tools)?.cut(from, term, GUARD_LIMIT).await, tools).await,
         Action::Probe(address) => probe(tools, address).await,
+        Action::AskPeers { ask, of } => ask_peers(tools, ask, of).await,
         Action::CutStream => cut_stream(tools, running(run)?).await,
         Action::InspectDisk => inspect(tools).await,
         Action::MeasureCopy { source } => copy::measure(tools, source).await,
@@ -332,6 +340,23 @@ async fn probe(tools: &Tools, address: Address) -> Result<(), String> {
     let answered = postgres::peer::answers(&tools.settings, &address, PROBE_LIMIT).await;
     publish(tools, Event::Probed(Probed { address, answered, at })).await;
     Ok(())
+}
+
+/// Asks all at once; each answer is told when it comes.
+async fn ask_peers(tools: &Tools, ask: Ask, of: BTreeMap<NodeName, String>) -> Result<(), String> {
+    let Some(peers) = &tools.peers else { return Err("there is no peer key".to_owned()) };
+    let one = async |(node, url): (&NodeName, &String)| {
+        let sent = clock::boot();
+        match peers.ask(node, url, &ask, PEER_LIMIT).await {
+            Ok(answer) => {
+                publish(tools, Event::Answered { answer, ask: ask.clone(), sent }).await;
+                None
+            }
+            Err(fault) => Some(format!("{node}: {}", chain(&fault))),
+        }
+    };
+    let faults: Vec<String> = join_all(of.iter().map(one)).await.into_iter().flatten().collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
 }
 
 async fn cut_stream(tools: &Tools, run: Run) -> Result<(), String> {

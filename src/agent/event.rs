@@ -6,6 +6,7 @@ use crate::{
         snapshot::{CopyPlace, Probed, Shown},
     },
     model::{
+        failsafe::{Answer, Ask, Asked},
         instance::{DataDir, GuardStatus, Run, ServerFacts, Whole},
         key::Key,
         moment::Moment,
@@ -109,6 +110,17 @@ pub enum Event {
     Shown(Shown),
     /// A primary's PostgreSQL was asked for an answer.
     Probed(Probed),
+    /// A peer asks us to bind ourselves.
+    Asked(Asked),
+    /// A peer has answered a question of ours.
+    Answered {
+        /// What it says.
+        answer: Answer,
+        /// What was asked.
+        ask: Ask,
+        /// When that was sent (`CLOCK_BOOTTIME`).
+        sent: Moment,
+    },
     /// The stream was cut: the conninfo in force is empty, and no walreceiver is there.
     StreamCut,
     /// History files were written: all that are in `pg_wal` now.

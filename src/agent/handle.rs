@@ -7,10 +7,12 @@
 //! changed without a trace. [`Refusal`] says what the asker does next; only [`Refusal::Unknown`] leaves open what happened.
 
 use crate::{
-    decide::{decision::Decision, snapshot::Snapshot},
+    clock,
+    decide::{answer_to, decision::Decision, snapshot::Snapshot},
     model::{
+        failsafe::{Answer, Ask, Asked},
         moment::{Moment, Span},
-        node::NodeName,
+        node::{NodeName, Nonce},
         policy::ClusterPolicy,
         policy_check::PolicyFault,
         record::{AuditRecord, HistoryRecord, IntentRecord, MemberRecord, PolicyRecord, Stored},
@@ -122,6 +124,7 @@ pub enum Refusal {
 pub struct Handle {
     published: watch::Receiver<Option<Arc<Published>>>,
     commands: mpsc::Sender<Command>,
+    asks: mpsc::Sender<Asked>,
     news: News,
 }
 
@@ -132,6 +135,8 @@ pub struct Seat {
     pub publisher: Publisher,
     /// What is asked for, in the order of arrival.
     pub commands: mpsc::Receiver<Command>,
+    /// What other nodes ask of this one.
+    pub asks: mpsc::Receiver<Asked>,
 }
 
 /// Shows decisions to every reader.
@@ -145,8 +150,10 @@ pub struct Publisher {
 pub fn pair(run: &str) -> (Handle, Seat) {
     let (publish, published) = watch::channel(None);
     let (command, commands) = mpsc::channel(COMMANDS);
+    let (ask, asks) = mpsc::channel(COMMANDS);
     let news = News::new(run);
-    (Handle { published, commands: command, news: news.clone() }, Seat { publisher: Publisher { published: publish, news }, commands })
+    let handle = Handle { published, commands: command, asks: ask, news: news.clone() };
+    (handle, Seat { publisher: Publisher { published: publish, news }, commands, asks })
 }
 
 impl Publisher {
@@ -223,6 +230,16 @@ impl Handle {
         self.ask(deadline, |reply| Command::Audit { limit, reply }).await
     }
 
+    /// Has this node decide on a question of another one; its answer, once that stands in the node file. `None`: not within `deadline`.
+    pub async fn bind(&self, ask: Ask, deadline: Span) -> Option<Answer> {
+        let nonce = ask.nonce.clone();
+        let mut published = self.published.clone();
+        self.asks.try_send(Asked { ask, at: clock::boot() }).ok()?;
+        let answered = published.wait_for(|published| answer_of(published.as_deref(), &nonce).is_some());
+        let published = tokio::time::timeout(deadline.to_std(), answered).await.ok()?.ok()?;
+        answer_of(published.as_deref(), &nonce)
+    }
+
     async fn ask<T>(&self, deadline: Span, command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(command(reply)).map_err(|error| match error {
@@ -235,6 +252,10 @@ impl Handle {
             Err(_) => Err(Refusal::Unknown(format!("no answer within {deadline}"))),
         }
     }
+}
+
+fn answer_of(published: Option<&Published>, nonce: &Nonce) -> Option<Answer> {
+    published.and_then(|published| answer_to(&published.snapshot, &published.decision, nonce))
 }
 
 #[cfg(test)]

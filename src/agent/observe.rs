@@ -4,6 +4,7 @@ use super::event::Event;
 use crate::{
     dcs::{Etcd, Update},
     model::{
+        failsafe::Asked,
         instance::{Run, ServerFacts, ServerRole},
         moment::Span,
         node::Incarnation,
@@ -47,6 +48,14 @@ impl LaidOut {
 /// How the server's WAL is laid out on disk; `None` where nothing says so.
 pub(super) fn layout(server: &Server) -> Option<Layout> {
     Layout::of(&server.settings().data_dir.join("pg_wal")).ok().flatten()
+}
+
+/// Hands on what other nodes ask, until every handle is gone.
+pub(super) async fn asks(mut asks: mpsc::Receiver<Asked>, events: mpsc::Sender<Event>) {
+    while let Some(asked) = asks.recv().await {
+        drop(events.send(Event::Asked(asked)).await);
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Samples the server at the pace that the loop sets, until the loop ends.

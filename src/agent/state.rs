@@ -4,6 +4,7 @@
 //!
 //! What is known, by where it comes from, in reading order:
 //! - `view`: etcd's records; `floors`: whether etcd went back; `lease`: our writes of `leader`;
+//! - `peers`: what other nodes ask and answer while etcd is silent;
 //! - `processes`: guard and runs; `server`: what PostgreSQL says; `data`: its directory; `boundary`: how far its WAL surely reaches;
 //! - `next`: when that has to be thought about again.
 
@@ -12,6 +13,7 @@ mod data;
 mod floors;
 mod lease;
 mod next;
+mod peers;
 mod processes;
 mod server;
 mod view;
@@ -23,6 +25,7 @@ use crate::{
         snapshot::{CopyPlace, Etcd, Failure, Fresh, Lease, Me, Probed, Scanned, Shown, Snapshot, Standing},
     },
     model::{
+        failsafe::Peers,
         instance::{DataDir, GuardStatus, Run, ServerFacts},
         key::Key,
         lsn::Lsn,
@@ -31,6 +34,7 @@ use crate::{
         node_file::{Boundary, NodeFile},
         observed::Observed,
         policy::ClusterPolicy,
+        record::SyncRecord,
         records::Records,
         term::Term,
         timeline::TimelineId,
@@ -87,8 +91,10 @@ pub struct State {
     replies: BTreeMap<Replica, (Option<i64>, Option<Lsn>)>,
     tasks: BTreeMap<Task, Moment>,
     failures: BTreeMap<Task, Failure>,
-    /// The `sync` that a write of ours replaces of which nothing is known. Once another one is seen that write has happened, or never can.
-    sync_unsettled: Option<String>,
+    /// The `sync` that writes of ours replace of which nothing is known, and what they write. Once another one is seen each of them has
+    /// happened, or never can.
+    sync_unsettled: Option<(String, Vec<SyncRecord>)>,
+    peers: Peers,
     /// Transactions on their way, by nonce; a write of `leader` with what it would give us.
     pending: BTreeMap<Nonce, Pending>,
     stopping: bool,
@@ -137,6 +143,7 @@ impl State {
             tasks: BTreeMap::new(),
             failures: BTreeMap::new(),
             sync_unsettled: None,
+            peers: Peers::default(),
             pending: BTreeMap::new(),
             stopping: false,
             memory: Memory::default(),
@@ -174,7 +181,9 @@ impl State {
             configured: self.configured.clone(),
             shown: self.shown.clone(),
             probed: self.probed.clone(),
-            sync_unsettled: self.sync_unsettled.is_some() && self.sync_unsettled.as_deref() == self.records.text(&Key::Sync),
+            sync_unsettled: self.unsettled_sync().is_some(),
+            sync_written: self.written_sync(),
+            peers: self.peers.clone(),
             histories: Arc::clone(&self.histories),
             confirmed: self.confirmed.clone(),
             tasks: self.tasks.clone(),
@@ -241,6 +250,8 @@ impl State {
             Event::Shown(shown) if shown.at < self.names_changed => {}
             Event::Shown(shown) => self.shown = Some(Shown { known: now.boot, ..shown }),
             Event::Probed(probed) => self.probed = Some(probed),
+            Event::Asked(asked) => self.peers.asked = Some(asked),
+            Event::Answered { answer, ask, sent } => self.answered_by(answer, &ask, sent),
             Event::StreamCut => self.stream_cut(now.boot),
             Event::HistoriesWritten(texts) => self.histories = Arc::new(texts),
             Event::Completed(completed) => self.completed(completed),

@@ -21,8 +21,10 @@ use crate::{
     model::{
         instance::KillMode,
         moment::Span,
+        node::Incarnation,
         node_file::{NodeFile, Operation},
     },
+    peers,
     postgres::{self, Owner, Server},
     telemetry::Metrics,
 };
@@ -66,6 +68,9 @@ pub enum Error {
     /// PostgreSQL's programs.
     #[error("could not {0}")]
     Postgres(#[from] postgres::Error),
+    /// The client of peers.
+    #[error("could not {0}")]
+    Peers(#[source] peers::client::Error),
     /// The API could not be started.
     #[error("{0}")]
     Api(String),
@@ -234,6 +239,7 @@ async fn agent<A>(
         server: Arc::clone(&server),
         initdb: config.bootstrap.initdb.clone(),
         program: launch.program.clone(),
+        peers: peers(&config, &agent)?,
         guard: session,
         starter: Starter::new(launch.clone(), keeper, Arc::clone(&started)),
         store: Arc::new(Mutex::new(store)),
@@ -244,7 +250,7 @@ async fn agent<A>(
     let service_uid = owner.uid.as_raw();
     let attached = attach(Attach { handle, metrics: Arc::clone(&metrics), config: Arc::clone(&config), service_uid });
     let _attached = attached.map_err(Error::Api)?;
-    let Seat { publisher, commands } = seat;
+    let Seat { publisher, commands, asks } = seat;
     let looped = Loop {
         state: State::new(me, file, clock::now()),
         tools,
@@ -265,6 +271,7 @@ async fn agent<A>(
     part(&mut parts, "the watch of etcd", observe::etcd(etcd.clone(), events_in.clone()));
     part(&mut parts, "the commands", serve::commands(etcd.clone(), commands));
     part(&mut parts, "the upkeep of etcd leases", async move { etcd.keep_up().await });
+    part(&mut parts, "the questions of peers", observe::asks(asks, events_in.clone()));
     part(&mut parts, "the samples of the server", observe::server(server, paced, events_in));
     match parts.join_next().await {
         Some(Ok(why)) => Ok(why),
@@ -338,7 +345,7 @@ fn open_file(config: &Config) -> Result<(file::Store, NodeFile), Error> {
     Ok((store, file))
 }
 
-fn me(config: &Config, agent: crate::model::node::Incarnation, major: u32) -> Me {
+fn me(config: &Config, agent: Incarnation, major: u32) -> Me {
     Me {
         node: config.node.clone(),
         agent,
@@ -349,7 +356,15 @@ fn me(config: &Config, agent: crate::model::node::Incarnation, major: u32) -> Me
         version: env!("CARGO_PKG_VERSION").to_owned(),
         first_policy: config.bootstrap.policy.clone(),
         major,
+        boot: clock::boot_id(),
+        peer_key: config.api.peer_key.is_some(),
     }
+}
+
+/// Whoever holds the cluster's key asks the others, and is answered.
+fn peers(config: &Config, run: &Incarnation) -> Result<Option<peers::Client>, Error> {
+    let key = config.api.peer_key.as_ref().map(|file| peers::Key::new(&file.content));
+    key.map(|key| peers::Client::new(key, config.cluster.clone(), run.clone())).transpose().map_err(Error::Peers)
 }
 
 /// The etcd room's settings.

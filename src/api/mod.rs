@@ -1,6 +1,6 @@
 //! SURFACE. What a node answers over HTTP: to load balancers, to monitoring, to operators and their tools.
 //!
-//! May use `model`, `clock`, the types of `decide`, `agent::handle` and `telemetry`. The crates `axum`, `hyper` and `reqwest` have
+//! May use `model`, `clock`, the types of `decide`, `agent::handle`, `peers` and `telemetry`. The crates `axum`, `hyper` and `reqwest` have
 //! their home here.
 //!
 //! Everything that is read comes from memory, on a runtime of its own: it is answered while PostgreSQL, etcd or the agent's loop
@@ -11,7 +11,7 @@
 //! In reading order:
 //! - [`routes`]: every path on one screen; [`caller`]: who asks, and what he may;
 //! - [`health`] with [`query`]: the paths of load balancers, compatible with Patroni; [`status`] with [`durability`]: `/v1/status`, also for those who read it;
-//! - [`operations`]: policy, intent, history, audit; [`events`]: what changes, live; [`problem`]: errors (RFC 9457);
+//! - [`operations`]: policy, intent, history, audit; `peer`: what other nodes ask; [`events`]: what changes, live; [`problem`]: errors (RFC 9457);
 //! - [`server`] ([`listen`], then [`start`]), [`allow`], [`patience`]: sockets, who may connect, and for how long a slow client is waited for;
 //! - [`client`]: the other end.
 
@@ -23,6 +23,7 @@ mod events;
 pub mod health;
 mod operations;
 mod patience;
+mod peer;
 mod problem;
 mod query;
 mod routes;
@@ -31,7 +32,7 @@ pub mod status;
 
 pub use server::{Listeners, Server, listen, start};
 
-use crate::{model::moment::Span, telemetry::Metrics};
+use crate::{model::moment::Span, peers::Door, telemetry::Metrics};
 use allow::Network;
 use std::{path::PathBuf, sync::Arc};
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub service_uid: u32,
     /// What `/metrics` answers.
     pub render: Render,
+    /// Which questions of other nodes are let in; `None`: none, there is no peer key.
+    pub door: Option<Arc<Door>>,
     /// Where the durations of requests are counted.
     pub metrics: Option<Arc<Metrics>>,
     /// How long a client may take to send a request, to read a part of an answer, or to be silent on an open connection.
@@ -58,7 +61,8 @@ pub struct Settings {
 impl Settings {
     /// No sockets yet, no metrics, 5 s of patience.
     pub fn new(service_uid: u32) -> Self {
-        Self { socket: None, allow: Vec::new(), service_uid, render: Arc::new(String::new), metrics: None, patience: Span::from_secs(5) }
+        let render: Render = Arc::new(String::new);
+        Self { socket: None, allow: Vec::new(), service_uid, render, door: None, metrics: None, patience: Span::from_secs(5) }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     agent::{self, wiring::Attach},
     api,
     config::node::LogFormat,
+    peers,
     telemetry::log,
 };
 use anyhow::Context;
@@ -43,6 +44,10 @@ fn serve_api(attach: Attach, listeners: api::Listeners) -> Result<api::Server, S
             .map(|(address, prefix)| api::allow::Network::new(address, prefix))
             .collect(),
         render: Arc::new(move || rendered.render()),
+        door: config.api.peer_key.as_ref().map(|file| {
+            let key = peers::Key::new(&file.content);
+            Arc::new(peers::Door::new(key, config.cluster.clone(), config.node.clone()))
+        }),
         metrics: Some(metrics),
         ..api::Settings::new(service_uid)
     };

@@ -78,6 +78,8 @@ pub struct ApiConfig {
     pub advertise: Address,
     /// From where requests are accepted; empty for everywhere.
     pub allow: Vec<Network>,
+    /// By what the nodes of the cluster prove to each other who they are; all have the same.
+    pub peer_key: Option<SecretFile>,
 }
 
 /// The PostgreSQL instance.

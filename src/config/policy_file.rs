@@ -40,9 +40,8 @@ pub(super) fn check_text(file: &Path, text: &str) -> Result<(ClusterPolicy, Vec<
 }
 
 /// Keys of later versions: key, and what holds here instead.
-const NOT_YET: [(&str, &str); 4] = [
+const NOT_YET: [(&str, &str); 3] = [
     ("target_rto", "remove it; choose a preset"),
-    ("failsafe", "remove it; a primary that cannot reach etcd stops"),
     ("sync_spread", "remove it; voters are whichever members stream"),
     ("anti_flap", "remove it; failovers are not limited"),
 ];
@@ -68,6 +67,7 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy
     set(&mut policy.durability, root.get("durability"), |entry| reader.word(entry, &durability));
     set(&mut policy.quorum_standbys, root.get("quorum_standbys"), |entry| reader.integer(entry, 1..=MOST_CONFIRM));
     set(&mut policy.depose, root.get("depose"), |entry| reader.word(entry, &depose));
+    set(&mut policy.failsafe, root.get("failsafe"), |entry| reader.boolean(entry));
     set(&mut policy.max_lag, root.get("max_lag"), |entry| reader.bytes(entry, "\"1MB\""));
     set(&mut policy.crash_policy, root.get("crash_policy"), |entry| reader.word(entry, &crash));
     set(&mut policy.rewind, root.get("rewind"), |entry| reader.boolean(entry));

@@ -88,7 +88,7 @@ const fn key(
 /// The annotated node configuration: a valid file.
 pub fn node_reference() -> String {
     let mut text = render(NODE);
-    text.push_str("\n# Not available in this version: api.tls, api.tokens_file, api.peer_key_file, region, [[endpoint]], [[notify]],\n");
+    text.push_str("\n# Not available in this version: api.tls, api.tokens_file, region, [[endpoint]], [[notify]],\n");
     text.push_str("# telemetry.otlp, tags.clone_from, tags.replicate_from.\n");
     text
 }
@@ -101,7 +101,7 @@ pub fn policy_reference() -> String {
         "# Change: live, where PostgreSQL can; else the node is shown as pending restart.\n",
         "#[parameters]\n",
         "#max_connections = 200\n",
-        "\n# Not available in this version: target_rto, failsafe, sync_spread, anti_flap.\n",
+        "\n# Not available in this version: target_rto, sync_spread, anti_flap.\n",
     ));
     text
 }

@@ -5,7 +5,7 @@ use super::{
     decision::{Action, ClaimStory, Purpose, Vacancy},
     depose,
     draft::Draft,
-    durability,
+    durability, failsafe,
     leadership::{disarm, next},
     ledger, promotion, scan,
     snapshot::Snapshot,
@@ -37,7 +37,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     let Some(leader) = s.leader() else { return Flow::Goes };
     note_vacant(s, d, leader);
     disarm(s, d);
-    if !s.etcd_answers() {
+    if !s.etcd_answers() || failsafe::holds_back(s, d, leader.record.term.next()) {
         return Flow::Goes;
     }
     let trigger = trigger(s, d, leader);
@@ -301,8 +301,9 @@ fn behind(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, have: Ls
     if tli < record.tli {
         return Some(format!("it is on timeline {tli}, the last primary was on {}", record.tli));
     }
-    let lag = record.lsn.bytes_ahead_of(have);
-    (lag > s.policy.max_lag).then(|| format!("it is {lag} behind {}, max_lag is {}", record.lsn, s.policy.max_lag))
+    let (_, newest) = s.primary_position()?;
+    let lag = newest.bytes_ahead_of(have);
+    (lag > s.policy.max_lag).then(|| format!("it is {lag} behind {newest}, max_lag is {}", s.policy.max_lag))
 }
 
 /// How many electable nodes come before us: further ahead, or preferred among equals. By what they say of themselves: a hint.
@@ -326,10 +327,12 @@ fn place(s: &Snapshot) -> u64 {
 pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Option<Whole>, why: &str) {
     d.hurry = true;
     let term = leader.record.term.max(s.file.term).max(s.file.promised).next();
-    if s.file.claimed != Some(term) && s.file.claimed.is_none_or(|claimed| claimed < term) {
+    let noted = s.file.claimed.is_some_and(|claimed| claimed >= term) && s.file.claimed_over == Some(leader.record.seq);
+    if !noted {
         d.because("claim", format!("claims term {term}: {why}"));
         // The file's own term stays below until the record shows the claim: the next decision computes the same term.
-        d.act(s, Action::WriteFile(Box::new(NodeFile { claimed: Some(term), ..s.file.clone() })));
+        let file = NodeFile { claimed: s.file.claimed.max(Some(term)), claimed_over: Some(leader.record.seq), ..s.file.clone() };
+        d.act(s, Action::WriteFile(Box::new(file)));
         return;
     }
     d.because("claim", format!("claims term {term}: {why}"));
@@ -337,7 +340,8 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
     let triggered = s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered);
     d.memory.claim = Some(ClaimStory {
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
-        former_lsn: Some(leader.record.lsn),
+        lossless: s.sync().is_some_and(|sync| sync.record.is_lossless()),
+        former_lsn: s.primary_position().map(|(_, lsn)| lsn),
         former_hold: Some(leader.record.hold),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         ..ClaimStory::begun(term, why.to_owned(), triggered)
@@ -367,6 +371,7 @@ fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::te
         hold: timers.hold,
         wait: timers.wait,
         state: LeaderState::Claimed,
+        lsn: s.primary_position().map_or(leader.record.lsn, |(_, lsn)| lsn),
         ..next(s, &leader.record)
     };
     // Our own PostgreSQL was the primary and is verified dead: what a release would say.

@@ -1,8 +1,9 @@
 //! What a decision says: actions, reasons, and when to decide again. What it remembers is in `memory`.
 
-pub use super::memory::{ClaimStory, Crash, Fetching, Memory, Names, RewindPlan, StandbyEnds, Vacancy};
+pub use super::memory::{ClaimStory, Crash, Failsafe, Fetching, Memory, Names, Refused, RewindPlan, StandbyEnds, Vacancy};
 
 use crate::model::{
+    failsafe::Ask,
     instance::{StartAs, StopMode},
     key::Txn,
     lsn::Lsn,
@@ -107,6 +108,13 @@ pub enum Action {
     Cut(BTreeSet<Address>),
     /// Ask the PostgreSQL at this address for any answer at all.
     Probe(Address),
+    /// Ask these peers to bind themselves.
+    AskPeers {
+        /// What is asked.
+        ask: Ask,
+        /// Whom, and where their API is.
+        of: BTreeMap<NodeName, String>,
+    },
     /// End the stream from the primary: empty `primary_conninfo`, reload, terminate the walreceiver, see it gone.
     CutStream,
     /// Look at the data directory.
@@ -261,6 +269,8 @@ pub enum Task {
     Cut,
     /// [`Action::Probe`].
     Probe,
+    /// [`Action::AskPeers`].
+    AskPeers,
     /// [`Action::CutStream`].
     CutStream,
     /// [`Action::InspectDisk`].
@@ -305,6 +315,7 @@ impl Action {
             Self::Configure(_) => Task::Configure,
             Self::Cut(_) => Task::Cut,
             Self::Probe(_) => Task::Probe,
+            Self::AskPeers { .. } => Task::AskPeers,
             Self::CutStream => Task::CutStream,
             Self::InspectDisk => Task::InspectDisk,
             Self::MeasureCopy { .. } => Task::MeasureCopy,

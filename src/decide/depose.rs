@@ -4,7 +4,7 @@
 //! acknowledge by, dead or alive. That is what promises prove. What a voter finds beforehand is a hint, told in its member record, so that a
 //! holder which only one of them cannot see is not disturbed.
 
-use super::{decision::Action, draft::Draft, snapshot::Snapshot};
+use super::{decision::Action, draft::Draft, failsafe, snapshot::Snapshot};
 use crate::model::{
     moment::{Moment, Span},
     node::Nonce,
@@ -44,14 +44,15 @@ pub(super) fn surely_leads_until(s: &Snapshot) -> Moment {
     if attached >= sync.k as usize {
         return Moment::MAX;
     }
-    confirmed.sent.plus(s.policy.timers().renew_every.times(MISSED))
+    let by_word = failsafe::until(s).unwrap_or_default();
+    confirmed.sent.plus(s.policy.timers().renew_every.times(MISSED)).max(by_word)
 }
 
 /// As a voter: whether we find the holder gone. Looks for it from its first missing renewal on.
 pub(super) fn look(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     d.memory.finds_gone = None;
     let record = &leader.record;
-    let Some(sync) = electorate(s, record) else { return };
+    let Some(sync) = electorate(s, record).filter(|_| failsafe::bound(s).is_none()) else { return };
     let sees = s.standing.as_ref().is_some_and(|standing| standing.nonce == record.nonce) && s.stood_still() > Span::ZERO;
     if !sees || !sync.voters.contains(&s.myself()) || record.holder.node == s.me.node {
         return;

@@ -116,7 +116,7 @@ impl Draft {
 const fn longest_rest(task: Task) -> Span {
     match task {
         // What keeps or ends authority never waits long.
-        Task::LeaderTxn | Task::Arm | Task::Kill | Task::Stop => Span::from_millis(100),
+        Task::LeaderTxn | Task::Arm | Task::Kill | Task::Stop | Task::AskPeers => Span::from_millis(100),
         Task::Data | Task::Start => Span::from_secs(30),
         Task::Migrate | Task::Checkpoint | Task::Slot => Span::from_secs(10),
         _ => Span::from_secs(2),

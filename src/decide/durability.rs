@@ -1,22 +1,22 @@
 //! What commits wait for, and who may elect: the holder keeps `sync` and `synchronous_standby_names` in step (protocol 1.8).
 //!
-//! [`transition`] says the next single step. Here: what is wanted, how a step is made, and how it is proven that older names are in force no
-//! more.
+//! [`transition`] says the next single step, [`names`] how it is proven that older names are in force no more. Here: what is wanted, and how a
+//! step is made.
 
 use super::{
     decision::{Action, Names, Purpose, Task},
     draft::Draft,
-    membership,
-    snapshot::{Shown, Snapshot},
-    transition::{self, InForce, Older, Step},
+    membership, names,
+    snapshot::Snapshot,
+    transition::{self, Step},
     upkeep,
 };
 use crate::model::{
-    instance::{Cut, Process, ServerFacts, ServerRole, StartAs, Walsender},
+    instance::{Cut, Process, ServerFacts, ServerRole, StartAs},
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{Incarnation, Replica},
+    node::Replica,
     node_file::NodeFile,
     policy::Durability,
     quorum::{NOBODY_CONFIRMS, Quorum},
@@ -42,6 +42,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let Some(facts) = s.server().filter(|_| ours && s.authority().is_some()) else { return };
     let since = membership::watching(s, d, sync.record.term);
     open_doors(s, d, &sync.record, facts);
+    if !s.is_leased() || !s.etcd_answers() {
+        // Neither side changes while only the peers' word counts: whoever were added now has not given his, and may have sat out the wait.
+        return;
+    }
     if s.busy(Task::Txn) {
         // Which `sync` it leaves is not known yet.
         return;
@@ -166,7 +170,7 @@ fn keep(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, facts: &ServerFa
         return;
     }
     let Some(guard) = s.guard().map(|guard| &guard.incarnation) else { return };
-    let mut names = names(s, guard, facts, &record);
+    let mut names = names::known(s, guard, facts, &record);
     for _ in 0..STEPS {
         match transition::next(&record, &names.in_force, &wanted) {
             Step::Record(next) => {
@@ -178,7 +182,7 @@ fn keep(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, facts: &ServerFa
                 d.because("sync-names", format!("commits are to wait for {}", wording(&next, mode)));
                 names.write(next);
             }
-            Step::Prove if prove(s, d, facts, &mut names, mode) => {}
+            Step::Prove if names::prove(s, d, facts, &mut names, mode) => {}
             Step::Prove => break,
             Step::Done => {
                 let right = with(s, &sync.record, mode, &record);
@@ -209,7 +213,7 @@ fn tell(d: &mut Draft, before: &SyncRecord, mode: SyncMode, next: &Quorum) {
     d.because("voters", format!("what elects was {}, and becomes {}", wording(&from, before.mode), wording(next, mode)));
 }
 
-fn wording(quorum: &Quorum, mode: SyncMode) -> String {
+pub(super) fn wording(quorum: &Quorum, mode: SyncMode) -> String {
     if quorum.is_nobody() {
         return if mode == SyncMode::StrictQuorum { "a voter, and there is none".to_owned() } else { "nobody".to_owned() };
     }
@@ -264,130 +268,8 @@ fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, m
     Quorum::new(s.policy.quorum_standbys, members)
 }
 
-/// What is known of the names in the server's present run. One that has just come up from a claim has those of `sync`, and may have others.
-fn names(s: &Snapshot, guard: &Incarnation, facts: &ServerFacts, record: &Quorum) -> Names {
-    let known = s.memory.names.clone().filter(|names| names.guard == *guard && names.run == facts.run);
-    known.unwrap_or_else(|| Names {
-        guard: guard.clone(),
-        run: facts.run,
-        in_force: InForce { newest: Some(record.clone()), older: Older::Unknown },
-        written: None,
-        heard: None,
-    })
-}
-
-impl Names {
-    fn write(&mut self, next: Quorum) {
-        let before = self.in_force.newest.replace(next);
-        if let Older::These(older) = &mut self.in_force.older {
-            older.extend(before);
-        }
-        (self.written, self.heard) = (None, None);
-    }
-
-    /// Whether somebody may believe that nobody has to confirm.
-    fn may_be_empty(&self) -> bool {
-        match &self.in_force.older {
-            Older::These(older) => older.iter().any(Quorum::is_nobody),
-            Older::Unknown => true,
-        }
-    }
-
-    /// Whether a walsender that bears this name counts, or counted.
-    fn count(&self, replica: &Replica) -> bool {
-        let among = |quorum: &Quorum| quorum.members().contains(replica);
-        match &self.in_force.older {
-            Older::These(older) => self.in_force.newest.iter().chain(older).any(among),
-            Older::Unknown => true,
-        }
-    }
-}
-
-/// One after the other: new connections show the newest names (and the checkpointer has them); every walsender that counts or counted has
-/// confirmed something of later, or is gone; and then the new voters have confirmed something of later still. `true` once all that is so.
-fn prove(s: &Snapshot, d: &mut Draft, facts: &ServerFacts, names: &mut Names, mode: SyncMode) -> bool {
-    let Some(newest) = names.in_force.newest.clone() else { return false };
-    let text = text(s, &newest, mode);
-    if s.configured.as_ref().is_none_or(|configured| configured.sync_names != text) {
-        names.written = None;
-        d.waits("sync-names", "synchronous_standby_names is being written");
-        return false;
-    }
-    let written = *names.written.get_or_insert(s.now.boot);
-    let Some(heard) = names.heard else {
-        let checkpoints = names.may_be_empty();
-        let Some(mark) = shown(s, facts, &text, written, checkpoints) else {
-            d.waits("sync-names", "waits until new sessions show synchronous_standby_names as it was written");
-            d.act(s, Action::ShowNames { names: text, checkpoints });
-            return false;
-        };
-        if !is_looked_at(s, d) || !are_heard(s, d, facts, names, mark) {
-            return false;
-        }
-        names.heard = Some(s.now.boot);
-        d.act(s, Action::ShowNames { names: text, checkpoints: false });
-        return false;
-    };
-    let Some(mark) = shown(s, facts, &text, heard, false) else {
-        d.waits("sync-names", "waits until new sessions show synchronous_standby_names again");
-        d.act(s, Action::ShowNames { names: text, checkpoints: false });
-        return false;
-    };
-    let confirm =
-        facts.walsenders.iter().filter(|row| has(row, mark)).filter_map(|row| Replica::from_application_name(&row.application_name));
-    let confirm: BTreeSet<Replica> = confirm.filter(|replica| newest.members().contains(replica)).collect();
-    if confirm.len() < newest.k() as usize {
-        d.waits("voters", format!("{} have to confirm {mark}, {} did", wording(&newest, mode), confirm.len()));
-        return false;
-    }
-    names.in_force.older = Older::These(Vec::new());
-    true
-}
-
-fn shown(s: &Snapshot, facts: &ServerFacts, text: &str, since: Moment, checkpoints: bool) -> Option<Lsn> {
-    let fits = |shown: &&Shown| shown.run == facts.run && shown.names == text && shown.at >= since && (shown.checkpoints || !checkpoints);
-    s.shown.as_ref().filter(fits)?.mark
-}
-
-fn has(row: &Walsender, mark: Lsn) -> bool {
-    row.streaming && row.flush.is_some_and(|flush| flush >= mark)
-}
-
-/// Whether the walsenders that are known are those of after the names were shown: one that is missing before may act on older ones.
-fn is_looked_at(s: &Snapshot, d: &mut Draft) -> bool {
-    let since = s.shown.as_ref().map_or(s.now.boot, |shown| shown.known);
-    let looked = s.server.seen_at().is_some_and(|at| at >= since);
-    if !looked {
-        d.hurry = true;
-        d.waits("walsenders", "waits for a look at the walsenders of after that");
-    }
-    looked
-}
-
-/// Whether every walsender of a voter, old or new, has confirmed `mark`: one that has not may act on older names. One that does not in time
-/// is ended.
-fn are_heard(s: &Snapshot, d: &mut Draft, facts: &ServerFacts, names: &Names, mark: Lsn) -> bool {
-    let mut late = Vec::new();
-    for row in facts.walsenders.iter().filter(|row| !has(row, mark)) {
-        late.extend(Replica::from_application_name(&row.application_name).filter(|replica| names.count(replica)));
-    }
-    if late.is_empty() {
-        return true;
-    }
-    let who: Vec<&str> = late.iter().map(|replica| replica.node.as_str()).collect();
-    let since = s.shown.as_ref().map_or(s.now.boot, |shown| shown.at);
-    let ends = since.plus(s.policy.timers().wait);
-    d.waits("walsenders", format!("{} must confirm {mark} first, or is cut off in {}", who.join(", "), s.left(ends)));
-    d.wake(ends);
-    let again = s.memory.ended_at.is_none_or(|at| s.now.boot.since(at) >= s.policy.timers().wait);
-    if s.now.boot >= ends && again && d.act(s, Action::EndWalsenders(late)) {
-        d.memory.ended_at = Some(s.now.boot);
-    }
-    false
-}
-
 /// `synchronous_standby_names` for `quorum`. With strict-quorum fewer than the policy asks for confirm nothing.
-fn text(s: &Snapshot, quorum: &Quorum, mode: SyncMode) -> String {
+pub(super) fn text(s: &Snapshot, quorum: &Quorum, mode: SyncMode) -> String {
     let few = quorum.k() < s.policy.quorum_standbys;
     if few && mode == SyncMode::StrictQuorum { NOBODY_CONFIRMS.to_owned() } else { quorum.names() }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     decision::{Action, Decision, Purpose},
-    ledger, promotion,
+    failsafe, ledger, promotion,
     snapshot::Snapshot,
     transition::Older,
 };
@@ -97,10 +97,13 @@ fn destructive(s: &Snapshot, marked: bool, source: &crate::model::node::NodeName
 
 /// What a promotion and a start as primary have in common.
 fn no_authority(s: &Snapshot) -> Option<String> {
-    let Some(leader) = s.leader().filter(|leader| leader.record.state == LeaderState::Claimed && s.holds()) else {
-        return Some("`leader` does not show our claim".to_owned());
-    };
+    let Some(leader) = s.leader().filter(|_| s.holds()) else { return Some("`leader` does not show our claim".to_owned()) };
     let term = leader.record.term;
+    // A restart within a term that goes on by the peers' word: the death before it is verified and noted.
+    let again = leader.record.state == LeaderState::Serving && s.file.demoted == Some(term) && failsafe::leads(s);
+    if leader.record.state != LeaderState::Claimed && !again {
+        return Some("`leader` does not show our claim".to_owned());
+    }
     let least = s.now.boot.plus(PROMOTION_MARGIN);
     if s.authority().is_none_or(|until| until < least) {
         return Some("the claim is not valid for long enough".to_owned());
@@ -138,6 +141,19 @@ fn no_start_as_primary(s: &Snapshot) -> Option<String> {
 
 fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn, decision: &Decision) -> Option<String> {
     let compares = |key: &Key| txn.when.iter().any(|compare| compare.key() == key);
+    let claims = |key: &Key| *key != Key::Leader || purpose == Purpose::Claim;
+    let term_of = |key: &Key, text: &str| match key {
+        Key::Promise(term, _) => Some(*term),
+        _ => serde_json::from_str::<LeaderRecord>(text).ok().map(|record| record.term),
+    };
+    for write in &txn.then {
+        if let Write::Put(key @ (Key::Leader | Key::Promise(..)), text) = write
+            && claims(key)
+            && term_of(key, text).is_some_and(|term| failsafe::breaks_word(s, key, term))
+        {
+            return Some(format!("`{key}` would be written against the word that this node has given to a peer"));
+        }
+    }
     let put = |key: &Key| {
         txn.then.iter().find_map(|write| match write {
             Write::Put(written, text) if written == key => Some(text),
@@ -173,6 +189,9 @@ fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn, decision: &Decision) -
 /// Every set that may acknowledge meets every set that may elect, counted here node by node.
 fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Decision) -> Option<String> {
     let before = &s.sync()?.record;
+    if purpose == Purpose::Membership && !s.is_leased() {
+        return Some("`sync` would change while no confirmed renewal allows it".to_owned());
+    }
     if before.voters.is_empty() && purpose != Purpose::Membership {
         return None;
     }

@@ -4,7 +4,7 @@ use super::{
     Flow,
     decision::{Action, Purpose, Task},
     draft::Draft,
-    durability, promotion, release,
+    durability, failsafe, promotion, release,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -47,6 +47,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     };
     if keeps == Keeps::Renewing {
         renew(s, d, leader);
+        failsafe::rule(s, d, leader);
     }
     Flow::Settled
 }

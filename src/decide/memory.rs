@@ -54,6 +54,10 @@ pub struct Memory {
     pub awaited: Option<Boundary>,
     /// The value of `leader` whose holder this voter finds gone.
     pub finds_gone: Option<Nonce>,
+    /// As a holder that etcd does not answer: what is asked of the peers.
+    pub failsafe: Option<Failsafe>,
+    /// The question of a peer that was refused.
+    pub refused: Option<Refused>,
     /// In `async`: a replica joins once it has confirmed this, and with it all that was acknowledged before.
     pub joins_at: Option<(Term, Lsn)>,
     /// When the agents of the other members were last known to live.
@@ -73,6 +77,26 @@ pub struct Memory {
     /// A rewind that is being prepared: the directory first has to reach the end of its own WAL. Or, while a clone is noted,
     /// what it discards.
     pub rewind: Option<RewindPlan>,
+}
+
+/// What a holder that etcd does not answer asks of its peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failsafe {
+    /// In which term.
+    pub term: Term,
+    /// When they were last asked.
+    pub asked: Moment,
+}
+
+/// A question of a peer that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Which.
+    pub nonce: Nonce,
+    /// Why, for people.
+    pub why: String,
+    /// The higher term in which somebody serves, as this node has seen.
+    pub serving: Option<Term>,
 }
 
 /// The `synchronous_standby_names` of the server's present run.
@@ -99,6 +123,9 @@ pub struct ClaimStory {
     pub why: String,
     /// The former primary.
     pub from: Option<NodeName>,
+    /// Whether the former primary's commits waited for whoever elects.
+    #[serde(default)]
+    pub lossless: bool,
     /// The former primary's newest known position.
     pub former_lsn: Option<Lsn>,
     /// How long it could act after a renewal; `None` where this run of the agent did not see its record.
@@ -128,6 +155,7 @@ impl ClaimStory {
             term,
             why,
             from: None,
+            lossless: false,
             former_lsn: None,
             former_hold: None,
             wal_end: None,

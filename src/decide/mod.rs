@@ -8,8 +8,8 @@
 //! lost answer, and what follows is decided from what is there.
 //!
 //! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
-//! `routing`, `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `election`, `release`,
-//! `durability`, `membership`), `vote`, `candidacy` (with `depose`), `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
+//! `routing`, `failsafe` (a peer's question), `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `election`, `release`,
+//! `durability` with `names`, `membership`), `vote`, `candidacy` (with `depose`), `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
 
 pub mod decision;
 pub mod invariants;
@@ -24,11 +24,13 @@ mod diagnose;
 mod draft;
 mod durability;
 mod election;
+mod failsafe;
 mod follow;
 mod leadership;
 mod ledger;
 mod membership;
 mod memory;
+mod names;
 mod promotion;
 mod registration;
 mod rejoin;
@@ -43,6 +45,7 @@ mod upkeep;
 mod vote;
 mod wording;
 
+pub use failsafe::answer_to;
 pub use ledger::texts as ledger_texts;
 pub use upkeep::SILENT_AFTER;
 
@@ -71,6 +74,7 @@ pub fn decide(s: &Snapshot) -> Decision {
 /// The rules on one screen. A rule that returns `Settled` leaves nothing for those after it.
 fn rules(s: &Snapshot, d: &mut Draft) {
     routing::rule(s, d);
+    failsafe::answer(s, d);
     // Fencing waits for nothing, so it comes before anything that could stop the walk.
     if step_down::rule(s, d) == Flow::Settled {
         return;

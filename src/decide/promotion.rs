@@ -102,7 +102,7 @@ fn path(s: &Snapshot) -> Path {
         },
         Some(Process::Dying { .. }) => Path::Unknown,
         Some(Process::Empty { .. }) => match s.disk() {
-            Some(DataDir::Present(disk)) if may_start_in_place(s, disk) => Path::Restart,
+            Some(DataDir::Present(_)) if owns_what_lies_here(s) => Path::Restart,
             Some(DataDir::Present(_)) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
             Some(_) => Path::None("the data directory is gone".to_owned()),
             None => Path::Unknown,
@@ -127,6 +127,11 @@ pub(super) fn may_start_in_place(s: &Snapshot, disk: &DiskFacts) -> bool {
     ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == me)
 }
 
+/// The same of the directory that was last looked at.
+pub(super) fn owns_what_lies_here(s: &Snapshot) -> bool {
+    matches!(s.disk(), Some(DataDir::Present(disk)) if may_start_in_place(s, disk))
+}
+
 /// The reserved id that we promoted to before we died: our own file and our own history file say so.
 fn own_unfinished(s: &Snapshot) -> Option<(TimelineId, &TimelineRecord)> {
     noted_unfinished(s).filter(|(tli, _)| s.histories.contains_key(tli))
@@ -148,6 +153,7 @@ fn ended_in_this_term(s: &Snapshot, leader: &LeaderRecord) -> bool {
 fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
     let known = d.memory.claim.take().filter(|story| story.term == leader.term);
     let mut story = known.unwrap_or_else(|| ClaimStory {
+        lossless: s.sync().is_some_and(|sync| sync.record.is_lossless()),
         former_lsn: Some(leader.lsn),
         wal_end: candidacy::verified_end(s, leader),
         ..ClaimStory::begun(leader.term, "claimed by a former run of this agent".to_owned(), s.now.boot)
@@ -162,10 +168,11 @@ pub(super) fn prepare(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>
         story.voted.get_or_insert(s.now.boot);
     }
     d.hurry = true;
-    let noted = noted_unfinished(s).is_some_and(|(_, entry)| entry.term < leader.record.term);
-    if noted && own_unfinished(s).is_none() && s.disk().is_none() {
-        // An agent that has not looked does not know whether its own data are on that id: nothing is burnt before.
-        d.waits("inspect", "the data directory is being inspected: a promotion of this node may have come further than the ledger knows");
+    let noted = noted_unfinished(s).is_some_and(|(_, entry)| entry.term < leader.record.term) && own_unfinished(s).is_none();
+    let followed = whole.is_some_and(|whole| whole.tli != TimelineId::FIRST && !s.histories.contains_key(&whole.tli));
+    if (noted || followed) && s.disk().is_none() {
+        // An agent that has not looked does not know what its own data are on: nothing is burnt before.
+        d.waits("inspect", "the data directory is being inspected: its WAL may be on a timeline that the ledger has only reserved");
         d.act(s, Action::InspectDisk);
         return Keeps::Renewing;
     }
@@ -370,7 +377,7 @@ fn patience(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ends: Mo
 }
 
 /// The owner starts as primary on its own timeline: same id, nothing lost.
-fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
+pub(super) fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
     if matches!(s.process(), Some(Process::Running { .. })) {
         let asked = asked(s, d);

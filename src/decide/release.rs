@@ -6,14 +6,14 @@ use super::{
     Flow, candidacy, cut,
     decision::{Action, Crash, Purpose},
     draft::Draft,
-    durability,
+    durability, failsafe,
     leadership::{Keeps, next, swap},
-    ledger, scan,
+    ledger, promotion, scan,
     snapshot::Snapshot,
     step_down, stop,
 };
 use crate::model::{
-    instance::{DataDir, Process, ServerRole, Whole},
+    instance::{DataDir, Process, ServerRole, StartAs, Whole},
     moment::Span,
     node_file::{Boundary, NodeFile},
     policy::CrashPolicy,
@@ -34,6 +34,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
             Keeps::Renewing
         }
         Some(Process::Dying { run }) => dying(s, d, *run),
+        // A restart within the term was asked for: its process may come at any moment.
+        Some(Process::Empty { .. }) if s.is_starting() => {
+            d.waits("starting", "PostgreSQL is being started");
+            Keeps::Renewing
+        }
         Some(Process::Empty { last }) => {
             if let Some(last) = last {
                 note_crash(s, d, last.run, &last.how);
@@ -84,10 +89,13 @@ fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
 
 fn mute(s: &Snapshot, d: &mut Draft) {
     let since = *d.memory.mute_since.get_or_insert(s.now.boot);
-    let ends = since.plus(MUTE_LIMIT);
+    // After a restart in place within the term it recovers first.
+    let recovers = d.memory.crash.is_some() && matches!(s.process(), Some(Process::Running { start: StartAs::Primary, .. }));
+    let limit = if recovers { s.policy.primary_start_timeout } else { MUTE_LIMIT };
+    let ends = since.plus(limit);
     d.wake(ends);
     let silent = s.now.boot.since(since).rounded();
-    d.waits("mute", format!("PostgreSQL has not answered for {silent}; after {MUTE_LIMIT} it counts as dead"));
+    d.waits("mute", format!("PostgreSQL has not answered for {silent}; after {limit} it counts as dead"));
     if s.now.boot >= ends {
         d.alarm("mute", "PostgreSQL has a process and answers nobody: it is killed");
         d.act(s, Action::Kill);
@@ -112,6 +120,10 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
         let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
         d.act(s, Action::WriteFile(Box::new(file)));
         return Keeps::Renewing;
+    }
+    if failsafe::leads(s) && !s.etcd_answers() && !s.stopping && promotion::owns_what_lies_here(s) {
+        d.because("restart-in-place", "etcd is silent and this node's peers keep its term for it: it restarts in place");
+        return promotion::start_in_place(s, d, leader);
     }
     let alone = s.sync().is_none_or(|sync| sync.record.electable.is_empty());
     let restart = s.policy.crash_policy == CrashPolicy::Restart || alone;

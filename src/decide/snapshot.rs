@@ -1,6 +1,7 @@
 //! What one node knows at one moment: the whole input of a decision.
 
 use crate::model::{
+    failsafe::Peers,
     instance::{DataDir, GuardStatus, KillMode, Process, Run, ServerFacts, ServerRole, Whole},
     lsn::{Bytes, Lsn},
     moment::{Clocks, Moment, Span},
@@ -20,7 +21,10 @@ use std::{
     sync::Arc,
 };
 
-use super::decision::{Completed, Configuration, Memory, Task};
+use super::{
+    decision::{Completed, Configuration, Memory, Task},
+    failsafe,
+};
 
 /// What one node knows at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,10 +73,16 @@ pub struct Snapshot {
     pub probed: Option<Probed>,
     /// A write of `sync` by us may have happened, or may yet: what it says counts as well as what is seen.
     pub sync_unsettled: bool,
+    /// Such writes, and those on their way: each may be in force.
+    #[serde(default)]
+    pub sync_written: Vec<SyncRecord>,
+    /// What peers have asked of us, and answered us.
+    #[serde(default)]
+    pub peers: Peers,
     /// The history files known to be in `pg_wal`.
     pub histories: Arc<BTreeMap<TimelineId, String>>,
     /// When each replica last confirmed anything to us as its primary.
-    #[serde(with = "by_application_name")]
+    #[serde(with = "crate::model::node::by_application_name")]
     pub confirmed: BTreeMap<Replica, Moment>,
     /// What goes on, and since when.
     pub tasks: BTreeMap<Task, Moment>,
@@ -107,6 +117,10 @@ pub struct Me {
     pub first_policy: ClusterPolicy,
     /// PostgreSQL's major version by its binaries.
     pub major: u32,
+    /// This boot of the machine.
+    pub boot: Incarnation,
+    /// Whether peers can prove to us who they are, and we to them.
+    pub peer_key: bool,
 }
 
 /// What is known of etcd.
@@ -269,22 +283,6 @@ pub struct Fresh {
     pub wall: String,
 }
 
-/// Replicas as keys: JSON has only texts for them.
-mod by_application_name {
-    use super::{BTreeMap, Moment, Replica};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Replica, Moment>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(map.iter().map(|(replica, at)| (replica.application_name(), at)))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Replica, Moment>, D::Error> {
-        let named = BTreeMap::<String, Moment>::deserialize(deserializer)?;
-        let replica = |name: &str| Replica::from_application_name(name).ok_or_else(|| Error::custom(format!("{name:?} names no replica")));
-        named.into_iter().map(|(name, at)| Ok((replica(&name)?, at))).collect()
-    }
-}
-
 impl Snapshot {
     /// We, in the present life of our data directory.
     pub fn myself(&self) -> Replica {
@@ -394,8 +392,14 @@ impl Snapshot {
 
     /// Until when we may act as the holder of the present term; `None` where we may not.
     pub fn authority(&self) -> Option<Moment> {
-        let leader = self.leader().filter(|_| self.holds())?;
-        self.lease.until(leader.record.term).filter(|until| self.now.boot < *until)
+        let leader = self.leader().filter(|_| self.holds() && failsafe::superseded(self).is_none())?;
+        self.lease.until(leader.record.term).max(failsafe::until(self)).filter(|until| self.now.boot < *until)
+    }
+
+    /// Whether a confirmed renewal allows us to act now, and not only the word of peers.
+    pub fn is_leased(&self) -> bool {
+        let leader = self.leader().filter(|_| self.holds());
+        leader.and_then(|leader| self.lease.until(leader.record.term)).is_some_and(|until| self.now.boot < until)
     }
 
     /// How long the present value of `leader` has stood still before our eyes.
@@ -481,9 +485,11 @@ impl Snapshot {
         records.timelines.keys().copied().chain(base).collect()
     }
 
-    /// The newest position that the primary is known to have passed, and its timeline.
+    /// The newest position that the primary is known to have passed, and its timeline: what it told etcd, or us.
     pub fn primary_position(&self) -> Option<(TimelineId, Lsn)> {
-        self.leader().map(|leader| (leader.record.tli, leader.record.lsn))
+        let record = &self.leader()?.record;
+        let told = self.file.ack.as_ref().filter(|ack| ack.term == record.term && ack.tli == record.tli);
+        Some((record.tli, told.map_or(record.lsn, |ack| ack.lsn.max(record.lsn))))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Fencing ourselves (protocol 1.5, F1): a primary without authority stops, and one whose authority ends stops before.
 
-use super::{Flow, decision::Action, draft::Draft, snapshot::Snapshot};
+use super::{Flow, decision::Action, draft::Draft, failsafe, snapshot::Snapshot};
 use crate::model::{
     instance::{Process, ServerRole, StartAs, StopMode},
     moment::{Moment, Span},
@@ -12,6 +12,11 @@ const KILL_MARGIN: Span = Span::from_millis(50);
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if !may_be_primary(s) {
         return Flow::Goes;
+    }
+    if let Some(term) = failsafe::superseded(s) {
+        d.because("superseded", format!("a peer has seen another node serve in term {term}: PostgreSQL is killed"));
+        d.act(s, Action::Kill);
+        return Flow::Settled;
     }
     match s.leader() {
         Some(leader) if !s.holds() => {
@@ -59,7 +64,7 @@ fn before_the_deadline(s: &Snapshot, d: &mut Draft) -> Flow {
 /// When our authority ends at the latest, as far as this agent can know.
 fn last_moment(s: &Snapshot) -> Option<Moment> {
     let armed = s.guard().and_then(|guard| guard.armed).map(|armed| armed.until);
-    let leased = s.leader().and_then(|leader| s.lease.until(leader.record.term));
+    let leased = s.leader().and_then(|leader| s.lease.until(leader.record.term)).max(failsafe::until(s));
     match (armed, leased) {
         // The guard acts on what is armed; a renewal that is not armed yet extends it in a moment.
         (Some(armed), Some(leased)) => Some(armed.max(leased)),

@@ -177,7 +177,8 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let switch =
         entry.filter(|_| promoted_now).and_then(|entry| entry.history.parse::<TimelineHistory>().ok()).and_then(|history| history.last());
     let former = story.wal_end.or(story.former_lsn);
-    let lossless = s.sync().is_some_and(|sync| sync.record.is_lossless());
+    // By what held before this claim: what commits wait for may have changed since.
+    let lossless = story.lossless;
     let lost = match (former, switch) {
         _ if lossless => Some(0),
         (Some(former), Some(fork)) => Some(former.bytes_ahead_of(s.layout.boundary(fork.at)).get()),

@@ -4,7 +4,7 @@ use super::{
     candidacy, cut,
     decision::{Action, Purpose, Task},
     draft::Draft,
-    scan,
+    failsafe, scan,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -30,6 +30,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
 /// Makes our promise for the claim's term a fact on this node, step by step; returns our end of WAL once it is.
 pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Whole> {
     let term = leader.record.term;
+    if failsafe::holds_back(s, d, term) {
+        return None;
+    }
     if let Some(operation) = &s.file.operation {
         // What lies here is of two histories, or half of one: no end of WAL in it says anything.
         d.refused("promise", format!("promises nothing: {operation} has not ended"));

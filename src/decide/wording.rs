@@ -62,6 +62,7 @@ impl fmt::Display for Task {
             Self::Promote => "promote PostgreSQL",
             Self::Configure => "write the managed configuration",
             Self::Cut => "cut this host off in the kernel",
+            Self::AskPeers => "ask the peers not to take over",
             Self::Probe => "ask the primary's PostgreSQL for an answer",
             Self::CutStream => "cut the stream",
             Self::InspectDisk => "look at the data directory",

@@ -314,6 +314,7 @@ fn common(spec: &LabSpec, walls: Walls, etcd: &Etcd, directory: &Path) -> Common
         prefix: "/pgbaton".into(),
         policy,
         password: clock::nonce().to_string(),
+        peer_key: clock::nonce().to_string(),
         restart_after: spec.restart_after,
         env: spec.env.clone(),
         extra: spec.extra.clone(),

@@ -58,6 +58,8 @@ pub struct Common {
     pub policy: ClusterPolicy,
     /// The password of the roles that connect from node to node.
     pub password: String,
+    /// By what the nodes prove to each other who they are.
+    pub peer_key: String,
     /// After how long an agent that ended is started again, as systemd would.
     pub restart_after: Span,
     /// Added to the agents' environment.
@@ -115,6 +117,7 @@ impl Node {
         for role in ["replication", "rewind"] {
             write_secret(&own.join(format!("secrets/{role}.password")), &common.password)?;
         }
+        write_secret(&own.join("secrets/peer.key"), &common.peer_key)?;
         self.configure(common)
     }
 
@@ -144,7 +147,7 @@ impl Node {
             "state_dir": path("state"),
             "run_dir": path("run"),
             "etcd": { "endpoints": common.endpoints, "prefix": common.prefix },
-            "api": { "listen": listen(&self.api), "advertise": self.api },
+            "api": { "listen": listen(&self.api), "advertise": self.api, "peer_key_file": path("secrets/peer.key") },
             "postgres": {
                 "data_dir": self.data_dir(),
                 "bin_dir": common.bin_dir,

@@ -7,10 +7,12 @@
 //! - [`node`]: names and identities; [`observed`]: what is known, and since when;
 //! - [`record`], [`key`]: what stands in etcd, and transactions on it;
 //! - [`records`]: all records of one cluster as one view; [`node_file`]: what a node remembers on its own disk;
+//! - [`failsafe`]: what nodes ask of each other while etcd is silent;
 //! - [`instance`]: PostgreSQL as seen from outside and inside;
 //! - [`policy`], [`policy_check`], [`managed`], [`request`]: what operators decide, what they may not, and what they ask for; [`secret`]: what
 //!   must not show.
 
+pub mod failsafe;
 pub mod instance;
 pub mod key;
 pub mod lsn;

@@ -176,6 +176,31 @@ impl Replica {
     }
 }
 
+/// Replicas as keys of a map, for `#[serde(with)]`: JSON has only texts for them.
+pub mod by_application_name {
+    use super::Replica;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use std::collections::BTreeMap;
+
+    /// Writes each key as its `application_name`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer, T: Serialize>(map: &BTreeMap<Replica, T>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(map.iter().map(|(replica, value)| (replica.application_name(), value)))
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// A key is no `application_name` of a replica.
+    pub fn deserialize<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<Replica, T>, D::Error> {
+        let named = BTreeMap::<String, T>::deserialize(deserializer)?;
+        let replica = |name: &str| Replica::from_application_name(name).ok_or_else(|| Error::custom(format!("{name:?} names no replica")));
+        named.into_iter().map(|(name, value)| Ok((replica(&name)?, value))).collect()
+    }
+}
+
 impl fmt::Display for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.node, self.data)

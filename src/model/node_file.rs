@@ -1,6 +1,7 @@
 //! What a node remembers on its own disk, outside the data directory.
 
 use super::{
+    failsafe::Ack,
     lsn::Lsn,
     node::{ClusterName, DataIncarnation, Incarnation, NodeName},
     term::Term,
@@ -28,6 +29,12 @@ pub struct NodeFile {
     pub promised: Term,
     /// The newest claim; written before it is sent.
     pub claimed: Option<Term>,
+    /// `leader.seq` of the value that it compares: once a later one is seen in a lower term, it can never be done any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_over: Option<u64>,
+    /// What this node has bound itself to while etcd was silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Ack>,
     /// "I promoted timeline n at term e"; written before the promotion.
     pub promoted: Option<Promoted>,
     /// The term in which this node became primary and its voters have not confirmed all that it came up with: it may show commits that nobody
@@ -140,6 +147,8 @@ impl NodeFile {
             term: Term::ZERO,
             promised: Term::ZERO,
             claimed: None,
+            claimed_over: None,
+            ack: None,
             promoted: None,
             barrier: None,
             demoted: None,

@@ -31,6 +31,9 @@ pub struct ClusterPolicy {
     /// When voters may follow a primary that they find gone.
     #[serde(skip_serializing_if = "Depose::is_usual")]
     pub depose: Depose,
+    /// Whether a primary that etcd does not answer goes on by the word of its peers.
+    #[serde(skip_serializing_if = "is_true")]
+    pub failsafe: bool,
     /// How many bytes a candidate may be behind the last known position of the primary (`async` only).
     #[serde(with = "bytes_text")]
     pub max_lag: Bytes,
@@ -105,6 +108,11 @@ const fn is_one(number: &u32) -> bool {
     *number == 1
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+const fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
 /// When voters may follow a primary that they find gone, in the quorum modes (protocol 1.7 step 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -162,6 +170,7 @@ impl Default for ClusterPolicy {
             durability: Durability::Async,
             quorum_standbys: 1,
             depose: Depose::ByQuorum,
+            failsafe: true,
             max_lag: Bytes::new(1 << 20),
             crash_policy: CrashPolicy::Lossless,
             rewind: true,

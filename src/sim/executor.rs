@@ -59,6 +59,7 @@ impl World {
             Action::Configure(configuration) => self.configure(node, run, *configuration),
             Action::Cut(from) => self.verb(node, run, task, move |world| world.cut_off(node, from)),
             Action::Probe(address) => self.ask_primary(node, run, address),
+            Action::AskPeers { ask, of } => self.ask_peers(node, run, &ask, &of),
             Action::CutStream => self.cut_stream(node, run),
             Action::InspectDisk => self.inspect(node, run),
             Action::MeasureCopy { source } => self.measure_copy(node, run, &source),

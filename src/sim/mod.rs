@@ -6,7 +6,7 @@
 //! In reading order:
 //! - [`run`]: one seed, from the first start to the verdict; [`Options`], [`Outcome`];
 //! - `world`: virtual time and the loop of each agent; `node`: one host; `executor`: what actions do;
-//! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`;
+//! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`; `peers`: what agents ask each other;
 //! - `faults`, `workload`: what goes wrong, and who writes meanwhile;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
@@ -19,6 +19,7 @@ mod mutation;
 mod network;
 mod node;
 mod oracle;
+mod peers;
 mod plans;
 mod random;
 mod server;

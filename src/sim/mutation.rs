@@ -8,7 +8,7 @@ use crate::{
     model::{
         instance::ServerRole,
         lsn::Lsn,
-        moment::Moment,
+        moment::{Moment, Span},
         node_file::NodeFile,
         record::{PromiseRecord, Stored, VERSION},
         timeline::TimelineId,
@@ -43,6 +43,14 @@ pub enum Mutation {
     SettingsAlone,
     /// Clients are let in to see what nobody has confirmed.
     OpenDoors,
+    /// What peers agree to counts from their answer, not from the question.
+    AcksFromReceipt,
+    /// Peers forget what they have agreed to.
+    ForgottenAck,
+    /// The only `sync` that counts for what peers agree to is the one that was last seen.
+    AcksForOneSync,
+    /// One peer's word is enough.
+    OneAck,
     /// A standby's checkpointer takes no names in: once promoted it acknowledges too early (EXP-24).
     LateFlag,
 }
@@ -63,6 +71,16 @@ impl Mutation {
                 }
             }
             Self::OpenDoors if matches!(s.role(), Some(ServerRole::Primary { .. })) => s.file.barrier = None,
+            Self::ForgottenAck => {
+                s.file.ack = s.file.ack.take().filter(|ack| {
+                    s.peers
+                        .asked
+                        .as_ref()
+                        .is_some_and(|asked| asked.ask.nonce == ack.nonce && s.now.boot.since(asked.at) < Span::from_millis(200))
+                })
+            }
+            Self::AcksForOneSync => s.sync_written.clear(),
+            Self::OneAck => spread_acks(s),
             Self::NamesBelieved => believe_names(s),
             Self::PromisesInvented => invent_promises(s),
             _ => {}
@@ -76,6 +94,15 @@ impl Mutation {
             Self::ForgottenPromise => file.promised = before.promised,
             _ => {}
         }
+    }
+}
+
+/// Each peer is taken to have said what one of them said.
+fn spread_acks(s: &mut Snapshot) {
+    let Some(ack) = s.peers.acks.values().max_by_key(|ack| ack.sent).cloned() else { return };
+    let Some(sync) = s.sync().map(|sync| sync.record.clone()) else { return };
+    for replica in sync.electable.into_iter().chain(sync.voters) {
+        s.peers.acks.insert(replica, ack.clone());
     }
 }
 

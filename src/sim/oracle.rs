@@ -10,6 +10,7 @@ use crate::{
         key::{Key, Txn, Write},
         moment::Moment,
         node::{NodeName, Nonce},
+        policy::Preset,
         record::{HistoryRecord, LeaderRecord, LeaderState},
         term::Term,
         timeline::TimelineId,
@@ -54,6 +55,8 @@ pub(super) struct Oracle {
     made: BTreeMap<usize, Term>,
     /// By timeline id: who made a branch with it.
     ids: BTreeMap<TimelineId, usize>,
+    /// When each node's file was last bound by a holder's question.
+    pub(super) told: BTreeMap<NodeName, u64>,
     pub(super) claims_at: Vec<u64>,
     pub(super) serving: Option<(NodeName, Term)>,
 }
@@ -87,6 +90,10 @@ pub struct Coverage {
     pub deposed: u64,
     /// Fetches of WAL from a voter that could not lead.
     pub fetches: u64,
+    /// Questions to peers while etcd was silent.
+    pub asked: u64,
+    /// Of these, answered with a yes.
+    pub acked: u64,
     /// Transactions of unknown outcome.
     pub ambiguous: u64,
     /// Claims of unknown outcome.
@@ -131,6 +138,7 @@ impl World {
         }
         if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
             self.judge_claimant(record);
+            self.judge_word(&record.holder.node, record.term, "has claimed");
             let early = |before: &LeaderRecord| {
                 let written = self.oracle.newest.get(&before.term).map_or(0, |written| written.at);
                 before.state == LeaderState::Serving && self.now.saturating_sub(written) < before.wait.as_nanos() * 9 / 10
@@ -170,7 +178,9 @@ impl World {
 
     /// A deadline is never later than the newest send allows (O10, at its root).
     pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
-        let allowed = self.oracle.longest.get(&node).copied();
+        // Who has nobody to ask may go on from any moment.
+        let alone = self.has_nobody_to_ask(node).then(|| self.nodes[node].clock.boot(self.now).plus(Preset::Default.timers().hold));
+        let allowed = self.oracle.longest.get(&node).copied().max(alone);
         if allowed.is_none_or(|allowed| until > allowed) {
             let name = self.nodes[node].who();
             self.violation("O10", format!("{name} arms {until}, its sends allow {allowed:?}"));
@@ -189,12 +199,18 @@ impl World {
         }
     }
 
+    /// Peers are about to be asked: what they say may let this node act until then.
+    pub(super) fn note_ask(&mut self, node: usize, until: Moment) {
+        self.oracle.longest.entry(node).and_modify(|longest| *longest = until.max(*longest)).or_insert(until);
+    }
+
     /// The store has taken a promise: it is in the file first (O7).
     pub(super) fn judge_promise(&mut self, term: Term, name: &NodeName) {
         let noted = self.nodes.iter().find(|node| node.name == *name).map(|node| node.file.promised);
         if noted.is_none_or(|noted| noted < term) {
             self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
         }
+        self.judge_word(name, term, "has promised");
     }
 
     /// I4, as far as `async` asks it.
@@ -202,7 +218,7 @@ impl World {
         let name = self.nodes[node].who();
         let now = self.nodes[node].clock.boot(self.now);
         let valid = self.authority(node).filter(|(of, until)| *of == term && *until > now);
-        if valid.is_none() {
+        if valid.is_none() && !self.kept_by_peers(node, term) {
             self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
         }
         let written = self.store.sync().is_some_and(|sync| sync.term >= term);
@@ -351,6 +367,8 @@ impl World {
         let lost: Vec<Ack> = lost.cloned().collect();
         let former = record.former_lsn.map_or(0, |lsn| lsn.get());
         let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);
+        // What peers were told of while etcd was silent counts as well: the new primary was bound by the last such word.
+        let last_write = last_write.max(self.oracle.told.get(&record.primary).copied().unwrap_or_default());
         let bound = self.policy.timers().kill_bound.as_nanos();
         let made = self.oracle.made.iter().find(|(_, term)| **term == record.term).map(|(branch, _)| *branch);
         let parent = made.and_then(|made| self.wal.branches[made].parent).map(|(parent, _)| parent);
@@ -396,8 +414,10 @@ impl World {
                 continue;
             }
             let now = of.clock.boot(self.now);
-            let allowed = self.authority(node).map(|(_, until)| until.plus(bound));
-            if allowed.is_none_or(|until| now > until.plus(crate::model::moment::Span::from_millis(5))) {
+            let held = self.authority(node);
+            let allowed = held.map(|(_, until)| until.plus(bound));
+            let kept = held.is_some_and(|(term, _)| self.kept_by_peers(node, term));
+            if !kept && allowed.is_none_or(|until| now > until.plus(crate::model::moment::Span::from_millis(5))) {
                 let name = of.who();
                 self.violation("O10", format!("{name} accepts writes at {now}, its lease allowed it until {allowed:?}"));
             }

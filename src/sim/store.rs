@@ -374,7 +374,7 @@ impl World {
         }
     }
 
-    fn lost(&mut self) -> bool {
+    pub(super) fn lost(&mut self) -> bool {
         let (permille, until) = self.network.loss;
         until > self.now && self.random.chance(permille)
     }

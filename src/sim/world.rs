@@ -40,6 +40,7 @@ pub(super) struct World {
     pub(super) store: Store,
     pub(super) leases: BTreeMap<(usize, u64), u64>,
     pub(super) network: Network,
+    pub(super) questions: Vec<super::peers::Question>,
     pub(super) wal: Wal,
     pub(super) oracle: Oracle,
     pub(super) coverage: Coverage,
@@ -68,6 +69,7 @@ impl World {
             store: Store::default(),
             leases: BTreeMap::new(),
             network: Network::new(nodes),
+            questions: Vec::new(),
             wal: Wal::default(),
             oracle: Oracle::default(),
             coverage: Coverage::default(),
@@ -170,12 +172,14 @@ impl World {
             node: of.name.clone(),
             agent: agent_name,
             postgres: Address { host: of.name.to_string(), port: 5432 },
-            api: None,
+            api: Some(of.name.to_string()),
             zone: String::new(),
             tags: Tags::default(),
             version: "sim".to_owned(),
             first_policy: policy,
             major: 15,
+            boot: parsed(&format!("b{}", of.life)),
+            peer_key: true,
         };
         let state = State::new(me, of.file.clone(), of.clock.both(now));
         of.agent = Some(Agent {
@@ -276,6 +280,7 @@ impl World {
         let probe_at = agent.probe_at;
         self.coverage.steps += 1;
         self.judge_decision(node, run, &snapshot, &decision);
+        self.answer_peers(node, run, &snapshot, &decision);
         if decision.hurry && probe_at > self.now + 20_000_000 {
             self.schedule_probe(node, run, 20_000_000);
         }

@@ -5,6 +5,7 @@ mod changes;
 mod contract;
 mod defence;
 mod live;
+mod peer;
 mod published;
 mod read;
 mod seat;

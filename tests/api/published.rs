@@ -138,6 +138,8 @@ impl Builder {
             shown: None,
             probed: None,
             sync_unsettled: false,
+            sync_written: Vec::new(),
+            peers: pgbaton::model::failsafe::Peers::default(),
             histories: std::sync::Arc::default(),
             confirmed: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -164,6 +166,8 @@ impl Builder {
             version: "0.1.0".to_owned(),
             first_policy: ClusterPolicy::default(),
             major: 15,
+            boot: "b1".parse().expect("id"),
+            peer_key: false,
         }
     }
 

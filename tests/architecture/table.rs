@@ -62,7 +62,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("telemetry", Layer::Effect, &["model", "clock"]),
     room("config", Layer::Input, SETTINGS),
     room("agent", Layer::Shell, &["model", "clock", "decide", "dcs", "guard", "postgres", "peers", "endpoint", "telemetry"]),
-    room("api", Layer::Surface, &["model", "clock", "decide", "agent::handle", "telemetry"]),
+    room("api", Layer::Surface, &["model", "clock", "decide", "agent::handle", "peers", "telemetry"]),
     room("cli", Layer::Surface, EVERYTHING),
     // Its time and its randomness come from the seed: the clock would end that.
     room("sim", Layer::Proving, &["model", "decide", "agent::event", "agent::state"]),
@@ -89,6 +89,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["postgres", "lab"]),
     ("refinery", &["postgres"]),
     ("x509_cert", &["postgres"]),
+    ("ring", &["peers"]),
     ("rustls", &["dcs", "postgres", "peers", "api", "lab"]),
     ("nix", &["guard", "postgres", "lab", "clock", "cli", "agent/wiring"]),
     ("libc", &["guard", "postgres", "lab", "clock", "cli"]),

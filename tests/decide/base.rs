@@ -6,6 +6,7 @@ use pgbaton::{
         snapshot::{Attempt, CopyPlace, Etcd, Fresh, Lease, Me, Snapshot, Standing},
     },
     model::{
+        failsafe::Peers,
         instance::{
             Armed, ControlData, ControlState, Cut, DataDir, DiskFacts, Ended, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts,
             ServerRole, Slot, StartAs, Walsender,
@@ -212,6 +213,8 @@ fn node(number: u32) -> Snapshot {
             version: "0.1.0".to_owned(),
             first_policy: ClusterPolicy::default(),
             major: 15,
+            boot: parsed("b1"),
+            peer_key: true,
         },
         file: NodeFile {
             starts: 1,
@@ -247,6 +250,8 @@ fn node(number: u32) -> Snapshot {
         shown: None,
         probed: None,
         sync_unsettled: false,
+        sync_written: Vec::new(),
+        peers: Peers::default(),
         histories: Arc::new([(tli(2), HISTORY_2.to_owned())].into()),
         confirmed: BTreeMap::new(),
         tasks: BTreeMap::new(),
@@ -363,7 +368,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             v: VERSION,
             data: replica(number).data,
             postgres: address(number),
-            api: None,
+            api: Some(format!("http://10.0.0.{number}:8008")),
             role: if number == 1 { MemberRole::Primary } else { MemberRole::Replica },
             state: "running".to_owned(),
             tli: Some(tli(2)),

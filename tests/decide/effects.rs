@@ -7,9 +7,11 @@ use pgbaton::{
         snapshot::{Attempt, Shown, Snapshot, Standing},
     },
     model::{
+        failsafe::{Acked, Ask},
         instance::{Armed, Cut, GuardStatus, Process, Run, ServerRole, StartAs},
         key::{Key, Txn, Write},
         moment::Span,
+        node::NodeName,
         observed::Observed,
         timeline::{TimelineHistory, TimelineId},
     },
@@ -60,6 +62,7 @@ fn one(s: &mut Snapshot, action: &Action, sent: pgbaton::model::moment::Moment) 
         Action::WriteHistories(texts) => histories(s, texts),
         Action::Arm { term, until } => with_guard(s, |guard| guard.armed = Some(Armed { term: *term, until: *until })),
         Action::Disarm { .. } => with_guard(s, |guard| guard.armed = None),
+        Action::AskPeers { ask, of } => agree(s, ask, of, sent),
         Action::Promote { term } => with_guard(s, |guard| guard.primary_of = Some(*term)),
         Action::Start { start, term } => {
             let run = Run(last_run(s) + 1);
@@ -90,6 +93,15 @@ fn one(s: &mut Snapshot, action: &Action, sent: pgbaton::model::moment::Moment) 
                 (s.whole, s.boundary) = (None, None);
             }
         }
+    }
+}
+
+/// Every peer that is asked says yes.
+fn agree(s: &mut Snapshot, ask: &Ask, of: &BTreeMap<NodeName, String>, sent: pgbaton::model::moment::Moment) {
+    let sync = s.sync().map(|sync| sync.record.clone());
+    let all = sync.into_iter().flat_map(|sync| sync.voters.into_iter().chain(sync.electable));
+    for replica in all.filter(|replica| of.contains_key(&replica.node)) {
+        s.peers.acks.insert(replica, Acked { term: ask.term, sent, hold: ask.hold });
     }
 }
 

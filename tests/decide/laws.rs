@@ -234,7 +234,7 @@ proptest! {
 #[test]
 fn a_claim_that_is_too_early_or_not_ours_is_withheld() {
     let mut s = base::named("n2 streams").unwrap();
-    for line in ["leader has stood still for 3.3s", "file.claimed = 4"] {
+    for line in ["leader has stood still for 3.3s", "file.claimed = 4", "file.claimed_over = 40"] {
         edit::apply(&mut s, line).unwrap();
     }
     let decision = decide(&s);

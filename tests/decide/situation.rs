@@ -134,6 +134,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
     s.file.promoted = Some(Promoted { tli: base::tli(3), term });
     let now = s.now.boot;
     s.memory.claim = Some(ClaimStory {
+        lossless: false,
         term,
         why: "n1 fell silent".to_owned(),
         from: Some(base::parsed("n1")),

@@ -32,6 +32,9 @@ const fn row(name: &'static str, what: fn(&mut Run<'_>) -> Result<()>) -> Row {
     Row { name, alarms: &[], what }
 }
 
+/// A primary that goes on without etcd says so.
+const FAILSAFE: &[&str] = &["failsafe"];
+
 /// Deaths of processes.
 pub(crate) const PROCESSES: &[Row] = &[
     row("the_postmaster_is_killed_while_a_backend_is_busy", postmaster_kill),
@@ -49,7 +52,8 @@ pub(crate) const PROCESSES: &[Row] = &[
     row("the_postmaster_of_a_replica_is_killed", |run| replica_suffers(run, Fault::PostmasterKill(run.replicas[0].clone()))),
     row("the_agent_of_a_replica_is_killed_and_comes_back", replica_agent_kill),
     row("the_etcd_leader_is_killed", etcd_leader_kill),
-    row("etcd_loses_its_quorum", etcd_quorum_loss),
+    Row { alarms: FAILSAFE, ..row("etcd_loses_its_quorum", |run| goes_on(run, Fault::EtcdQuorumLoss)) },
+    Row { alarms: FAILSAFE, ..row("postgres_crashes_while_etcd_is_silent", crash_without_etcd) },
 ];
 
 /// Hosts and their network.
@@ -58,7 +62,7 @@ pub(crate) const HOSTS: &[Row] = &[
     row("the_host_of_the_primary_is_cut_off_and_its_tail_rewound", |run| diverges(run, Fault::Partition(run.primary.clone()))),
     row("what_the_primary_sends_is_lost", |run| isolated(run, Fault::OneWay(run.primary.clone(), Direction::Outbound))),
     row("what_is_sent_to_the_primary_is_lost", |run| isolated(run, Fault::OneWay(run.primary.clone(), Direction::Inbound))),
-    row("the_primary_is_cut_from_etcd_alone", |run| isolated(run, Fault::CutFromEtcd(run.primary.clone()))),
+    Row { alarms: FAILSAFE, ..row("the_primary_is_cut_from_etcd_alone", |run| goes_on(run, Fault::CutFromEtcd(run.primary.clone()))) },
     row("everything_on_the_primary_is_frozen_and_thawed", |run| isolated(run, Fault::Freeze(run.primary.clone()))),
     row("the_primary_and_the_etcd_leader_are_lost_together", |run| taken_over(run, Fault::PrimaryAndEtcdLeader(run.primary.clone()))),
     row("a_replica_is_lost", |run| replica_lost(run, Fault::PowerOff(run.replicas[0].clone()))),
@@ -222,11 +226,33 @@ fn etcd_leader_kill(run: &mut Run<'_>) -> Result<()> {
     run.goes_on_for(TAKEN_OVER_BY).map(|_| ())
 }
 
-fn etcd_quorum_loss(run: &mut Run<'_>) -> Result<()> {
+/// etcd does not hear the primary for longer than any lease: it goes on by its replicas' word, and nobody takes over.
+fn goes_on(run: &mut Run<'_>, fault: Fault) -> Result<()> {
     let primary = run.primary.clone();
-    run.island(&primary)?;
-    run.inject(Fault::EtcdQuorumLoss)?;
-    run.lab.wait("the primary to be fenced", SOON, || run.lab.primaries().is_empty().then_some(()))
+    let before = run.lab.postmaster(&primary)?;
+    let lines = run.log_lines(&primary, "reason=\"failsafe\"")?;
+    let injected = run.inject(fault)?;
+    run.goes_on_for(Span::from_secs(8))?;
+    run.stayed(&primary)?;
+    ensure!(run.lab.postmaster(&primary)? == before, "PostgreSQL has been restarted");
+    ensure!(run.log_lines(&primary, "reason=\"failsafe\"")? > lines, "nothing says why it goes on");
+    run.heal(&injected)?;
+    run.goes_on_for(TAKEN_OVER_BY)?;
+    run.stayed(&primary)
+}
+
+/// It starts again where it was, in the same term: nobody could be asked to take over.
+fn crash_without_etcd(run: &mut Run<'_>) -> Result<()> {
+    let primary = run.primary.clone();
+    let silent = run.inject(Fault::EtcdQuorumLoss)?;
+    run.goes_on_for(Span::from_secs(5))?;
+    run.inject(Fault::PostmasterKill(primary.clone()))?;
+    run.outage()?;
+    run.goes_on_for(Span::from_secs(5))?;
+    run.stayed(&primary)?;
+    run.heal(&silent)?;
+    run.goes_on_for(TAKEN_OVER_BY)?;
+    run.stayed(&primary)
 }
 
 /// A primary that only its island can reach: it writes until the deadline, and its tail is thrown away afterwards.

@@ -12,7 +12,7 @@ use crate::{
         moment::{Clocks, Moment, Span},
         node::Nonce,
         node_file::NodeFile,
-        record::{LeaderRecord, LeaderState},
+        record::{LeaderRecord, LeaderState, SyncRecord},
     },
 };
 
@@ -78,8 +78,13 @@ impl State {
                 Some(why)
             }
             TxnOutcome::Unknown { why } => {
-                if let Some(replaced) = pending.as_ref().and_then(|pending| replaced_sync(&pending.txn)) {
-                    self.sync_unsettled = Some(replaced);
+                if let Some((replaced, written)) = pending.as_ref().and_then(|pending| replaced_sync(&pending.txn)) {
+                    let before = self.sync_unsettled.take().filter(|(text, _)| *text == replaced);
+                    let mut all = before.map(|(_, all)| all).unwrap_or_default();
+                    // However long etcd is silent, the same is written again and again.
+                    all.retain(|other| SyncRecord { nonce: written.nonce.clone(), ..other.clone() } != written);
+                    all.push(written);
+                    self.sync_unsettled = Some((replaced, all));
                 }
                 self.answered.lost(now.boot, why.clone());
                 Some(why)
@@ -106,13 +111,31 @@ impl State {
     }
 }
 
-/// The `sync` that a transaction replaces.
-fn replaced_sync(txn: &Txn) -> Option<String> {
-    let writes = txn.then.iter().any(|write| matches!(write, Write::Put(Key::Sync, _)));
-    txn.when.iter().filter(|_| writes).find_map(|compare| match compare {
+impl State {
+    /// Writes of `sync` of which nothing is known, while what they replace still stands.
+    pub(super) fn unsettled_sync(&self) -> Option<&[SyncRecord]> {
+        let (replaced, written) = self.sync_unsettled.as_ref()?;
+        (self.records.text(&Key::Sync) == Some(replaced)).then_some(written.as_slice())
+    }
+
+    /// The same, and those on their way.
+    pub(super) fn written_sync(&self) -> Vec<SyncRecord> {
+        let pending = self.pending.values().filter_map(|pending| replaced_sync(&pending.txn)).map(|(_, written)| written);
+        self.unsettled_sync().unwrap_or_default().iter().cloned().chain(pending).collect()
+    }
+}
+
+/// The `sync` that a transaction replaces, and by what.
+fn replaced_sync(txn: &Txn) -> Option<(String, SyncRecord)> {
+    let written = txn.then.iter().find_map(|write| match write {
+        Write::Put(Key::Sync, text) => serde_json::from_str(text).ok(),
+        _ => None,
+    })?;
+    let replaced = txn.when.iter().find_map(|compare| match compare {
         Compare::Is(Key::Sync, text) => Some(text.clone()),
         _ => None,
-    })
+    })?;
+    Some((replaced, written))
 }
 
 /// The write of `leader` in a transaction, as an attempt without its send.

@@ -40,6 +40,8 @@ fn state() -> State {
         version: String::new(),
         first_policy: ClusterPolicy::default(),
         major: 15,
+        boot: parsed("b1"),
+        peer_key: false,
     };
     State::new(me, NodeFile::fresh(parsed("c"), parsed("n1"), parsed("000000a1")), at(0))
 }

@@ -115,6 +115,7 @@ async fn host_rows(config: &Config) -> Vec<Row> {
     rows.push(host::clock());
     rows.push(host::fencing(&known, config));
     rows.push(host::cut(&known));
+    rows.push(failsafe(config, &known));
     rows.extend(host::ports(config, known.status.is_some()));
     rows.extend(etcd);
     rows.extend(certificates::rows(config, crate::clock::unix_seconds()));
@@ -141,6 +142,21 @@ fn agent(known: &Known) -> Row {
     match status.alarms.first() {
         Some(alarm) => Row::fail("agent", format!("alarm {}: {}", alarm.id, alarm.text), "see pgbaton why"),
         None => Row::ok("agent", format!("runs, {}", status.state)),
+    }
+}
+
+/// What a primary on this node does while etcd is silent.
+fn failsafe(config: &Config, known: &Known) -> Row {
+    let subject = "failsafe";
+    let wanted = known.policy.as_ref().is_none_or(|policy| policy.failsafe);
+    match (&config.api.peer_key, wanted) {
+        (_, false) => Row::ok(subject, "off by the policy: a primary that etcd does not answer stops"),
+        (Some(file), true) => Row::ok(subject, format!("while etcd is silent the nodes know each other by {}", file.path.display())),
+        (None, true) => Row::warn(
+            subject,
+            "there is no [api] peer_key_file: a primary that etcd does not answer stops",
+            "give every node the same key: openssl rand -hex 32",
+        ),
     }
 }
 

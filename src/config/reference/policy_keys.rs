@@ -70,6 +70,14 @@ pub const POLICY: &[Table] = &[
                 "quorum and strict-quorum: by-quorum lets as many voters as elect follow a primary that none of them can reach and that misses three renewals; after-lease waits until its right to write is over.",
             ),
             key(
+                "failsafe",
+                Default,
+                "true",
+                "true or false",
+                Live,
+                "Whether a primary that etcd does not answer goes on while the replicas who could follow it agree not to. Needs api.peer_key_file on every node.",
+            ),
+            key(
                 "max_lag",
                 Default,
                 "\"1MB\"",

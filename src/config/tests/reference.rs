@@ -36,7 +36,7 @@ fn the_reference_names_every_key_that_is_read_and_no_other() {
     let (config, asked) =
         check_text(Path::new("node.toml"), &text, false).map_err(|faults| faults.to_string()).expect("the reference is a valid file");
     let refused = ["password_file", "cert_file", "key_file"].map(|key| format!("postgres.superuser.{key}"));
-    let unprotected = named(&["api.tls", "api.tokens_file", "api.peer_key_file"]);
+    let unprotected = named(&["api.tls", "api.tokens_file"]);
     let later = &named(&["region", "endpoint", "notify", "telemetry.otlp", "tags.clone_from", "tags.replicate_from"]) | &unprotected;
     let certificates = ["rewind", "monitor"].map(|role| [format!("postgres.{role}.cert_file"), format!("postgres.{role}.key_file")]);
     let later = &(&later | &BTreeSet::from(refused)) | &certificates.into_iter().flatten().collect();
@@ -47,7 +47,7 @@ fn the_reference_names_every_key_that_is_read_and_no_other() {
 
     let text = reference::policy_reference();
     let (policy, asked) = policy_file::check_text(Path::new("policy.toml"), &text).map_err(|faults| faults.to_string()).expect("valid");
-    let other = named(&["parameters", "target_rto", "failsafe", "sync_spread", "anti_flap"]);
+    let other = named(&["parameters", "target_rto", "sync_spread", "anti_flap"]);
     assert_eq!(asked.into_iter().collect::<BTreeSet<_>>(), &catalogue(reference::POLICY) | &other);
     assert_eq!(policy, ClusterPolicy::default());
 }

@@ -86,8 +86,8 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ),
     (
         "[api]",
-        "[api]\npeer_key_file = \"peer.key\"",
-        "node.toml:8: api.peer_key_file: is not supported by this version: nodes prove nothing to each other over HTTP; remove it, and bind api.listen to loopback or a trusted network, or limit it with api.allow",
+        "[api]\npeer_key_file = \"two.password\"",
+        "node.toml:8: api.peer_key_file: two.password holds 3 characters; make one of 32 or more and give every node the same: openssl rand -hex 32",
     ),
     (
         "node = \"n1\"",

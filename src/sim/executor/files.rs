@@ -39,6 +39,9 @@ impl World {
             );
             self.violation("O8", text);
         }
+        if file.ack != self.nodes[node].file.ack {
+            self.oracle.told.insert(file.node.clone(), self.now);
+        }
         let mut kept = file.clone();
         self.options.mutation.forget(&self.nodes[node].file, &mut kept);
         self.nodes[node].file = kept;
