@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use pgbaton::{
     clock,
     lab::{
-        Journal, Lab, LogMark, LogMarks, Writer,
+        Journal, Lab, LogMark, LogMarks, Login, Writer,
         torture::{Blow, Crowd, Evidence, Harm, Limits, Round, Schedule, Verdict, Whom, ground, judge},
         verdict,
     },
@@ -84,9 +84,10 @@ struct AtWork<'a> {
     cluster: &'a Cluster,
     plan: Plan,
     began: Moment,
+    login: Login,
     crowd: Option<Crowd>,
-    /// Those of the round.
-    islands: Vec<Writer>,
+    /// Those of the round: a crowd on a host that is cut off, and somebody there who waits for answers for as long as it takes.
+    islands: Vec<(Writer, Crowd)>,
     journals: Vec<Journal>,
     count: (usize, usize),
     /// What was done, for people.
@@ -102,7 +103,7 @@ impl<'a> AtWork<'a> {
         let login = lab.make_torture_ground(&primary)?;
         let crowd = Some(Crowd::start(lab.client().network(), lab.servers(), &login, plan.seed)?);
         let (islands, journals, told) = (Vec::new(), Vec::new(), Vec::new());
-        let at_work = Self { cluster, plan, began: clock::boot(), crowd, islands, journals, count: (0, 0), told, evidence: None };
+        let at_work = Self { cluster, plan, began: clock::boot(), login, crowd, islands, journals, count: (0, 0), told, evidence: None };
         at_work.written(at_work.began)?;
         Ok(at_work)
     }
@@ -156,7 +157,16 @@ impl<'a> AtWork<'a> {
         if round.recovers {
             self.cluster.healthy().context("after all was healed")?;
         }
-        self.journals.extend(self.islands.drain(..).map(Writer::stop));
+        self.journals.extend(self.islands.drain(..).map(|(writer, _)| writer.stop()));
+        Ok(())
+    }
+
+    fn island(&mut self, node: &str) -> Result<()> {
+        let (name, node) = (format!("island{}", self.journals.len() + self.islands.len() + 1), self.lab().node(node)?);
+        let main = self.crowd.as_ref().context("no clients")?;
+        let seed = self.plan.seed ^ self.count.1 as u64;
+        let crowd = main.island(&name, node.host.network(), node.server(), &self.login, seed)?;
+        self.islands.push((self.lab().island_as(&name, &node.name)?, crowd));
         Ok(())
     }
 
@@ -164,8 +174,10 @@ impl<'a> AtWork<'a> {
     fn strike(&mut self, blow: Blow, hit: &mut BTreeSet<String>) {
         let victim = self.victim(blow.whom, hit);
         if blow.whom == Whom::Primary && blow.harm.makes_an_island() {
-            let name = format!("island-{}", self.journals.len() + self.islands.len() + 1);
-            self.islands.extend(self.lab().island_as(&name, &victim));
+            // Of a host that is off already nothing is expected.
+            if let Err(error) = self.island(&victim) {
+                self.tell(&format!("  no island: {error:#}"));
+            }
         }
         let done = match blow.harm.fault(victim.clone()) {
             Some(fault) => self.lab().inject(&fault).map(|_| ()).map_err(anyhow::Error::from),

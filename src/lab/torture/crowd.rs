@@ -12,11 +12,10 @@ use super::{
 use crate::model::moment::Moment;
 use anyhow::{Context, Result};
 use std::{
-    cell::Cell,
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -33,6 +32,7 @@ pub(super) enum Kind {
     Bank,
 }
 
+/// Those of one crowd.
 const CLIENTS: [(&str, Kind); 6] = [
     ("rows", Kind::Rows),
     ("lists-1", Kind::Lists),
@@ -45,19 +45,28 @@ const CLIENTS: [(&str, Kind); 6] = [
 /// The clients at work. Dropping it stops them too.
 #[derive(Debug)]
 pub struct Crowd {
+    /// Begins the names of its clients.
+    name: String,
     stop: Arc<AtomicBool>,
-    entries: Arc<Mutex<Vec<Entry>>>,
+    common: Common,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the hands of all clients share.
+/// What all crowds of a run have in common.
+#[derive(Clone, Debug, Default)]
+struct Common {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    /// The newest number of a transaction.
+    newest: Arc<AtomicU64>,
+    /// How many appends were chosen so far.
+    appended: Arc<AtomicU64>,
+}
+
+/// What the hands of all clients of a crowd share.
 pub(super) struct Shared {
     pub(super) login: Login,
-    /// How many appends were chosen so far.
-    pub(super) appended: Cell<u64>,
-    next: Cell<u64>,
     stop: Arc<AtomicBool>,
-    entries: Arc<Mutex<Vec<Entry>>>,
+    common: Common,
 }
 
 impl Shared {
@@ -67,12 +76,20 @@ impl Shared {
 
     /// A number that no other transaction of the run has.
     pub(super) fn number(&self) -> u64 {
-        self.next.set(self.next.get() + 1);
-        self.next.get()
+        self.common.newest.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// How many appends were chosen so far.
+    pub(super) fn appended(&self) -> u64 {
+        self.common.appended.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn appends(&self) {
+        self.common.appended.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn note(&self, entry: Entry) {
-        lock(&self.entries).push(entry);
+        lock(&self.common.entries).push(entry);
     }
 }
 
@@ -82,14 +99,28 @@ impl Crowd {
     /// # Errors
     /// When the network cannot be entered.
     pub fn start(network: &Network, servers: Vec<Server>, login: &Login, seed: u64) -> Result<Self> {
-        let (stop, entries) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (login, flag, shared_entries) = (login.clone(), stop.clone(), entries.clone());
+        Self::begin("main", network, servers, login, seed, Common::default())
+    }
+
+    /// Starts as many clients again that work at one server from that server's own host, on the same lists and accounts. What they do goes
+    /// into the history of this crowd. `name` has to be one of its own.
+    ///
+    /// # Errors
+    /// As [`Crowd::start`].
+    pub fn island(&self, name: &str, network: &Network, server: Server, login: &Login, seed: u64) -> Result<Self> {
+        Self::begin(name, network, vec![server], login, seed, self.common.clone())
+    }
+
+    fn begin(name: &str, network: &Network, servers: Vec<Server>, login: &Login, seed: u64, common: Common) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = Shared { login: login.clone(), stop: stop.clone(), common: common.clone() };
+        let crowd = name.to_owned();
         let work = move || async move {
-            let shared = Rc::new(Shared { login, appended: Cell::new(0), next: Cell::new(0), stop: flag, entries: shared_entries });
+            let shared = Rc::new(shared);
             let all = CLIENTS.iter().flat_map(|client| servers.iter().map(move |server| (client, server))).zip(1..);
             let hand = |(((client, kind), server), part): ((&(&str, Kind), &Server), u64)| Hand {
                 shared: shared.clone(),
-                client: (*client).to_owned(),
+                client: format!("{crowd}-{client}"),
                 kind: *kind,
                 server: server.clone(),
                 lots: Lots::new(seed, part),
@@ -103,26 +134,21 @@ impl Crowd {
             }
         };
         let thread = sql::thread("lab-crowd", network, work).context("start the clients")?;
-        Ok(Self { stop, entries, thread: Some(thread) })
+        Ok(Self { name: name.to_owned(), stop, common, thread: Some(thread) })
     }
 
-    /// Looks at what they have so far, in the order of the ends.
-    pub fn look<T>(&self, look: impl FnOnce(&[Entry]) -> T) -> T {
-        look(&lock(&self.entries))
-    }
-
-    /// Whoever acknowledged a write since a moment, if anybody did: the newest one.
+    /// Whoever acknowledged a write of this crowd since a moment, if anybody did: the newest one.
     pub fn writes_to(&self, since: Moment) -> Option<String> {
-        self.look(|entries| {
-            let mut newest = entries.iter().rev().take_while(|entry| entry.at > since);
-            newest.find(|entry| entry.is_acknowledged() && entry.writes()).map(|entry| entry.node.clone())
-        })
+        let entries = lock(&self.common.entries);
+        let mut newest = entries.iter().rev().take_while(|entry| entry.at > since);
+        let ours = |entry: &&Entry| entry.client.strip_prefix(&self.name).is_some_and(|rest| rest.starts_with('-'));
+        newest.find(|entry| ours(entry) && entry.is_acknowledged() && entry.writes()).map(|entry| entry.node.clone())
     }
 
-    /// Stops them and takes what they have.
+    /// Stops them and takes the history, that of its islands too. Those have to be stopped before.
     pub fn stop(mut self) -> Vec<Entry> {
         self.end();
-        std::mem::take(&mut *lock(&self.entries))
+        std::mem::take(&mut *lock(&self.common.entries))
     }
 
     fn end(&mut self) {

@@ -120,7 +120,7 @@ impl Hand {
     /// Up to four steps in the order of the keys, so that appends do not wait for each other in a circle.
     fn steps(&mut self, writes: bool) -> Vec<Step> {
         let lots = &mut self.lots;
-        let oldest = self.shared.appended.get() / LIST_GROWS_BY;
+        let oldest = self.shared.appended() / LIST_GROWS_BY;
         let writes = writes && lots.chance(70);
         let mut steps = Vec::new();
         for _ in 0..=(1 + lots.below(3)) {
@@ -128,7 +128,7 @@ impl Hand {
             let key = if lots.chance(10) { lots.below(oldest + 1) } else { oldest + lots.below(OPEN_LISTS) };
             let appended = |step: &Step| *step == Step::Append(key);
             if writes && key >= oldest && lots.chance(50) && !steps.iter().any(appended) {
-                self.shared.appended.set(self.shared.appended.get() + 1);
+                self.shared.appends();
                 steps.push(Step::Append(key));
             } else {
                 steps.push(Step::Read(key, Vec::new()));
