@@ -75,7 +75,7 @@ pub(super) fn two_writers(proof: &TwoWriters) -> String {
 pub(super) fn lost(tail: &LostTail) -> String {
     let bytes = tail.bytes.map_or_else(|| "?".to_owned(), |bytes| bytes.to_string());
     format!(
-        "{} acknowledged rows ({bytes} bytes) of timeline {} are lost, which is {:?}: {:?}",
+        "{} acknowledged rows ({bytes} bytes) of timeline {} are lost (by the record: {:?}): {:?}",
         tail.rows, tail.tli, tail.judgement, tail.examples
     )
 }

@@ -20,6 +20,9 @@ use pgbaton::{
 };
 use std::{collections::BTreeSet, fs};
 
+/// How many findings are printed. All of them follow from the evidence that is kept.
+const SHOWN: usize = 20;
+
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -218,7 +221,7 @@ impl<'a> AtWork<'a> {
         let evidence = Evidence { limits, start: ground::START, entries, islands, recorded, remains };
         let verdict = judge(&evidence);
         self.evidence = Some(evidence);
-        self.tell(&format!("{verdict:?}"));
+        self.tell(&verdict.to_string());
         Ok(Run { verdict, rounds: self.count.0, faults: self.count.1, violations: self.violations()? })
     }
 
@@ -243,7 +246,8 @@ impl Run {
     fn ensure_well(&self, plan: &Plan) -> Result<()> {
         let found = self.verdict.findings.iter().map(ToString::to_string);
         let findings: Vec<String> = found.chain(self.violations.iter().cloned()).collect();
-        ensure!(findings.is_empty(), "{} findings:\n    {}", findings.len(), findings.join("\n    "));
+        let shown = &findings[..findings.len().min(SHOWN)];
+        ensure!(findings.is_empty(), "{} findings:\n    {}", findings.len(), shown.join("\n    "));
         // A run in which nothing happened proves nothing.
         let (changes, acknowledged, wanted) = (self.changes(), self.verdict.acknowledged, 600 * plan.minutes);
         ensure!(changes > 0 && changes * 8 >= self.rounds, "only {changes} changes of primary in {} rounds", self.rounds);

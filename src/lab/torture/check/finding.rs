@@ -151,6 +151,17 @@ pub struct Verdict {
     pub early_reads: usize,
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operations, acknowledged, unclear, reads, timelines, old_reads, early_reads, .. } = self;
+        write!(
+            f,
+            "{operations} operations, {acknowledged} acknowledged, {unclear} unclear, {reads} reads of lists, {timelines} timelines; "
+        )?;
+        write!(f, "{} lost, {old_reads} old reads, {early_reads} of what is gone; {} findings", self.lost(), self.findings.len())
+    }
+}
+
 impl Verdict {
     /// Acknowledged writes that are gone, allowed or not.
     pub fn lost(&self) -> usize {
