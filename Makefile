@@ -12,13 +12,16 @@ SEEDS ?= 10000
 RUNS ?= 5
 ROUNDS ?= 10
 ARGS ?=
+MINUTES ?= 5
+MODE ?= quorum
+TORTURE_LOG ?= docs/measured/torture.csv
 
 # cargo-nextest runs each test in a process of its own, in the groups of .config/nextest.toml. Without it plain
 # cargo test does the same work one binary after another; tests that must not meet then need one thread.
 NEXTEST := $(shell PATH='$(PATH)' command -v cargo-nextest 2>/dev/null)
 DENY = $(shell PATH='$(PATH)' command -v cargo-deny 2>/dev/null)
 
-.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak sim bench-failover bench-guard bench-decide demo clean
+.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak torture sim bench-failover bench-guard bench-decide demo clean
 
 help: ## This list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -60,7 +63,7 @@ doc: deps ## Examples in the documentation.
 
 test: deps fmt lint lint-deps doc unit ## Everything that a change has to pass.
 
-# Slow tests are ignored ones whose name begins with slow_; soak_ and bench_ have targets of their own. Other ignored
+# Slow tests are ignored ones whose name begins with slow_; soak_, torture_ and bench_ have targets of their own. Other ignored
 # tests are parts of a test that starts them by itself.
 test-full: deps install-deny test test-17 ## The slow suites too: many repetitions, PostgreSQL 17.
 ifeq ($(NEXTEST),)
@@ -82,6 +85,10 @@ endif
 
 soak: deps ## Every fault ROUNDS=10 times in a row; goes on where it stopped, ends by itself after SOAK_MINUTES=n.
 	SOAK_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --test integration -- --ignored --nocapture --test-threads=1 soak_
+
+torture: deps ## Clients and faults by a seed, judged by their history: MINUTES=5 MODE=quorum|strict-quorum|async; SEED=n for one run, PART=n to end after minutes.
+	TORTURE_LOG=$(TORTURE_LOG) TORTURE_MINUTES=$(MINUTES) TORTURE_MODE=$(MODE) TORTURE_SEED=$(SEED) TORTURE_PART=$(PART) \
+		$(CARGO) test --locked --release --test integration -- --ignored --nocapture --test-threads=1 torture_
 
 sim: deps ## The simulator over SEEDS=n seeds.
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release --test simulation -- --nocapture

@@ -50,28 +50,34 @@ impl Conclusion {
     /// What must never be, for people; empty when all is well.
     pub fn wrongs(&self) -> Vec<String> {
         let mut all: Vec<String> = self.streaming.as_ref().err().map(|what| format!("no healthy end: {what}")).into_iter().collect();
-        all.extend(self.two_writers.iter().map(|proof| {
-            let (older, newer) = (&proof.older, &proof.newer);
-            format!(
-                "two writers for {}: {} (timeline {}) acknowledged {} rows after {} (timeline {}) had begun, for one {:?}",
-                proof.span,
-                older.0,
-                older.1,
-                proof.acks,
-                newer.0,
-                newer.1,
-                proof.examples.first()
-            )
-        }));
-        all.extend(self.lost.iter().filter(|tail| !tail.is_announced()).map(|tail| {
-            let bytes = tail.bytes.map_or_else(|| "?".to_owned(), |bytes| bytes.to_string());
-            format!(
-                "{} acknowledged rows ({bytes} bytes) of timeline {} are lost, which is {:?}: {:?}",
-                tail.rows, tail.tli, tail.judgement, tail.examples
-            )
-        }));
+        all.extend(self.two_writers.iter().map(two_writers));
+        all.extend(self.lost.iter().filter(|tail| !tail.is_announced()).map(lost));
         all
     }
+}
+
+/// Proof of two writers, for people.
+pub(super) fn two_writers(proof: &TwoWriters) -> String {
+    let (older, newer) = (&proof.older, &proof.newer);
+    format!(
+        "two writers for {}: {} (timeline {}) acknowledged {} rows after {} (timeline {}) had begun, for one {:?}",
+        proof.span,
+        older.0,
+        older.1,
+        proof.acks,
+        newer.0,
+        newer.1,
+        proof.examples.first()
+    )
+}
+
+/// A loss, for people.
+pub(super) fn lost(tail: &LostTail) -> String {
+    let bytes = tail.bytes.map_or_else(|| "?".to_owned(), |bytes| bytes.to_string());
+    format!(
+        "{} acknowledged rows ({bytes} bytes) of timeline {} are lost (by the record: {:?}): {:?}",
+        tail.rows, tail.tli, tail.judgement, tail.examples
+    )
 }
 
 impl LostTail {

@@ -16,7 +16,8 @@
 //! - [`switch`]: the network between hosts;
 //! - [`disk`]: disks that can be full;
 //! - [`etcd`]: where the nodes agree;
-//! - [`writer`]: the measuring client; [`libpq`]: a second one; [`sql`]: single questions; [`journal`]: what clients were told; [`verdict`]: what that proves;
+//! - [`writer`]: the measuring client, by its `link`; [`libpq`]: a second one; [`sql`]: single questions; [`journal`]: what clients were told; [`verdict`]: what that proves;
+//! - [`torture`]: many clients, faults by a seed, and what their history proves;
 //! - [`command`]: programs that are called and waited for; [`janitor`]: what clears up after a lab that was killed.
 
 pub mod cluster;
@@ -32,6 +33,7 @@ mod inject;
 pub mod janitor;
 pub mod journal;
 pub mod libpq;
+mod link;
 pub mod measure;
 pub mod node;
 pub mod procfs;
@@ -39,6 +41,7 @@ pub mod spec;
 pub mod sql;
 pub mod status;
 pub mod switch;
+pub mod torture;
 pub mod trial;
 pub mod verdict;
 mod view;

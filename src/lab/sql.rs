@@ -3,8 +3,17 @@
 use super::{host::Network, verdict::Row};
 use crate::model::moment::Span;
 use anyhow::{Context, Result, anyhow};
-use std::{collections::BTreeSet, future::Future, net::SocketAddr, thread};
-use tokio::runtime::{Builder, Runtime};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    net::SocketAddr,
+    sync::mpsc::sync_channel,
+    thread::{self, JoinHandle},
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::LocalSet,
+};
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
 /// How a client introduces itself.
@@ -43,6 +52,32 @@ impl Login {
 /// A runtime on the calling thread alone, so that every socket belongs to that thread's network.
 pub(super) fn runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("make a runtime")
+}
+
+/// A thread that works within a network until its work ends: for clients. Returns once it is in there.
+///
+/// # Errors
+/// When the network cannot be entered.
+pub(super) fn thread<F: Future<Output = ()>>(
+    name: &str,
+    network: &Network,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let network = network.clone();
+    let (ready, started) = sync_channel(1);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let (runtime, answer) = match network.enter().and_then(|()| runtime()) {
+            Ok(runtime) => (Some(runtime), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        // Its receiver waits for it.
+        let _ = ready.send(answer);
+        if let Some(runtime) = runtime {
+            LocalSet::new().block_on(&runtime, work());
+        }
+    })?;
+    started.recv().map_err(|_| anyhow!("the client's thread ended")).flatten()?;
+    Ok(thread)
 }
 
 /// Runs a future on a thread of its own within a network.

@@ -9,14 +9,14 @@
 use super::{
     host::Network,
     journal::{Ack, Indeterminate, Journal},
+    link::Link,
     sql::{self, Login, Server, database_error},
 };
 use crate::{
     clock,
     model::moment::{Moment, Span},
 };
-use anyhow::{Context, Result, anyhow};
-use futures_util::stream::{StreamExt, poll_fn};
+use anyhow::{Context, Result};
 use std::{
     cell::Cell,
     future::Future,
@@ -24,15 +24,14 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::sync_channel,
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 use tokio::{
-    task::{AbortHandle, LocalSet, spawn_local},
+    task::spawn_local,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tokio_postgres::{AsyncMessage, Client, Error, NoTls, Statement};
+use tokio_postgres::{Error, Statement};
 
 /// Between two writes.
 pub const EVERY: Span = Span::from_millis(10);
@@ -78,7 +77,6 @@ impl Writer {
     fn begin(client: &str, network: &Network, servers: Vec<Server>, login: &Login, patience: Span) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let journal = Arc::new(Mutex::new(Journal::new(client)));
-        let (ready, started) = sync_channel(1);
         let shared = Shared {
             client: client.to_owned(),
             patience,
@@ -87,19 +85,7 @@ impl Writer {
             stop: stop.clone(),
             journal: journal.clone(),
         };
-        let thread = thread::Builder::new().name("lab-writer".into()).spawn(move || {
-            let runtime = shared.network.enter().and_then(|()| sql::runtime());
-            let (runtime, answer) = match runtime {
-                Ok(runtime) => (Some(runtime), Ok(())),
-                Err(error) => (None, Err(error)),
-            };
-            // Its receiver waits for it.
-            let _ = ready.send(answer);
-            if let Some(runtime) = runtime {
-                LocalSet::new().block_on(&runtime, write_to_all(&Rc::new(shared), servers));
-            }
-        })?;
-        started.recv().map_err(|_| anyhow!("the writer's thread ended")).flatten().context("start a writer")?;
+        let thread = sql::thread("lab-writer", network, move || write_to_all(Rc::new(shared), servers)).context("start a writer")?;
         Ok(Self { stop, journal, thread: Some(thread) })
     }
 
@@ -156,7 +142,7 @@ impl Shared {
     }
 }
 
-async fn write_to_all(shared: &Rc<Shared>, servers: Vec<Server>) {
+async fn write_to_all(shared: Rc<Shared>, servers: Vec<Server>) {
     let next = Rc::new(Cell::new(1));
     let tasks: Vec<_> = servers
         .into_iter()
@@ -177,19 +163,10 @@ struct Hand {
 }
 
 struct Session {
-    client: Client,
-    driver: AbortHandle,
+    link: Link,
     probe: Statement,
     insert: Option<Statement>,
-    warnings: Rc<Cell<u64>>,
     writable: bool,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Closes the socket now: an answer that comes later is not wanted.
-        self.driver.abort();
-    }
 }
 
 impl Hand {
@@ -221,11 +198,11 @@ impl Hand {
         let Some(session) = &mut self.session else { return };
         let seq = self.next.get();
         self.next.set(seq + 1);
-        let (warned, sent) = (session.warnings.get(), clock::boot());
+        let (warned, sent) = (session.link.warnings(), clock::boot());
         let answer = self.shared.within_patience(session.insert(&self.shared.client, seq, &self.server.node)).await;
         let at = clock::boot();
         // A cancelled wait for replication comes back as success with a warning (EXP-2).
-        let warned = session.warnings.get() != warned;
+        let warned = session.link.warnings() != warned;
         let mut journal = lock(&self.shared.journal);
         let why = match answer {
             Some(Ok((tli, lsn))) if !warned => {
@@ -256,37 +233,21 @@ fn refused(error: &Error) -> bool {
 }
 
 async fn connect(login: &Login, server: &Server) -> Result<Session, Error> {
-    let (client, mut connection) = login.config(server.address, GIVE_UP).connect(NoTls).await?;
-    let warnings = Rc::new(Cell::new(0));
-    let seen = warnings.clone();
-    let driver = spawn_local(async move {
-        let mut messages = poll_fn(move |context| connection.poll_message(context));
-        while let Some(Ok(message)) = messages.next().await {
-            if let AsyncMessage::Notice(notice) = message {
-                seen.set(seen.get() + u64::from(notice.severity() == "WARNING"));
-            }
-        }
-    });
-    let driver = driver.abort_handle();
-    match client.prepare(PROBE).await {
-        Ok(probe) => Ok(Session { client, driver, probe, insert: None, warnings, writable: false }),
-        Err(error) => {
-            driver.abort();
-            Err(error)
-        }
-    }
+    let link = Link::open(login, server, GIVE_UP).await?;
+    let probe = link.client.prepare(PROBE).await?;
+    Ok(Session { link, probe, insert: None, writable: false })
 }
 
 impl Session {
     async fn ready(&mut self) -> Result<(), Error> {
         if !self.writable {
-            let row = self.client.query_one(&self.probe, &[]).await?;
+            let row = self.link.client.query_one(&self.probe, &[]).await?;
             self.writable = row.try_get(0)?;
         }
         if self.insert.is_none() {
             // On a standby too: a freshly promoted server is written to in one round trip. Before the table is there
             // the statement is refused, and tried again.
-            self.insert = match self.client.prepare(INSERT).await {
+            self.insert = match self.link.client.prepare(INSERT).await {
                 Ok(statement) => Some(statement),
                 Err(error) if refused(&error) => None,
                 Err(error) => return Err(error),
@@ -299,7 +260,7 @@ impl Session {
     async fn insert(&mut self, client: &str, seq: u64, node: &str) -> Result<(u32, u64), Error> {
         let Some(statement) = &self.insert else { return Ok((0, 0)) };
         let number = i64::try_from(seq).unwrap_or(i64::MAX);
-        let row = self.client.query_one(statement, &[&client, &number, &node]).await?;
+        let row = self.link.client.query_one(statement, &[&client, &number, &node]).await?;
         let (file, lsn): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         Ok(position(&file, &lsn))
     }

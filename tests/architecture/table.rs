@@ -73,7 +73,8 @@ pub(crate) const ROOMS: &[Room] = &[
 pub(crate) const EXCEPTIONS: &[(&str, &[&str])] = &[("agent/wiring", &["config"])];
 
 /// Files outside of the pure rooms that are pure all the same.
-pub(crate) const PURE_FILES: &[&str] = &["agent/change", "agent/event", "agent/state"];
+pub(crate) const PURE_FILES: &[&str] =
+    &["agent/change", "agent/event", "agent/state", "lab/torture/check", "lab/torture/history", "lab/torture/lots", "lab/torture/schedule"];
 
 /// Each foreign crate that is not for everybody, and its homes: rooms, or files of one.
 pub(crate) const HOMES: &[(&str, &[&str])] = &[

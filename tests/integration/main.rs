@@ -5,14 +5,20 @@
 //!
 //! - `support`: a cluster, its clients, and what is true at the end of each fault;
 //! - `faults`: the faults, a row each (`interrupts`: those by Ctrl-C); `walks`: clusters that go through them; `soak`: each of them many times;
+//! - `torture`: many clients and faults by a seed, judged by their history; `planted`: lies that the judge has to find; `campaign`: torture for hours;
+//! - `tree`: which commit is under test, and what has passed on it;
 //! - `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
 mod bad_input;
+mod campaign;
 mod faults;
 mod interrupts;
 mod joining;
+mod planted;
 mod soak;
 mod support;
+mod torture;
+mod tree;
 mod walks;

@@ -3,6 +3,7 @@
 use super::{
     faults::{FULL, Row, all},
     support::{Cluster, small_disks, spec},
+    tree,
 };
 use pgbaton::{
     clock,
@@ -14,10 +15,8 @@ use pgbaton::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 /// A line a round: commit, fault, round, result.
@@ -31,15 +30,13 @@ impl Log {
     fn open() -> Self {
         let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("lab-out/soak.log");
         let path = std::env::var_os("SOAK_LOG").map_or_else(default, PathBuf::from);
-        let commit = commit();
-        let passed = passed(&fs::read_to_string(&path).unwrap_or_default(), |of| is_under_test(of, &commit));
+        let commit = tree::commit();
+        let passed = passed(&fs::read_to_string(&path).unwrap_or_default(), |of| tree::is_under_test(of, &commit));
         Self { path, commit, passed }
     }
 
     fn note(&self, fault: &str, round: u32, result: &str) {
-        fs::create_dir_all(self.path.parent().expect("a directory")).expect("make the log's directory");
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.path).expect("open the log");
-        writeln!(file, "{}, {fault}, {round}, {}", self.commit, result.replace('\n', " | ")).expect("write the log");
+        tree::note(&self.path, &format!("{}, {fault}, {round}, {}", self.commit, result.replace('\n', " | ")));
     }
 }
 
@@ -60,32 +57,6 @@ fn passed(log: &str, counts: impl Fn(&str) -> bool) -> BTreeSet<(String, u32)> {
         }
     }
     passed
-}
-
-/// Ends the name of a commit that the tree differs from.
-const CHANGED: char = '+';
-
-/// The commit under test; with a mark where the tree differs from it.
-#[expect(clippy::disallowed_methods, reason = "asks git for the commit")]
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-    };
-    let head = git(&["rev-parse", "--short=12", "HEAD"]);
-    if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { head } else { format!("{head}{CHANGED}") }
-}
-
-/// Whether what a soak runs is the same in both commits: documents and other tests may differ. Nothing counts of a tree that differs from its
-/// commit: two of that mark may be different trees.
-#[expect(clippy::disallowed_methods, reason = "asks git for the difference")]
-fn is_under_test(of: &str, commit: &str) -> bool {
-    if of.is_empty() || of.ends_with(CHANGED) || commit.ends_with(CHANGED) {
-        return false;
-    }
-    let difference = ["diff", "--quiet", of, commit, "--", "src", "migrations", "Cargo.toml", "Cargo.lock", "tests/integration"];
-    let status = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(difference).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
 }
 
 fn rounds() -> u32 {
@@ -145,13 +116,4 @@ fn a_failure_takes_the_earlier_passes_of_its_fault_away() {
     let log =
         "c1, a, 1, passed\nc1, b, 1, passed\nc1, a, 2, passed\nc1, a, 3, FAILED: before, the fault\nc1, a, 1, passed\nc0, b, 2, passed\n";
     assert_eq!(passed(log, |of| of == "c1"), BTreeSet::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
-}
-
-#[test]
-fn only_passes_of_a_tree_that_is_known_to_be_the_same_are_taken_over() {
-    for (of, commit) in [("c1+", "c1+"), ("c1", "c1+"), ("c1+", "c1"), ("", ""), ("no-such-commit", "HEAD")] {
-        assert!(!is_under_test(of, commit), "{of:?} {commit:?}");
-    }
-    let head = commit();
-    assert!(head.trim_end_matches(CHANGED).is_empty() || is_under_test("HEAD", head.trim_end_matches(CHANGED)));
 }

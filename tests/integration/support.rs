@@ -159,8 +159,8 @@ impl Cluster {
         if complaints.is_empty() { Ok(()) } else { Err(anyhow!("{}", complaints.join("\n    "))) }
     }
 
-    /// Keeps the logs of a failed run where CI finds them, and prints the end of each.
-    fn keep_logs(&self, name: &str, marks: &LogMarks) {
+    /// Keeps the logs of a failed run where CI finds them, and says where.
+    pub(crate) fn keep_logs(&self, name: &str, marks: &LogMarks) -> PathBuf {
         let slug: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab-out").join(slug);
         let kept = fs::create_dir_all(&directory).context("make the directory").and_then(|()| self.copy_logs(&directory, marks));
@@ -168,6 +168,7 @@ impl Cluster {
             Ok(()) => eprintln!("the logs of {name:?} are in {}", directory.display()),
             Err(error) => eprintln!("the logs of {name:?} are lost: {error:#}"),
         }
+        directory
     }
 
     fn copy_logs(&self, directory: &Path, marks: &LogMarks) -> Result<()> {

@@ -1,0 +1,89 @@
+//! Two writers, losses, and writes that nobody was told of.
+
+use super::{
+    super::{
+        super::verdict::{self, LostTail},
+        history::Work,
+    },
+    Finding, Known,
+};
+use std::collections::BTreeSet;
+
+/// What must not be, and the losses that were announced.
+pub(super) fn findings(known: &Known<'_>) -> (Vec<Finding>, Vec<LostTail>) {
+    let (evidence, remains) = (known.evidence, &known.evidence.remains);
+    let journals = evidence.journals();
+    let mut found: Vec<Finding> = verdict::two_writers(&journals).into_iter().map(Finding::TwoWriters).collect();
+    let lost = verdict::lost(&journals, &evidence.survivors(), &evidence.recorded);
+    let (announced, others): (Vec<_>, Vec<_>) = lost.into_iter().partition(|tail| !evidence.limits.lossless && tail.is_announced());
+    found.extend(others.into_iter().map(Finding::Lost));
+    // Islands count what they were refused without its number, so nothing can be said of their rows.
+    let clients: BTreeSet<&str> = evidence.entries.iter().map(|entry| entry.client.as_str()).collect();
+    let rows = remains.rows.iter().filter(|row| clients.contains(row.client.as_str()));
+    found.extend(rows.filter_map(|row| known.stranger(row.seq, "row", |entry| entry.work == Work::Insert && entry.client == row.client)));
+    (found, announced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{super::history::Outcome, made::Made};
+    use super::*;
+    use crate::model::moment::Span;
+
+    #[test]
+    fn a_history_in_which_all_is_well_proves_nothing() {
+        let verdict = super::super::judge(&Made::ordinary().evidence);
+        assert_eq!(verdict.findings, []);
+        assert!(verdict.operations >= 12 && verdict.timelines == 2 && verdict.reads >= 4, "{verdict:?}");
+    }
+
+    /// Planted: an acknowledged row, list item, transfer is not there.
+    #[test]
+    fn a_loss_is_found_in_each_kind_of_writes() {
+        for (client, lose) in [
+            ("rows", (|made| made.evidence.remains.rows.clear()) as fn(&mut Made)),
+            ("bank", |made| made.evidence.remains.transfers.clear()),
+            ("lists", |made| made.evidence.remains.lists.values_mut().for_each(Vec::clear)),
+        ] {
+            let mut made = Made::ordinary();
+            lose(&mut made);
+            let found = super::super::judge(&made.evidence).findings;
+            let lost = |finding: &Finding| matches!(finding, Finding::Lost(tail) if tail.examples.iter().any(|row| row.client == client));
+            assert!(found.iter().any(lost), "{client}: {found:?}");
+        }
+    }
+
+    /// What is announced may be lost in `async`, and nowhere else.
+    #[test]
+    fn a_recorded_bound_excuses_a_loss_in_async_alone() {
+        for lossless in [false, true] {
+            let mut made = Made::ordinary();
+            let gone = made.insert("n1", 1, 90);
+            made.evidence.remains.rows.retain(|row| row.seq != gone);
+            made.evidence.recorded.push(verdict::RecordedLoss { left: 1, switch: Some(0), bound: Some(1 << 20), unseen: Span::ZERO });
+            made.evidence.limits.lossless = lossless;
+            let verdict = super::super::judge(&made.evidence);
+            assert_eq!((verdict.findings.is_empty(), verdict.lost()), (!lossless, 1), "{verdict:?}");
+        }
+    }
+
+    /// Planted: the old primary acknowledges once more after the new one has begun.
+    #[test]
+    fn a_double_writer_is_found() {
+        let mut made = Made::ordinary();
+        made.insert("n1", 1, 950);
+        let found = super::super::judge(&made.evidence).findings;
+        assert!(matches!(found.as_slice(), [Finding::TwoWriters(proof)] if proof.older == ("n1".to_owned(), 1)), "{found:?}");
+    }
+
+    #[test]
+    fn what_was_refused_may_not_be_there() {
+        let mut made = Made::ordinary();
+        let id = made.insert("n2", 2, 960);
+        made.entry(id).outcome = Outcome::Refused("read only".into());
+        let found = super::super::judge(&made.evidence).findings;
+        assert_eq!(found, [Finding::Stranger { id, what: "row".into(), why: "was refused: read only".into() }]);
+        made.entry(id).outcome = Outcome::Unclear("connection closed".into());
+        assert_eq!(super::super::judge(&made.evidence).findings, []);
+    }
+}

@@ -1,0 +1,99 @@
+//! `make torture`: many runs of torture, each with a seed of its own. What has passed for a commit and a mode counts, so that it may be run in parts.
+
+use super::{
+    torture::{Plan, Run, fresh_seed},
+    tree,
+};
+use anyhow::{Context, Result};
+use pgbaton::{
+    clock,
+    model::{moment::Span, policy::Durability},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// One run is no longer than this where no seed is given: each begins with a new cluster, and its evidence is held in memory.
+const LONGEST: u64 = 5;
+
+const HEAD: &str = "commit, mode, seed, minutes, faults, changes, operations, unclear, lost, verdict";
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().expect(name))
+}
+
+fn log() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("lab-out/torture.csv");
+    // Of the package, wherever the test is started.
+    std::env::var_os("TORTURE_LOG").map_or_else(default, |path| Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+}
+
+/// How many minutes of a mode have passed for the commits that count: a failure takes what passed before it away.
+fn passed(log: &str, mode: &str, counts: impl Fn(&str) -> bool) -> u64 {
+    let rows = log.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split(", ").collect();
+        let [commit, of, _, minutes, .., verdict] = columns.as_slice() else { return None };
+        Some((*commit, *of, minutes.parse::<u64>().ok()?, *verdict))
+    });
+    let ours = rows.filter(|(commit, of, ..)| *of == mode && counts(commit));
+    ours.fold(0, |sum, (_, _, minutes, verdict)| if verdict == "passed" { sum + minutes } else { 0 })
+}
+
+fn row(commit: &str, plan: &Plan, result: &Result<Run>) -> String {
+    let begin = format!("{commit}, {}, {}, {}", plan.mode(), plan.seed, plan.minutes);
+    match result {
+        Ok(run) => {
+            let verdict = &run.verdict;
+            let counts = [run.faults, run.changes(), verdict.operations, verdict.unclear, verdict.lost()].map(|count| count.to_string());
+            format!("{begin}, {}, passed", counts.join(", "))
+        }
+        // What it counted is in lab-out.
+        Err(error) => format!("{begin}, -, -, -, -, -, FAILED: {}", format!("{error:#}").replace('\n', " | ").replace(", ", "; ")),
+    }
+}
+
+fn run(plan: &Plan, commit: &str) -> Result<()> {
+    let result = plan.run().map(|(run, _)| run);
+    let log = log();
+    if !log.exists() {
+        tree::note(&log, HEAD);
+    }
+    let line = row(commit, plan, &result);
+    println!("{line}");
+    tree::note(&log, &line);
+    result.map(|_| ())
+}
+
+/// `make torture`.
+#[test]
+#[ignore = "takes as long as wanted; run by `make torture`"]
+fn torture_for_so_many_minutes() -> Result<()> {
+    let mode = std::env::var("TORTURE_MODE").unwrap_or_else(|_| "quorum".to_owned());
+    let durability: Durability = serde_json::from_value(mode.clone().into()).with_context(|| format!("TORTURE_MODE={mode}"))?;
+    let (minutes, commit) = (number("TORTURE_MINUTES").unwrap_or(LONGEST), tree::commit());
+    if let Some(seed) = number("TORTURE_SEED") {
+        return run(&Plan { durability, seed, minutes }, &commit);
+    }
+    let ends = number("TORTURE_PART").map(|part| clock::boot().plus(Span::from_secs(part * 60)));
+    loop {
+        let text = fs::read_to_string(log()).unwrap_or_default();
+        let left = minutes.saturating_sub(passed(&text, &mode, |of| of == commit || tree::is_under_test(of, &commit)));
+        if left == 0 || ends.is_some_and(|ends| clock::boot() >= ends) {
+            println!("{left} of {minutes} minutes of {mode} are left for {commit}");
+            return Ok(());
+        }
+        run(&Plan { durability, seed: fresh_seed(), minutes: left.min(LONGEST) }, &commit)?;
+    }
+}
+
+#[test]
+fn a_failure_takes_the_earlier_minutes_of_its_mode_away() {
+    let log = format!(
+        "{HEAD}\nc1, quorum, 1, 5, 9, 3, 4000, 7, 0, passed\nc0, quorum, 2, 5, 9, 3, 4000, 7, 0, passed\nc1, async, 3, 5, -, -, -, -, -, FAILED: x\n"
+    );
+    let minutes = |log: &str, mode| passed(log, mode, |of| of == "c1");
+    assert_eq!((minutes(&log, "quorum"), minutes(&log, "async")), (5, 0));
+    let later = format!("{log}c1, quorum, 4, 5, -, -, -, -, -, FAILED: before; the end\nc1, quorum, 5, 2, 9, 3, 4000, 7, 0, passed\n");
+    assert_eq!(minutes(&later, "quorum"), 2);
+}

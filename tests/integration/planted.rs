@@ -1,0 +1,106 @@
+//! Lies planted into the evidence of a real run: the judge has to find each.
+
+use pgbaton::{
+    lab::torture::{Entry, Evidence, Finding, Outcome, Place, Step, Work, judge},
+    model::moment::Span,
+};
+
+/// A lie: what is changed, and whether a finding is the one that it has to lead to. `None` where the evidence has no place for it.
+struct Lie {
+    name: &'static str,
+    plant: fn(&mut Evidence) -> Option<()>,
+    is_found: fn(&Finding) -> bool,
+}
+
+const LIES: &[Lie] = &[
+    Lie { name: "a lost row", plant: lost_row, is_found: |finding| matches!(finding, Finding::Lost(tail) if tail.rows == 1) },
+    Lie { name: "a lost append", plant: lost_append, is_found: |finding| matches!(finding, Finding::Lost(_)) },
+    Lie { name: "a lost transfer", plant: lost_transfer, is_found: |finding| matches!(finding, Finding::Money { seen_by: None, .. }) },
+    Lie { name: "a double writer", plant: double_writer, is_found: |finding| matches!(finding, Finding::TwoWriters(_)) },
+    Lie { name: "two histories of a list", plant: fork, is_found: |finding| matches!(finding, Finding::Fork { .. }) },
+    Lie { name: "a stale read", plant: stale_read, is_found: |finding| matches!(finding, Finding::Stale { .. }) },
+    Lie { name: "half a transfer", plant: half_transfer, is_found: |finding| matches!(finding, Finding::Money { account: 0, .. }) },
+    Lie { name: "a refused row that is there", plant: refused_row, is_found: |finding| matches!(finding, Finding::Stranger { .. }) },
+];
+
+/// The lies that were not found, and those that had no place, in evidence in which all is well.
+pub(crate) fn unnoticed(evidence: &Evidence) -> Vec<&'static str> {
+    let unnoticed = |lie: &&Lie| {
+        let mut told = evidence.clone();
+        (lie.plant)(&mut told).is_none_or(|()| !judge(&told).findings.iter().any(lie.is_found))
+    };
+    LIES.iter().filter(unnoticed).map(|lie| lie.name).collect()
+}
+
+fn acknowledged(evidence: &Evidence, what: impl Fn(&Entry) -> bool) -> Option<usize> {
+    let half = evidence.entries.len() / 2;
+    // In the middle of the run, with something before it and after it.
+    let there = evidence.entries.iter().skip(half).position(|entry| entry.is_acknowledged() && what(entry));
+    there.map(|at| at + half)
+}
+
+fn lost_row(evidence: &mut Evidence) -> Option<()> {
+    let row = evidence.entries[acknowledged(evidence, |entry| entry.work == Work::Insert)?].row();
+    evidence.remains.rows.remove(&row).then_some(())
+}
+
+fn lost_append(evidence: &mut Evidence) -> Option<()> {
+    let entry = evidence.entries[acknowledged(evidence, |entry| entry.appends().count() == 1)?].clone();
+    let items = evidence.remains.lists.get_mut(&entry.appends().next()?)?;
+    items.retain(|item| *item != entry.id);
+    Some(())
+}
+
+fn lost_transfer(evidence: &mut Evidence) -> Option<()> {
+    let id = evidence.entries[acknowledged(evidence, |entry| matches!(entry.work, Work::Transfer(_)))?].id;
+    evidence.remains.transfers.remove(&id).map(|_| ())
+}
+
+/// The last write of the first primary comes once more, just after its successor's first one.
+fn double_writer(evidence: &mut Evidence) -> Option<()> {
+    let writes = |entry: &&Entry| entry.is_acknowledged() && entry.work == Work::Insert;
+    let first = evidence.entries.iter().find(writes)?.place;
+    let newer = evidence.entries.iter().find(|entry| writes(entry) && entry.place != first)?.at;
+    let last =
+        evidence.entries.iter_mut().rev().find(|entry| entry.is_acknowledged() && entry.work == Work::Insert && entry.place == first)?;
+    last.at = newer.plus(Span::from_millis(1));
+    Some(())
+}
+
+/// What two servers would leave that both appended: the read of one, and the list of the other.
+fn fork(evidence: &mut Evidence) -> Option<()> {
+    let read = |entry: &&Entry| entry.is_acknowledged() && entry.reads().any(|(_, seen)| seen.len() > 1);
+    let key = evidence.entries.iter().find(read)?.reads().find(|(_, seen)| seen.len() > 1)?.0;
+    evidence.remains.lists.get_mut(&key)?.swap(0, 1);
+    Some(())
+}
+
+/// A read of a primary forgets the end of what was acknowledged by that same primary long before.
+fn stale_read(evidence: &mut Evidence) -> Option<()> {
+    let at = acknowledged(evidence, |entry| {
+        let fresh = |(key, seen): (u64, &[u64])| {
+            let before = |other: &&Entry| seen.contains(&other.id) && other.appends().any(|of| of == key);
+            let appended = evidence.entries.iter().find(before);
+            appended.is_some_and(|other| other.is_acknowledged() && other.at < entry.sent && other.place == entry.place)
+        };
+        matches!(entry.place, Place::Primary(_)) && !entry.writes() && entry.reads().any(fresh)
+    })?;
+    let Work::Lists(steps) = &mut evidence.entries[at].work else { return None };
+    for step in steps {
+        if let Step::Read(_, seen) = step {
+            seen.clear();
+        }
+    }
+    Some(())
+}
+
+fn half_transfer(evidence: &mut Evidence) -> Option<()> {
+    *evidence.remains.balances.first_mut()? -= 3;
+    Some(())
+}
+
+fn refused_row(evidence: &mut Evidence) -> Option<()> {
+    let at = acknowledged(evidence, |entry| entry.work == Work::Insert)?;
+    evidence.entries[at].outcome = Outcome::Refused("read-only".into());
+    Some(())
+}

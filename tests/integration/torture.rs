@@ -1,0 +1,274 @@
+//! One run of torture: a cluster, its clients, rounds of faults by a seed, and the verdict on their history.
+
+use super::{
+    planted,
+    support::{Cluster, SOON, spec},
+};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+use pgbaton::{
+    clock,
+    lab::{
+        Journal, Lab, LogMark, LogMarks, Login, Writer,
+        torture::{Blow, Crowd, Evidence, Harm, Limits, Round, Schedule, Verdict, Whom, ground, judge},
+        verdict,
+    },
+    model::{
+        moment::{Moment, Span},
+        policy::{ClusterPolicy, Durability, Reclone},
+    },
+};
+use std::{collections::BTreeSet, fs};
+
+/// How many findings are printed. All of them follow from the evidence that is kept.
+const SHOWN: usize = 20;
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) durability: Durability,
+    pub(crate) seed: u64,
+    pub(crate) minutes: u64,
+}
+
+/// What a run consisted of, and what it proved.
+pub(crate) struct Run {
+    pub(crate) verdict: Verdict,
+    pub(crate) rounds: usize,
+    pub(crate) faults: usize,
+    /// Decisions that would have broken a safety rule, and were withheld.
+    violations: Vec<String>,
+}
+
+impl Plan {
+    /// As the policy calls it.
+    pub(crate) fn mode(&self) -> String {
+        serde_json::to_value(self.durability).ok().and_then(|mode| Some(mode.as_str()?.to_owned())).unwrap_or_default()
+    }
+
+    /// What makes this run again.
+    pub(crate) fn command(&self) -> String {
+        format!("make torture MINUTES={} MODE={} SEED={}", self.minutes, self.mode(), self.seed)
+    }
+
+    fn limits(&self) -> Limits {
+        let lossless = self.durability != Durability::Async;
+        let lease = ClusterPolicy::default().timers();
+        // Who is followed without waiting may go on for the rest of its lease, and die for as long as that may take.
+        let old_reads = if lossless { lease.hold.plus(lease.kill_bound) } else { Span::ZERO };
+        Limits { lossless, old_reads }
+    }
+
+    /// Runs it, and fails unless all is well. What a failure leaves is in lab-out.
+    pub(crate) fn run(&self) -> Result<(Run, Evidence)> {
+        println!("{}", self.command());
+        let cluster = Cluster::start(&spec(|spec| {
+            spec.policy.durability = self.durability;
+            spec.policy.reclone = Reclone::WhenRewindFails;
+        }))?;
+        let mut at_work = AtWork::begin(&cluster, *self)?;
+        let judged = at_work.rounds().and_then(|()| at_work.end()).and_then(|run| run.ensure_well(self).map(|()| run));
+        let judged = judged.and_then(|run| Ok((run, at_work.evidence.take().context("no evidence")?)));
+        judged.map_err(|error| {
+            let directory = cluster.keep_logs(&format!("torture-{}-{}", self.mode(), self.seed), &LogMarks::new());
+            let schedule = format!("{}\n{}\n\n{error:#}\n", self.command(), at_work.told.join("\n"));
+            let kept = fs::write(directory.join("schedule.txt"), schedule).map_err(anyhow::Error::from).and_then(|()| {
+                let evidence = serde_json::to_vec(&at_work.evidence)?;
+                Ok(fs::write(directory.join("evidence.json"), evidence)?)
+            });
+            kept.err().into_iter().for_each(|error| eprintln!("schedule or evidence are lost: {error:#}"));
+            error.context(format!("again with: {}", self.command()))
+        })
+    }
+}
+
+/// A run on its way.
+struct AtWork<'a> {
+    cluster: &'a Cluster,
+    plan: Plan,
+    began: Moment,
+    login: Login,
+    crowd: Option<Crowd>,
+    /// Those of the round: a crowd on a host that is cut off, and somebody there who waits for answers for as long as it takes.
+    islands: Vec<(Writer, Crowd)>,
+    journals: Vec<Journal>,
+    count: (usize, usize),
+    /// What was done, for people.
+    told: Vec<String>,
+    /// Once it is complete, or as far as it goes.
+    evidence: Option<Evidence>,
+}
+
+impl<'a> AtWork<'a> {
+    fn begin(cluster: &'a Cluster, plan: Plan) -> Result<Self> {
+        let primary = cluster.healthy()?;
+        let lab = &cluster.lab;
+        let login = lab.make_torture_ground(&primary)?;
+        let crowd = Some(Crowd::start(lab.client().network(), lab.servers(), &login, plan.seed)?);
+        let (islands, journals, told) = (Vec::new(), Vec::new(), Vec::new());
+        let at_work = Self { cluster, plan, began: clock::boot(), login, crowd, islands, journals, count: (0, 0), told, evidence: None };
+        at_work.written(at_work.began)?;
+        Ok(at_work)
+    }
+
+    fn lab(&self) -> &'a Lab {
+        &self.cluster.lab
+    }
+
+    fn tell(&mut self, what: &str) {
+        let line = format!("{:>6} {what}", format!("{}s", clock::boot().since(self.began).as_millis() / 1_000));
+        println!("{line}");
+        self.told.push(line);
+    }
+
+    fn pass(&self, span: Span) -> Result<()> {
+        let end = clock::boot().plus(span);
+        self.lab().wait("the time to pass", span.plus(SOON), || (clock::boot() >= end).then_some(()))
+    }
+
+    fn written(&self, since: Moment) -> Result<String> {
+        let crowd = self.crowd.as_ref().context("no clients")?;
+        self.lab().wait("an acknowledged write", SOON, || crowd.writes_to(since))
+    }
+
+    fn rounds(&mut self) -> Result<()> {
+        let ends = self.began.plus(Span::from_secs(self.plan.minutes * 60));
+        for round in Schedule::new(self.plan.seed, self.plan.durability) {
+            if clock::boot().plus(round.length()) > ends {
+                return Ok(());
+            }
+            self.count.0 += 1;
+            self.tell(&format!("round {}: {round}", self.count.0));
+            self.round(&round)?;
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, round: &Round) -> Result<()> {
+        self.pass(round.quiet)?;
+        let mut hit = BTreeSet::new();
+        self.strike(round.first, &mut hit);
+        if let Some((after, blow)) = round.second {
+            self.pass(after)?;
+            self.strike(blow, &mut hit);
+        }
+        self.pass(round.lasts)?;
+        self.lab().heal_all().context("heal")?;
+        let healed = clock::boot();
+        let writer = self.written(healed).context("after all was healed")?;
+        self.tell(&format!("  healed; {writer} acknowledges {} later", clock::boot().since(healed).rounded()));
+        if round.recovers {
+            self.cluster.healthy().context("after all was healed")?;
+        }
+        self.journals.extend(self.islands.drain(..).map(|(writer, _)| writer.stop()));
+        Ok(())
+    }
+
+    fn island(&mut self, node: &str) -> Result<()> {
+        let (name, node) = (format!("island{}", self.journals.len() + self.islands.len() + 1), self.lab().node(node)?);
+        let main = self.crowd.as_ref().context("no clients")?;
+        let seed = self.plan.seed ^ self.count.1 as u64;
+        let crowd = main.island(&name, node.host.network(), node.server(), &self.login, seed)?;
+        self.islands.push((self.lab().island_as(&name, &node.name)?, crowd));
+        Ok(())
+    }
+
+    /// A blow that cannot be struck any more (its victim is gone) is no failure.
+    fn strike(&mut self, blow: Blow, hit: &mut BTreeSet<String>) {
+        let victim = self.victim(blow.whom, hit);
+        if blow.whom == Whom::Primary && blow.harm.makes_an_island() {
+            // Of a host that is off already nothing is expected.
+            if let Err(error) = self.island(&victim) {
+                self.tell(&format!("  no island: {error:#}"));
+            }
+        }
+        let done = match blow.harm.fault(victim.clone()) {
+            Some(fault) => self.lab().inject(&fault).map(|_| ()).map_err(anyhow::Error::from),
+            None => self.lab().node(&victim).and_then(|node| node.host.signal("agent", Signal::SIGINT)),
+        };
+        self.count.1 += usize::from(done.is_ok());
+        let end = done.err().map_or_else(String::new, |error| format!(", which could not be done: {error:#}"));
+        self.tell(&format!("  {blow}: {victim}{end}"));
+        if blow.harm == Harm::AllNodesOff {
+            hit.extend(self.cluster.names().into_iter().map(str::to_owned));
+        }
+        hit.insert(victim);
+    }
+
+    /// Whoever plays the part and was not hit in this round.
+    fn victim(&self, whom: Whom, hit: &BTreeSet<String>) -> String {
+        let recent = clock::boot().minus(Span::from_secs(3));
+        let primary = self.crowd.as_ref().and_then(|crowd| crowd.writes_to(recent)).or_else(|| self.lab().primaries().first().cloned());
+        let free = |name: &&str| !hit.contains(*name);
+        let primary = primary.filter(|name| free(&name.as_str()));
+        let others: Vec<&str> = self.cluster.names().into_iter().filter(|name| primary.as_deref() != Some(*name)).filter(free).collect();
+        let other = |number: u8| others.get(usize::from(number) % others.len().max(1)).map(|name| (*name).to_owned());
+        let wanted = match whom {
+            Whom::Primary => primary.or_else(|| other(0)),
+            Whom::Replica(number) => other(number),
+        };
+        wanted.unwrap_or_else(|| self.cluster.names()[0].to_owned())
+    }
+
+    /// All is healed: the evidence is taken and judged.
+    fn end(&mut self) -> Result<Run> {
+        let primary = self.cluster.healthy().context("at the end")?;
+        self.written(clock::boot())?;
+        let entries = self.crowd.take().context("no clients")?.stop();
+        let recorded = verdict::recorded(&self.lab().history()?);
+        let (limits, islands) = (self.plan.limits(), std::mem::take(&mut self.journals));
+        let remains = self.lab().remains(&primary, SOON)?;
+        let evidence = Evidence { limits, start: ground::START, entries, islands, recorded, remains };
+        let verdict = judge(&evidence);
+        self.evidence = Some(evidence);
+        self.tell(&verdict.to_string());
+        Ok(Run { verdict, rounds: self.count.0, faults: self.count.1, violations: self.violations()? })
+    }
+
+    fn violations(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for name in self.cluster.names() {
+            let lines = self.lab().errors_logged(name, LogMark::default())?.0;
+            found.extend(
+                lines.into_iter().filter(|line| line.contains("reason=\"invariant\"")).map(|line| format!("{name} logged: {line}")),
+            );
+        }
+        Ok(found)
+    }
+}
+
+impl Run {
+    /// Changes of primary that clients saw.
+    pub(crate) fn changes(&self) -> usize {
+        self.verdict.timelines.saturating_sub(1)
+    }
+
+    fn ensure_well(&self, plan: &Plan) -> Result<()> {
+        let found = self.verdict.findings.iter().map(ToString::to_string);
+        let findings: Vec<String> = found.chain(self.violations.iter().cloned()).collect();
+        let shown = &findings[..findings.len().min(SHOWN)];
+        ensure!(findings.is_empty(), "{} findings:\n    {}", findings.len(), shown.join("\n    "));
+        // A run in which nothing happened proves nothing.
+        let (changes, acknowledged, wanted) = (self.changes(), self.verdict.acknowledged, 600 * plan.minutes);
+        ensure!(changes > 0 && changes * 8 >= self.rounds, "only {changes} changes of primary in {} rounds", self.rounds);
+        ensure!(
+            acknowledged as u64 >= wanted && self.verdict.reads > 0,
+            "only {acknowledged} transactions were acknowledged, and not {wanted}"
+        );
+        Ok(())
+    }
+}
+
+/// Fresh seeds find more than old ones; a failing one is printed and kept.
+pub(crate) fn fresh_seed() -> u64 {
+    u64::from_str_radix(&clock::data_incarnation().to_string(), 16).unwrap_or(1)
+}
+
+/// One minute of it, and the judge judged by what it says of the same evidence with a lie in it.
+#[test]
+fn a_minute_of_torture_in_quorum_mode_shows_one_history_and_no_loss() -> Result<()> {
+    let seed = std::env::var("TORTURE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(fresh_seed);
+    let (_, evidence) = Plan { durability: Durability::Quorum, seed, minutes: 1 }.run()?;
+    let silent = planted::unnoticed(&evidence);
+    if silent.is_empty() { Ok(()) } else { Err(anyhow!("not found in the evidence of seed {seed}: {silent:?}")) }
+}
