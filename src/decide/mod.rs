@@ -9,7 +9,8 @@
 //!
 //! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
 //! `routing`, `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `election`, `release`,
-//! `durability`, `membership`), `vote`, `candidacy` (with `depose`), `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
+//! `durability`, `membership`), `pause`, `vote`, `candidacy` (with `depose`, `flap`), `follow` (with `rejoin`, `unheard`), `upkeep` (with `operator`), and
+//! at the end `invariants`.
 
 pub mod decision;
 pub mod invariants;
@@ -24,11 +25,14 @@ mod diagnose;
 mod draft;
 mod durability;
 mod election;
+mod flap;
 mod follow;
 mod leadership;
 mod ledger;
 mod membership;
 mod memory;
+mod operator;
+mod pause;
 mod promotion;
 mod registration;
 mod rejoin;
@@ -84,7 +88,7 @@ fn rules(s: &Snapshot, d: &mut Draft) {
     }
     if s.etcd.records.leader.is_none() {
         bootstrap::rule(s, d);
-    } else if leadership::rule(s, d) == Flow::Goes {
+    } else if leadership::rule(s, d) == Flow::Goes && pause::rule(s, d) == Flow::Goes {
         vote::rule(s, d);
         if candidacy::rule(s, d) == Flow::Goes {
             follow::rule(s, d);

@@ -8,7 +8,7 @@ use crate::model::{
     node_file::{Boundary, ClonePlace, NodeFile},
     observed::Observed,
     policy::ClusterPolicy,
-    record::{LeaderRecord, Stored, SyncRecord, Tags},
+    record::{LeaderRecord, LeaderState, Stored, SyncRecord, Tags},
     records::Records,
     term::Term,
     timeline::TimelineId,
@@ -392,10 +392,11 @@ impl Snapshot {
         record.holder.replica() == self.myself() && self.guard().is_some_and(|guard| guard.incarnation == record.holder.guard)
     }
 
-    /// Until when we may act as the holder of the present term; `None` where we may not.
+    /// Until when we may act as the holder of the present term; `None` where we may not. A pause gives no time: see [`Self::holds_paused`].
     pub fn authority(&self) -> Option<Moment> {
         let leader = self.leader().filter(|_| self.holds())?;
-        self.lease.until(leader.record.term).filter(|until| self.now.boot < *until)
+        let paused = matches!(leader.record.state, LeaderState::Paused(_));
+        self.lease.until(leader.record.term).filter(|until| !paused && self.now.boot < *until)
     }
 
     /// How long the present value of `leader` has stood still before our eyes.
@@ -487,8 +488,11 @@ impl Snapshot {
     }
 }
 
-/// Whether the record names a holder that may act (`vacant` and states of newer versions do not).
-pub const fn is_held(record: &LeaderRecord) -> bool {
-    use crate::model::record::LeaderState;
-    matches!(record.state, LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } | LeaderState::Paused { .. })
+/// Whether the record names a holder that may act (`vacant`, also paused, and states of newer versions do not).
+pub fn is_held(record: &LeaderRecord) -> bool {
+    match &record.state {
+        LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => true,
+        LeaderState::Paused(pause) => pause.vacant.is_none(),
+        LeaderState::Vacant { .. } | LeaderState::Foreign { .. } => false,
+    }
 }

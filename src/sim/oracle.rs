@@ -56,6 +56,8 @@ pub(super) struct Oracle {
     ids: BTreeMap<TimelineId, usize>,
     pub(super) claims_at: Vec<u64>,
     pub(super) serving: Option<(NodeName, Term)>,
+    /// When a node last claimed by an operator's word that accepts the loss of what was acknowledged before.
+    pub(super) accepted_at: Option<u64>,
 }
 
 /// How often what was exercised.
@@ -105,6 +107,12 @@ pub struct Coverage {
     pub lost: u64,
     /// Revisions of etcd while faults were injected.
     pub writes: u64,
+    /// Requests of operators.
+    pub requests: u64,
+    /// Pauses that began.
+    pub pauses: u64,
+    /// Pauses that ended with the same holder serving.
+    pub resumptions: u64,
     /// Faults injected.
     pub faults: u64,
     /// How long it took after the last fault until all was well, in milliseconds.
@@ -125,6 +133,7 @@ impl World {
         {
             self.violation("O8", format!("leader goes back from term {} to {}", before.term, record.term));
         }
+        self.judge_pause(before, record);
         let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });
         if given_up && self.nodes[writer].is_primary() && self.nodes[writer].name == record.holder.node {
             self.violation("O11", format!("{} gives term {} up while its PostgreSQL can acknowledge", record.holder.node, record.term));
@@ -153,7 +162,8 @@ impl World {
     fn judge_claimant(&mut self, record: &LeaderRecord) {
         let Some(sync) = self.store.sync() else { return };
         let claimant = record.holder.replica();
-        if sync.primary != claimant && !sync.electable.contains(&claimant) {
+        let wanted = self.oracle.accepted_at == Some(self.now);
+        if sync.primary != claimant && !sync.electable.contains(&claimant) && !wanted {
             let (node, term) = (&record.holder.node, record.term);
             self.violation("O4", format!("{node} has claimed term {term}, and sync does not name it"));
         }
@@ -171,7 +181,7 @@ impl World {
     /// A deadline is never later than the newest send allows (O10, at its root).
     pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
         let allowed = self.oracle.longest.get(&node).copied();
-        if allowed.is_none_or(|allowed| until > allowed) {
+        if allowed.is_none_or(|allowed| until > allowed) && !self.arms_to_resume(node, until) {
             let name = self.nodes[node].who();
             self.violation("O10", format!("{name} arms {until}, its sends allow {allowed:?}"));
         }
@@ -331,7 +341,8 @@ impl World {
             if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
                 let (lossless, row, at) = (ack.lossless, ack.row, ack.at);
                 self.oracle.acks[index].lost_in = Some(term);
-                if lossless {
+                let accepted = self.oracle.accepted_at.is_some_and(|accepted| at <= accepted);
+                if lossless && !accepted {
                     let text = format!(
                         "a commit at {} on branch {} that was acknowledged at {:.3}s is not on the new timeline of term {term}",
                         crate::model::lsn::Lsn::new(row.1),
@@ -392,7 +403,7 @@ impl World {
         let bound = self.policy.timers().kill_bound;
         for node in 0..self.nodes.len() {
             let of = &self.nodes[node];
-            if !of.is_primary() || of.asleep_until > self.now {
+            if !of.is_primary() || of.asleep_until > self.now || self.is_paused_for(node) {
                 continue;
             }
             let now = of.clock.boot(self.now);
@@ -433,6 +444,7 @@ impl World {
             }
         }
         self.judge_reads(node, decision);
+        self.judge_hands_off(node, snapshot, decision);
         let explained = Self::explains(decision, snapshot);
         let at_once = decision.wake_at <= snapshot.now.boot && decision.actions.is_empty();
         let now = self.now;

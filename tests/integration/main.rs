@@ -5,7 +5,7 @@
 //!
 //! - `support`: a cluster, its clients, and what is true at the end of each fault;
 //! - `faults`: the faults, a row each (`interrupts`: those by Ctrl-C); `walks`: clusters that go through them; `soak`: each of them many times;
-//! - `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
+//! - `operators`: a pause, its end, and a failover by hand; `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
@@ -13,6 +13,7 @@ mod bad_input;
 mod faults;
 mod interrupts;
 mod joining;
+mod operators;
 mod soak;
 mod support;
 mod walks;
