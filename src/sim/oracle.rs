@@ -374,8 +374,10 @@ impl World {
                 continue;
             }
             let text = crate::model::lsn::Lsn::new(at);
-            // On another branch than the new one's parent no position says anything: only the time does.
-            let beyond = at > former || Some(ack.row.0) != parent;
+            // On another branch than the new one's parent no position says anything: only the time does. By an operator's choice a node
+            // of an older timeline may lead, and lacks all of the newer ones.
+            let grew = record.by.is_some() && parent.is_some_and(|parent| self.wal.shared(ack.row.0, parent).is_some());
+            let beyond = at > former || (Some(ack.row.0) != parent && !grew);
             if beyond && record.unseen_ms == 0 {
                 found.push(format!(
                     "a commit at {text} is lost, and term {} says that nothing beyond {former:?} can be",
