@@ -234,7 +234,7 @@ impl Status {
             leader: leader(s, now),
             lease_seconds_left: s
                 .leader()
-                .filter(|_| s.holds())
+                .filter(|_| s.holds() && s.pause().is_none())
                 .and_then(|leader| s.lease.until(leader.record.term))
                 .map(|until| left(until, now)),
             members: members(published, now),

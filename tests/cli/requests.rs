@@ -77,7 +77,8 @@ fn a_pause_says_what_it_costs_and_is_shown_by_list_and_status() {
     assert!(ran.stderr.ends_with("The cluster is paused.\n"), "{}", ran.stderr);
     let list = host.run(&["list"]);
     assert!(list.stdout.contains("paused (by ann: work); n1 is primary"), "{}", list.stdout);
-    assert!(host.run(&["status"]).stdout.contains("paused (by ann: work)"));
+    let status = host.run(&["status"]).stdout;
+    assert!(status.contains("paused (by ann: work)") && status.contains("none runs while the cluster is paused"), "{status}");
 }
 
 #[test]
