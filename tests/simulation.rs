@@ -65,7 +65,7 @@ fn sum(outcomes: &[Outcome], of: impl Fn(&Coverage) -> u64) -> u64 {
 type Figure = fn(&Coverage) -> u64;
 
 fn print_coverage(outcomes: &[Outcome]) {
-    let figures: [(&str, Figure); 26] = [
+    let figures: [(&str, Figure); 29] = [
         ("faults", |c| c.faults),
         ("decisions", |c| c.steps),
         ("claims", |c| c.claims),
@@ -86,6 +86,9 @@ fn print_coverage(outcomes: &[Outcome]) {
         ("crashes at a boundary", |c| c.boundary_crashes),
         ("deposed", |c| c.deposed),
         ("fetches", |c| c.fetches),
+        ("requests", |c| c.requests),
+        ("pauses", |c| c.pauses),
+        ("resumptions", |c| c.resumptions),
         ("burnt timelines", |c| c.burnt),
         ("commits acknowledged", |c| c.acks),
         ("of these, for good", |c| c.lossless),
@@ -117,6 +120,30 @@ fn no_seed_breaks_a_promise() {
         .collect();
     assert!(broken.is_empty(), "{} of {} seeds:\n{}", broken.len(), outcomes.len(), broken.join("\n"));
     assert!(median(&outcomes, |c| c.leaderships) >= 2, "too little happens: the faults prove nothing");
+}
+
+/// Operators at work all the time: they pause, resume, fail over by hand and acknowledge while answers are lost and hosts fail (O14).
+#[test]
+fn no_seed_breaks_a_pause() {
+    let first = environment("FIRST", 1);
+    let seeds = first..first + environment("SEEDS", 80);
+    let mode = |seed| if seed % 2 == 0 { durability(seed) } else { Durability::Async };
+    let outcomes = run_all_by(seeds, |seed| Options { durability: mode(seed), swarm: Swarm::Operators, ..Options::default() });
+    print_coverage(&outcomes);
+    let broken: Vec<String> = outcomes
+        .iter()
+        .filter(|outcome| !outcome.violations.is_empty())
+        .map(|outcome| {
+            let mode = format!("{:?}", mode(outcome.seed));
+            let again = format!("SWARM=operators MODE={mode} {}", command(outcome.seed));
+            format!("seed {} ({mode}): {}\n  again: {again}", outcome.seed, outcome.violations.join("\n  "))
+        })
+        .collect();
+    assert!(broken.is_empty(), "{} of {} seeds:\n{}", broken.len(), outcomes.len(), broken.join("\n"));
+    assert!(
+        median(&outcomes, |c| c.pauses) >= 2 && sum(&outcomes, |c| c.resumptions) > 0,
+        "too little happens: the requests prove nothing"
+    );
 }
 
 /// What commits wait for, by the environment or by the seed.
@@ -225,6 +252,27 @@ fn slow_words_for_one_sync_alone_are_noticed() {
 
 fn quorum_sees(mutation: Mutation, expected: &[&str]) {
     some_oracle_sees_in(Options { mutation, durability: Durability::Quorum, ..Options::default() }, 120, expected);
+}
+
+fn operators_see(mutation: Mutation, expected: &[&str]) {
+    some_oracle_sees_in(Options { mutation, swarm: Swarm::Operators, ..Options::default() }, 200, expected);
+}
+
+#[test]
+fn a_claim_over_a_pause_is_noticed() {
+    operators_see(Mutation::PauseIgnored, &["O14:", "invariant:"]);
+}
+
+#[test]
+fn a_pause_that_ends_before_the_deadline_is_armed_is_noticed() {
+    // Rare: the swap has to be taken without an answer, and nobody of ours may hear of it before the lease is over.
+    let options = Options { mutation: Mutation::ResumeUnarmed, swarm: Swarm::Operators, ..Options::default() };
+    some_oracle_sees_in(options, 1_000, &["O1:", "O10:"]);
+}
+
+#[test]
+fn a_deadline_that_is_taken_away_before_the_pause_is_settled_is_noticed() {
+    operators_see(Mutation::PauseUnsettled, &["O1:", "O10:"]);
 }
 
 #[test]
@@ -352,7 +400,8 @@ fn an_interrupted_clone_converges() {
 fn one_seed() {
     let seed = environment("SEED", 1);
     let durability = if std::env::var_os("MODE").is_some() { durability(seed) } else { Durability::Async };
-    let outcome = run(seed, Options { trace: true, durability, ..Options::default() });
+    let swarm = if std::env::var("SWARM").as_deref() == Ok("operators") { Swarm::Operators } else { Swarm::All };
+    let outcome = run(seed, Options { trace: true, durability, swarm, ..Options::default() });
     println!("{}", outcome.trace);
     println!("{:#?}\n{:?}\n{:#?}", outcome.coverage, outcome.alarms, outcome.violations);
 }

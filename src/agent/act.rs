@@ -169,6 +169,9 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::Disarm { term: armed } => {
             guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await
         }
+        Action::DisarmPaused { term: paused } => {
+            guarded(session(tools)?.disarm(term.max(paused), Disarm::Paused, GUARD_LIMIT).await, tools).await
+        }
         Action::Start { start, term } => start_postgres(tools, start, term).await,
         Action::Stop { mode, deadline } => {
             tools.server.disconnect();

@@ -1,12 +1,15 @@
 //! PURE. Operator changes as transactions: what is compared, what is written, and the `audit` record that goes with it.
 
-use super::handle::{Asker, Refusal};
+use super::{
+    handle::{Asker, Refusal},
+    wish,
+};
 use crate::model::{
     key::{Compare, Key, Txn, Write},
     node::Nonce,
     policy::ClusterPolicy,
     policy_check,
-    record::{AuditRecord, IntentRecord, LeaderState, PolicyRecord, VERSION, to_text},
+    record::{AuditRecord, IntentRecord, PolicyRecord, VERSION, to_text},
     records::Records,
     request::Request,
     term::Term,
@@ -92,26 +95,21 @@ pub fn put_intent(records: &Records, request: Request, term: Term, asker: Asker,
     if leader.term != term {
         return Err(Refusal::Conflict(format!("the cluster is in term {}, the request was made in term {term}", leader.term)));
     }
-    if leader.state != LeaderState::Serving {
-        return Err(Refusal::NotNow("no primary serves at the moment: nobody could carry it out".to_owned()));
-    }
-    if let Some(other) = &records.intent {
+    if let Some(other) = records.intent.as_ref().filter(|other| other.record.term == term && !request.replaces(&other.record.request)) {
         return Err(Refusal::Conflict(format!("a request of {} waits already, since {}", other.record.actor, other.record.at)));
     }
+    if let Some(why) = wish::impossible(records, leader, &request) {
+        return Err(Refusal::NotNow(why));
+    }
     let before = match &request {
-        Request::Remove { node } if *node == leader.holder.node => {
-            return Err(Refusal::NotNow(format!("{node} is the primary and cannot be removed")));
-        }
-        Request::Remove { node } => match (records.nodes.get(node), records.members.get(node)) {
-            (None, None) => return Err(Refusal::NotNow(format!("no node {node} is known to this cluster"))),
-            (stored, _) => stored.map_or(serde_json::Value::Null, |stored| json(&stored.record)),
-        },
+        Request::Remove { node } => records.nodes.get(node).map_or(serde_json::Value::Null, |stored| json(&stored.record)),
+        Request::Pause { .. } | Request::Resume { .. } | Request::Failover { .. } | Request::Acknowledge => json(leader),
     };
-    let verb = match &request {
-        Request::Remove { .. } => "remove",
-    };
+    let verb = request.verb();
     let record = IntentRecord { v: VERSION, id: stamp.nonce.clone(), request, term, actor: asker.actor.clone(), at: stamp.wall.clone() };
     let audit = stamp.record(verb, asker, before, json(&record));
     let then = vec![Write::Put(Key::Intent, to_text(&record)), audit];
-    Ok((record, Txn { nonce: stamp.nonce.clone(), when: vec![Compare::Missing(Key::Intent)], then }))
+    // One of an earlier term, which nobody has dropped yet, makes way.
+    let free = records.intent.as_ref().map_or(Compare::Missing(Key::Intent), |other| Compare::Is(Key::Intent, other.text.clone()));
+    Ok((record, Txn { nonce: stamp.nonce.clone(), when: vec![free], then }))
 }

@@ -23,6 +23,7 @@ mod serve;
 pub mod starter;
 pub mod state;
 pub mod wiring;
+mod wish;
 
 pub(crate) use observe::chain;
 pub use wiring::run;

@@ -189,7 +189,7 @@ fn leader_text(published: &Published) -> Option<String> {
         LeaderState::Serving => format!("{node} serves in term {term} on timeline {tli}"),
         LeaderState::Handoff { to } => format!("{node} hands term {term} over to {to}"),
         LeaderState::Vacant { reason } => format!("{node} released the lease of term {term}: {reason}"),
-        LeaderState::Paused { by, reason, .. } => format!("paused by {by} in term {term}: {reason}"),
+        LeaderState::Paused(pause) => format!("paused by {} in term {term}: {}", pause.by, pause.reason),
         LeaderState::Foreign { name } => format!("the leader record is in state {name:?}, which this version does not know"),
     })
 }

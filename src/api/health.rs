@@ -135,6 +135,9 @@ pub fn body(published: Option<&Published>) -> Value {
     if !s.leader().is_some_and(|leader| crate::decide::snapshot::is_held(&leader.record)) {
         put("cluster_unlocked", json!(true));
     }
+    if s.pause().is_some() {
+        put("pause", json!(true));
+    }
     if let Some(tags) = tags(published) {
         put("tags", tags);
     }

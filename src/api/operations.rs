@@ -116,7 +116,7 @@ struct Wish {
     reason: Option<String>,
 }
 
-/// Puts an operator request: `{"kind": "remove", "node": "n3", "term": 7, "reason": "…"}`. Accepted is not done: see `/v1/intent`.
+/// Puts an operator request: `{"kind": "remove", "node": "n3", "term": 7, "reason": "…"}`, or another [`Request`]. Accepted is not done: see `/v1/intent`.
 pub(super) async fn put_intent(
     State(app): Shared,
     Extension(caller): Extension<Caller>,
@@ -124,7 +124,10 @@ pub(super) async fn put_intent(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     may_change(&app, caller)?;
-    let wish: Wish = json_body(body)?;
+    let mut wish: Wish = json_body(body)?;
+    if let Request::Pause { reason, .. } = &mut wish.request {
+        *reason = wish.reason.clone().unwrap_or_default();
+    }
     let record = app.handle.put_intent(wish.request, wish.term, asker(caller, &headers, wish.reason), DEADLINE).await?;
     Ok((StatusCode::ACCEPTED, Json(record)).into_response())
 }

@@ -15,7 +15,7 @@ use crate::{
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, Replica, SystemId},
         node_file::{Boundary, NodeFile},
         observed::Observed,
-        record::{Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, Tags},
+        record::{Answer, Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, Pause, Tags},
         records::Records,
         term::Term,
         timeline::TimelineId,
@@ -105,6 +105,12 @@ pub struct LeaderStatus {
     pub hold: Span,
     /// How long a taker must see the record stand still.
     pub wait: Span,
+    /// Nobody holds it: vacant, also while it is paused.
+    #[serde(default)]
+    pub vacant: bool,
+    /// There were too many automatic failovers: no other node follows by itself.
+    #[serde(default)]
+    pub failovers_stopped: bool,
     /// For how long this node has seen it stand still.
     pub stood_still_seconds: f64,
 }
@@ -151,6 +157,9 @@ pub struct MemberStatus {
     pub fencing: String,
     /// Whether a PostgreSQL setting waits for a restart there.
     pub pending_restart: bool,
+    /// What became of the last request that it took and could not carry out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
 }
 
 /// Where clients may be sent.
@@ -225,7 +234,7 @@ impl Status {
             leader: leader(s, now),
             lease_seconds_left: s
                 .leader()
-                .filter(|_| s.holds())
+                .filter(|_| s.holds() && s.pause().is_none())
                 .and_then(|leader| s.lease.until(leader.record.term))
                 .map(|until| left(until, now)),
             members: members(published, now),
@@ -290,6 +299,14 @@ fn leader(s: &Snapshot, now: Moment) -> Option<LeaderStatus> {
     s.leader().map(|leader| LeaderStatus { stood_still_seconds: seconds(stood_still), ..LeaderStatus::of(&leader.record) })
 }
 
+/// By whom, since when, for how long, and why.
+fn paused(pause: &Pause) -> String {
+    let until = pause.until.map(|until| format!(" for {until}")).unwrap_or_default();
+    let since = if pause.at.is_empty() { String::new() } else { format!(" since {}", pause.at) };
+    let held = pause.vacant.as_ref().map(|why| format!(" (nobody held it: {why})")).unwrap_or_default();
+    format!("by {}{since}{until}: {}{held}", pause.by, pause.reason)
+}
+
 impl LeaderStatus {
     /// What the record alone says.
     pub fn of(record: &LeaderRecord) -> Self {
@@ -298,7 +315,7 @@ impl LeaderStatus {
             LeaderState::Serving => ("serving", String::new()),
             LeaderState::Handoff { to } => ("handoff", format!("to {to}")),
             LeaderState::Vacant { reason } => ("vacant", reason.clone()),
-            LeaderState::Paused { by, reason, .. } => ("paused", format!("by {by}: {reason}")),
+            LeaderState::Paused(pause) => ("paused", paused(pause)),
             LeaderState::Foreign { name } => (name.as_str(), "a state of a newer version".to_owned()),
         };
         Self {
@@ -312,6 +329,8 @@ impl LeaderStatus {
             postgres: record.holder.postgres.clone(),
             hold: record.hold,
             wait: record.wait,
+            vacant: !is_held(record) && !matches!(record.state, LeaderState::Foreign { .. }),
+            failovers_stopped: record.failovers.as_ref().is_some_and(|failovers| failovers.stopped),
             stood_still_seconds: 0.0,
         }
     }
@@ -387,6 +406,7 @@ fn member(records: &Records, node: &NodeName, electable: &[Replica]) -> MemberSt
         postgres_version: said.map(|said| said.postgres_version.clone()).unwrap_or_default(),
         fencing: said.map(|said| said.fencing.clone()).unwrap_or_default(),
         pending_restart: said.is_some_and(|said| said.pending_restart),
+        answer: said.and_then(|said| said.answer.clone()),
         data: life,
     }
 }

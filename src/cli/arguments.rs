@@ -1,5 +1,9 @@
 //! The command line: every verb with its options, and help that teaches by example.
 
+mod requests;
+
+pub use requests::{AcknowledgeOptions, Asking, FailoverOptions, PauseOptions, RemoveOptions, ResumeOptions};
+
 use super::exit;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -55,8 +59,20 @@ pub enum Verb {
     /// Show every change of primary: why, how long, what was lost
     #[command(after_help = HISTORY)]
     History(HistoryOptions),
+    /// Let a node take over
+    #[command(after_help = requests::FAILOVER)]
+    Failover(FailoverOptions),
+    /// Leave PostgreSQL alone, and let nobody take over, until resumed
+    #[command(after_help = requests::PAUSE)]
+    Pause(PauseOptions),
+    /// End a pause
+    #[command(after_help = requests::RESUME)]
+    Resume(ResumeOptions),
+    /// Let failovers go on after there were too many
+    #[command(after_help = requests::ACKNOWLEDGE)]
+    Acknowledge(AcknowledgeOptions),
     /// Forget a node that will not come back
-    #[command(after_help = REMOVE)]
+    #[command(after_help = requests::REMOVE)]
     Remove(RemoveOptions),
     /// Show, check and change the cluster policy; check a node's configuration
     #[command(subcommand, after_help = CONFIG)]
@@ -138,22 +154,6 @@ pub struct Confirmation {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// `remove`.
-#[derive(Debug, Args)]
-pub struct RemoveOptions {
-    /// The node to forget
-    pub node: String,
-    /// Why, for the audit trail
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// Wait so many seconds for it
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
-    pub timeout: u64,
-    /// What every change takes.
-    #[command(flatten)]
-    pub confirmation: Confirmation,
 }
 
 /// `config`.
@@ -396,14 +396,6 @@ have gone on after its last known position. Times are those of the phases togeth
 Examples:
   pgbaton history
   pgbaton history -n 1 -o json | jq '.history[0].phases'";
-
-const REMOVE: &str =
-    "Removes the node's keys, its place among those who may take over, and its replication slot on the primary. Its data directory is not \
-touched. A node whose agent still runs comes back by itself: stop it first. The primary cannot be removed.
-
-Examples:
-  pgbaton remove n3 --dry-run
-  pgbaton remove n3 --reason 'host scrapped' --yes";
 
 const CONFIG: &str = "Examples:
   pgbaton config explain > /etc/pgbaton/orders.toml

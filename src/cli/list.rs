@@ -162,6 +162,7 @@ pub(super) fn headline(leader: Option<&LeaderStatus>) -> String {
         "serving" => format!("{} is primary on timeline {}", leader.node, leader.tli),
         "claimed" => format!("{} is becoming primary", leader.node),
         "vacant" => format!("no primary; {} was the last{note}", leader.node),
+        "paused" if leader.vacant => format!("paused{note}; no primary, {} was the last", leader.node),
         "paused" => format!("paused{note}; {} is primary", leader.node),
         other => format!("{} is {other}{note}", leader.node),
     }

@@ -23,6 +23,7 @@ mod lab_init;
 pub mod list;
 pub mod recover;
 mod remove;
+mod request;
 mod simulate;
 pub mod status;
 mod store;
@@ -56,6 +57,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Status => block_on(status::run(&target)),
         Verb::Why(options) => block_on(why::run(&target, &options)),
         Verb::History(options) => block_on(history::run(&target, &options)),
+        Verb::Failover(options) => block_on(request::failover(&target, &options)),
+        Verb::Pause(options) => block_on(request::pause(&target, &options)),
+        Verb::Resume(options) => block_on(request::resume(&target, &options)),
+        Verb::Acknowledge(options) => block_on(request::acknowledge(&target, &options)),
         Verb::Remove(options) => block_on(remove::run(&target, &options)),
         Verb::Dsn(options) => block_on(dsn::run(&target, &options)),
         Verb::Doctor(options) => block_on(doctor::run(&target, &options)),

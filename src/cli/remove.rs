@@ -23,10 +23,10 @@ pub(super) async fn run(target: &Target, options: &RemoveOptions) -> anyhow::Res
     let client = target.client()?;
     let status: Status = client.get_json("/v1/status").await?;
     let member = find(&status, &options.node)?;
-    if ask::confirm(&plan(&status, member), &options.confirmation)? == Answer::Shown {
+    if ask::confirm(&plan(&status, member), &options.asking.confirmation)? == Answer::Shown {
         return Ok(Exit::Done);
     }
-    let wish = json!({ "kind": "remove", "node": options.node, "term": status.term, "reason": options.reason });
+    let wish = json!({ "kind": "remove", "node": options.node, "term": status.term, "reason": options.asking.reason });
     let asked: IntentRecord = client.post_json("/v1/intent", &wish).await?;
     eprintln!("Asked for (request {}); waits for the primary …", asked.id);
     wait(&client, options).await?;
@@ -81,7 +81,7 @@ struct Waiting {
 
 /// The request is gone once the primary has looked at it; the node is gone if it was carried out.
 async fn wait(client: &Client, options: &RemoveOptions) -> anyhow::Result<()> {
-    let until = clock::boot().plus(Span::from_secs(options.timeout));
+    let until = clock::boot().plus(Span::from_secs(options.asking.timeout));
     let mut seen_gone = 0;
     while clock::boot() < until {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -106,6 +106,6 @@ async fn wait(client: &Client, options: &RemoveOptions) -> anyhow::Result<()> {
     }
     Err(Failure::of(
         Exit::Timeout,
-        format!("{} is not removed after {} s; the request may still be carried out", options.node, options.timeout),
+        format!("{} is not removed after {} s; the request may still be carried out", options.node, options.asking.timeout),
     ))
 }

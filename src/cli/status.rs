@@ -100,6 +100,7 @@ fn lease(status: &Status) -> String {
     let Some(leader) = &status.leader else { return "none".to_owned() };
     match status.lease_seconds_left {
         Some(left) => format!("ours for another {} (hold {}, others take after {})", seconds(left), leader.hold, leader.wait),
+        None if leader.state == "paused" => "none runs while the cluster is paused".to_owned(),
         None => format!("{}'s (hold {}, others take after {})", leader.node, leader.hold, leader.wait),
     }
 }

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::model::{
     moment::Span,
-    policy::{ClusterPolicy, CrashPolicy, Depose, Durability, Preset, Reclone, SlotRetention},
-    policy_check::{self, MOST_CONFIRM},
+    policy::{AntiFlap, ClusterPolicy, CrashPolicy, Depose, Durability, Preset, Reclone, SlotRetention},
+    policy_check::{self, MOST_CONFIRM, MOST_FAILOVERS},
 };
 use std::{collections::BTreeMap, path::Path};
 use toml::de::DeValue;
@@ -40,11 +40,8 @@ pub(super) fn check_text(file: &Path, text: &str) -> Result<(ClusterPolicy, Vec<
 }
 
 /// Keys of later versions: key, and what holds here instead.
-const NOT_YET: [(&str, &str); 3] = [
-    ("target_rto", "remove it; choose a preset"),
-    ("sync_spread", "remove it; voters are whichever members stream"),
-    ("anti_flap", "remove it; failovers are not limited"),
-];
+const NOT_YET: [(&str, &str); 2] =
+    [("target_rto", "remove it; choose a preset"), ("sync_spread", "remove it; voters are whichever members stream")];
 
 fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy> {
     let mut policy = ClusterPolicy::default();
@@ -80,6 +77,8 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy
         let items = reader.items(entry)?;
         items.iter().map(|item| reader.text(item).map(str::to_owned)).collect()
     });
+    let flapping = root.section(reader, "anti_flap");
+    policy.anti_flap = anti_flap(reader, flapping);
     let retention = root.section(reader, "member_slot_retention");
     policy.member_slot_retention = slot_retention(reader, retention);
     for (key, remedy) in NOT_YET {
@@ -99,6 +98,14 @@ fn set<'a, T>(place: &mut T, entry: Option<Entry<'a>>, check: impl FnOnce(&Entry
 
 fn span(reader: &mut Reader, entry: &Entry<'_>, example: &str) -> Option<Span> {
     reader.quantity(entry, &format!("{example:?}"))
+}
+
+fn anti_flap(reader: &mut Reader, mut section: Section<'_>) -> AntiFlap {
+    let mut limit = AntiFlap::default();
+    set(&mut limit.failovers, section.get("failovers"), |entry| reader.integer(entry, 0..=MOST_FAILOVERS));
+    set(&mut limit.within, section.get("within"), |entry| span(reader, entry, "30min"));
+    section.finish(reader);
+    limit
 }
 
 fn slot_retention(reader: &mut Reader, mut section: Section<'_>) -> SlotRetention {

@@ -206,6 +206,7 @@ fn first_claim(s: &Snapshot, disk: &DiskFacts) -> Option<Txn> {
         dead: None,
         wal_end: None,
         state: LeaderState::Claimed,
+        failovers: None,
         unknown: Unknown::new(),
     };
     let sync = SyncRecord {

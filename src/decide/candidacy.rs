@@ -2,12 +2,12 @@
 
 use super::{
     Flow, cut,
-    decision::{Action, ClaimStory, Purpose, Vacancy},
+    decision::{Action, ClaimStory, Order, Purpose, Vacancy},
     depose,
     draft::Draft,
-    durability, failsafe,
+    durability, failsafe, flap,
     leadership::{disarm, next},
-    ledger, promotion, scan,
+    ledger, operator, promotion, scan,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -18,6 +18,7 @@ use crate::model::{
     node_file::NodeFile,
     policy::CrashPolicy,
     record::{Holder, LeaderRecord, LeaderState, MemberRole, Stored, SyncRecord, TermRecord, VERSION, to_text},
+    request::Request,
     timeline::TimelineId,
 };
 
@@ -45,6 +46,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return as_owner(s, d, leader, trigger.as_ref());
     }
     let Some(trigger) = trigger else { return Flow::Goes };
+    if flap::is_stopped(s) && !s.is_owner() && operator::order(s).is_none() {
+        // What alarms then is told by every node.
+        return Flow::Goes;
+    }
     as_standby(s, d, leader, &trigger);
     Flow::Goes
 }
@@ -75,11 +80,8 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
         d.memory.handed.insert(to.clone());
     }
     match &record.state {
-        LeaderState::Paused { by, reason, .. } => {
-            d.waits("paused", format!("paused by {by}: {reason}; nobody claims a paused record"));
-            None
-        }
-        LeaderState::Foreign { .. } => None,
+        // Nobody claims a paused record; `pause` says so.
+        LeaderState::Paused(_) | LeaderState::Foreign { .. } => None,
         LeaderState::Vacant { reason } => {
             let from = d.memory.vacant.as_ref().map_or(s.now.boot, |vacancy| vacancy.since);
             Some(Trigger { from, why: format!("{holder} released the lease of term {}: {reason}", record.term) })
@@ -88,6 +90,9 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
             Some(Trigger { from: s.now.boot, why: format!("{holder} handed term {} over to this node", record.term) })
         }
         LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => {
+            if let Some(why) = operator::asserted(s, d, record) {
+                return Some(Trigger { from: s.now.boot, why });
+            }
             let stood = s.stood_still();
             let left = record.wait.minus(stood);
             depose::look(s, d, leader);
@@ -135,7 +140,7 @@ fn as_owner(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger:
         d.waits("owner", format!("was the last primary and holds everything: waits until the lease of term {} is over", record.term));
         return Flow::Settled;
     };
-    let from = owner_may_claim_at(s, leader, trigger);
+    let from = owner_may_claim_at(s, leader, trigger).max(flap::rests_until(s, d).unwrap_or_default());
     if s.now.boot < from {
         d.waits("owner", format!("holds everything, and restarts in place in {} unless a replica takes over", s.left(from)));
         d.wake(from);
@@ -157,7 +162,14 @@ fn owner_may_claim_at(s: &Snapshot, leader: &Stored<LeaderRecord>, trigger: &Tri
         _ => OWNER_WAITS,
     };
     let polite = trigger.from.plus(patience);
+    let polite = if operator::order(s).is_some() { trigger.from } else { polite.max(left_to_another(s, leader, trigger)) };
     s.memory.no_claim_before.map_or(polite, |not_before| polite.max(not_before))
+}
+
+/// An operator wants another node to take over: it gets its chance first, for one wait.
+fn left_to_another(s: &Snapshot, leader: &Stored<LeaderRecord>, trigger: &Trigger) -> Moment {
+    let other = operator::wanted(s).is_some_and(|wanted| *wanted != s.me.node);
+    if other { trigger.from.plus(leader.record.wait) } else { trigger.from }
 }
 
 /// Whether we, the last primary, have lost what we once had; an alarm says what.
@@ -185,8 +197,12 @@ fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
 
 /// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
 fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
-    if let Some(why) = unfit(s, leader) {
+    let order = operator::order(s);
+    if let Some(why) = unfit(s, d, leader, order.as_ref()) {
         d.refused("unfit", format!("{}, but this node cannot take over: {why}", trigger.why));
+        if let (Some(stored), true) = (operator::wish(s), order.is_some() && !matches!(leader.record.state, LeaderState::Handoff { .. })) {
+            operator::drop(s, d, stored, format!("{} cannot take over: {why}", s.me.node));
+        }
         return;
     }
     let live = s.received_at.filter(|at| *at > trigger.from && s.now.boot.since(*at) < LIVE_STREAM);
@@ -195,9 +211,9 @@ fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigge
         d.wake(s.now.boot.plus(LIVE_STREAM));
         return;
     }
-    let place = place(s);
-    let mut from = trigger.from.plus(PLACE.times(place));
-    if !s.is_electable() {
+    let place = if order.is_some() { 0 } else { place(s) };
+    let mut from = trigger.from.plus(PLACE.times(place)).max(left_to_another(s, leader, trigger));
+    if !s.is_electable() && s.is_owner() {
         // The owner: what it once had, it must still have.
         let Some(whole) = scan::whole(s, d) else { return };
         if owner_went_back(s, d, whole) {
@@ -207,7 +223,7 @@ fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigge
     }
     let from = s.memory.no_claim_before.map_or(from, |not_before| from.max(not_before));
     let mut end = None;
-    if let Some(needed) = binding_end(s, leader) {
+    if let Some(needed) = binding_end(s, leader).filter(|_| order.as_ref().is_none_or(|order| !order.accept_loss)) {
         let found = s.whole.as_ref().filter(|scanned| scanned.run == s.run());
         match found {
             Some(scanned) if scanned.whole.tli == leader.record.tli && scanned.whole.lsn >= needed => end = Some(scanned.whole),
@@ -236,18 +252,32 @@ fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigge
 
 /// The end of WAL that a taker must have, while it binds: `lossless`, and one wait after the release at the longest.
 fn binding_end(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<Lsn> {
-    let binds = s.policy.crash_policy == CrashPolicy::Lossless
-        && s.former_primary_released()
-        && matches!(leader.record.state, LeaderState::Vacant { .. })
-        && s.stood_still() < leader.record.wait;
-    leader.record.wal_end.filter(|_| binds)
+    let wait = leader.record.wait;
+    let lossless = s.policy.crash_policy == CrashPolicy::Lossless;
+    let binds = match leader.record.state {
+        LeaderState::Vacant { .. } => lossless && s.stood_still() < wait,
+        // By an operator's word: where its choice cannot, its former primary has everything, and gets its turn before who has less.
+        LeaderState::Handoff { .. } => operator::wanted(s).is_some() && s.stood_still() < wait.times(2),
+        _ => false,
+    };
+    leader.record.wal_end.filter(|_| binds && s.former_primary_released())
 }
 
 /// Why an electable node cannot take over now, with numbers.
-fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
+fn unfit(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, order: Option<&Order>) -> Option<String> {
     let Some(sync) = s.sync() else { return Some("`sync` is missing from etcd".to_owned()) };
+    let accepts = order.is_some_and(|order| order.accept_loss);
     if !s.is_electable() && !s.is_owner() {
-        return Some(not_electable(s, &sync.record));
+        let why = not_electable(s, &sync.record);
+        match order {
+            None => return Some(why),
+            Some(_) if !accepts => return Some(format!("{why}; with --accept-loss it may, and lose what it lacks")),
+            Some(_) if !is_dead(s, d, leader) => {
+                let of = &sync.record.primary.node;
+                return Some(format!("{why}, and {of} is not proven dead: with --assert-dead it may, once you made sure of that"));
+            }
+            Some(_) => {}
+        }
     }
     if let Some(why) = unable(s) {
         return Some(why);
@@ -256,7 +286,7 @@ fn unfit(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<String> {
         None => Some("PostgreSQL does not answer here".to_owned()),
         Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
         // The voters' promises tell whether anything is missing.
-        Some(ServerRole::Standby { .. }) if sync.record.is_lossless() => None,
+        Some(ServerRole::Standby { .. }) if sync.record.is_lossless() || accepts => None,
         Some(ServerRole::Standby { tli, receive, replay, .. }) => behind(s, leader, *tli, receive.unwrap_or_default().max(*replay)),
     }
 }
@@ -306,6 +336,11 @@ fn behind(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, have: Ls
     (lag > s.policy.max_lag).then(|| format!("it is {lag} behind {newest}, max_lag is {}", s.policy.max_lag))
 }
 
+/// Whether the former primary is proven dead: by its releaser, or by an operator's word.
+fn is_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> bool {
+    s.former_primary_released() || operator::asserted(s, d, &leader.record).is_some()
+}
+
 /// How many electable nodes come before us: further ahead, or preferred among equals. By what they say of themselves: a hint.
 fn place(s: &Snapshot) -> u64 {
     let Some(sync) = s.sync() else { return 0 };
@@ -336,6 +371,7 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         return;
     }
     d.because("claim", format!("claims term {term}: {why}"));
+    let order = operator::order(s).map(|order| Order { assert_dead: is_dead(s, d, leader), ..order });
     let Some(txn) = claim_txn(s, leader, term, end) else { return };
     let triggered = s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered);
     d.memory.claim = Some(ClaimStory {
@@ -344,7 +380,8 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         former_lsn: s.primary_position().map(|(_, lsn)| lsn),
         former_hold: Some(leader.record.hold),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
-        ..ClaimStory::begun(term, why.to_owned(), triggered)
+        order: order.clone(),
+        ..ClaimStory::begun(term, order.map_or_else(|| why.to_owned(), |order| format!("{} asked for it: {why}", order.by)), triggered)
     });
     d.act(s, Action::Txn(Purpose::Claim, txn));
 }
@@ -379,7 +416,16 @@ fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::te
     if own_release {
         (record.dead, record.wal_end) = (Some(sync.record.term), end.map(|whole| whole.lsn));
     }
-    Some(Txn {
+    // What it was asked for by is taken with it: in the new term it would be dropped.
+    let asked = operator::wish(s).filter(|intent| match &intent.record.request {
+        Request::Acknowledge => true,
+        Request::Failover { to, .. } => *to == me.node,
+        Request::Remove { .. } | Request::Pause { .. } | Request::Resume { .. } => false,
+    });
+    if asked.is_some_and(|intent| intent.record.request == Request::Acknowledge) {
+        record.failovers = None;
+    }
+    let mut txn = Txn {
         nonce: record.nonce.clone(),
         when: vec![
             Compare::Is(Key::Leader, leader.text.clone()),
@@ -387,5 +433,9 @@ fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::te
             Compare::Is(Key::Term, term_record.text.clone()),
         ],
         then: vec![Write::Put(Key::Leader, to_text(&record)), Write::Put(Key::Term, to_text(&TermRecord { v: VERSION, term, holder: me }))],
-    })
+    };
+    if let Some(stored) = asked {
+        operator::take(&mut txn, stored);
+    }
+    Some(txn)
 }

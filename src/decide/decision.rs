@@ -1,6 +1,6 @@
 //! What a decision says: actions, reasons, and when to decide again. What it remembers is in `memory`.
 
-pub use super::memory::{ClaimStory, Crash, Failsafe, Fetching, Memory, Names, Refused, RewindPlan, StandbyEnds, Vacancy};
+pub use super::memory::{ClaimStory, Crash, Failsafe, Fetching, Memory, Names, Order, Refused, RewindPlan, StandbyEnds, Vacancy};
 
 use crate::model::{
     failsafe::Ask,
@@ -78,6 +78,11 @@ pub enum Action {
     },
     /// Take the deadline away: nothing that it guards can be a primary any more.
     Disarm {
+        /// The term.
+        term: Term,
+    },
+    /// Take the deadline of a primary away: the pause is committed, and nobody may follow.
+    DisarmPaused {
         /// The term.
         term: Term,
     },
@@ -218,6 +223,12 @@ pub enum Purpose {
     Release,
     /// To hand a claim over.
     Handoff,
+    /// To pause, or to write a pause again.
+    Pause,
+    /// To end a pause.
+    Resume,
+    /// To let failovers go on by themselves.
+    Acknowledge,
     /// To change who is electable.
     Membership,
     /// To promise.
@@ -233,7 +244,11 @@ pub enum Purpose {
 impl Purpose {
     /// Whether it writes `leader`: one such write at a time.
     pub const fn writes_leader(self) -> bool {
-        matches!(self, Self::FirstClaim | Self::Renew | Self::Adopt | Self::Claim | Self::Serve | Self::Release | Self::Handoff)
+        match self {
+            Self::FirstClaim | Self::Renew | Self::Adopt | Self::Claim | Self::Serve | Self::Release | Self::Handoff => true,
+            Self::Pause | Self::Resume | Self::Acknowledge => true,
+            Self::Bootstrap | Self::Prepare | Self::Membership | Self::Promise | Self::Register | Self::Intent | Self::Prune => false,
+        }
     }
 }
 
@@ -253,7 +268,7 @@ pub enum Task {
     WriteFile,
     /// [`Action::StartGuard`].
     StartGuard,
-    /// [`Action::Arm`], [`Action::Disarm`].
+    /// [`Action::Arm`], [`Action::Disarm`], [`Action::DisarmPaused`].
     Arm,
     /// [`Action::Start`].
     Start,
@@ -307,7 +322,7 @@ impl Action {
             Self::AppendHistory(_) => Task::AppendHistory,
             Self::WriteFile(_) => Task::WriteFile,
             Self::StartGuard => Task::StartGuard,
-            Self::Arm { .. } | Self::Disarm { .. } => Task::Arm,
+            Self::Arm { .. } | Self::Disarm { .. } | Self::DisarmPaused { .. } => Task::Arm,
             Self::Start { .. } => Task::Start,
             Self::Stop { .. } => Task::Stop,
             Self::Kill => Task::Kill,

@@ -39,7 +39,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let Some(sync) = s.sync() else { return };
     // Only in its own term may the holder write it, and only with authority.
     let ours = s.leader().is_some_and(|leader| leader.record.term == sync.record.term) && sync.record.primary == s.myself();
-    let Some(facts) = s.server().filter(|_| ours && s.authority().is_some()) else { return };
+    let Some(facts) = s.server().filter(|_| ours && (s.authority().is_some() || s.holds_paused())) else { return };
     let since = membership::watching(s, d, sync.record.term);
     open_doors(s, d, &sync.record, facts);
     if !s.is_leased() || !s.etcd_answers() {

@@ -2,7 +2,7 @@
 
 use super::{
     cut,
-    decision::{Action, Fetching, Follow, Purpose},
+    decision::{Action, Fetching, Follow, Order, Purpose},
     draft::Draft,
     leadership::{Keeps, next, swap},
     ledger,
@@ -47,6 +47,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         |replica: &Replica| promises?.get(&replica.node).map(|stored| &stored.record).filter(|promise| promise.data == replica.data);
     // The owner has everything: it was the only one to acknowledge. So has whoever has what the former primary, verified dead, had.
     let complete = sync.record.is_lossless() && (s.is_owner() || has_all(s, leader, whole));
+    let order = ordered(s, term);
     for replica in others.iter().filter(|_| !complete) {
         let Some(promise) = promise_of(replica).filter(|promise| is_ahead(s, promise, whole)) else { continue };
         // What it could not do with a claim once it cannot do at the next either: somebody has to lead.
@@ -54,11 +55,16 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
             Some(why) => why.clone(),
             None if s.memory.handed.contains(&replica.node) => "a claim that went to it came to nothing".to_owned(),
             None if !sync.record.electable.contains(replica) => "`sync` does not name it as electable".to_owned(),
+            // This node was chosen by an operator.
+            None if order.is_some() => "another node was asked for".to_owned(),
             None => return hand_over(s, d, leader, replica),
         };
         let what = format!("{} holds more, up to {}, and cannot take over: {why}", replica.node, promise.whole);
         if sync.record.is_lossless() {
             return begin_to_fetch(s, d, leader, replica, promise, whole, &what);
+        }
+        if order.is_some_and(|order| !order.accept_loss) {
+            return release::abandon(s, d, leader, &format!("{what}; with --accept-loss this node leads without that"));
         }
         d.because("behind", what);
     }
@@ -112,6 +118,16 @@ fn elected(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, sync: &Sy
         }
         return prepare(s, d, leader, Some(whole));
     }
+    if ordered(s, term).is_some_and(|order| order.accept_loss && order.assert_dead) && s.now.boot >= claimed_at(s, d).plus(VOTE_WINDOW) {
+        d.alarm(
+            "loss-accepted",
+            format!(
+                "{count} of {} voters have promised, {needed} should have: an operator accepts the loss of what the others hold",
+                sync.voters.len()
+            ),
+        );
+        return prepare(s, d, leader, Some(whole));
+    }
     // Each claim asks every voter anew: where disks are slow the next one has more time.
     let ends = claimed_at(s, d).plus(QUORUM_WINDOW.times(u64::from(s.memory.failed_claims.min(7)) + 1));
     let there: Vec<&Replica> = promised(s, term, &sync.voters).collect();
@@ -127,6 +143,11 @@ fn elected(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, sync: &Sy
     d.waits("promises", text);
     d.wake(ends);
     Keeps::Renewing
+}
+
+/// The operator's request by which this claim was made.
+fn ordered(s: &Snapshot, term: Term) -> Option<&Order> {
+    s.memory.claim.as_ref().filter(|story| story.term == term)?.order.as_ref()
 }
 
 fn is_ahead(s: &Snapshot, promise: &PromiseRecord, mine: Whole) -> bool {

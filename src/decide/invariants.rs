@@ -9,23 +9,30 @@ use super::{
 use crate::model::{
     instance::{DataDir, StartAs},
     key::{Key, Txn, Write},
+    moment::Moment,
     node::Replica,
     node_file::{ClonePlace, Operation},
     policy::PROMOTION_MARGIN,
     record::{LeaderRecord, LeaderState, SyncMode, SyncRecord},
+    request::Request,
 };
 
 /// The violations, one sentence each; empty when all is well.
 pub fn check(s: &Snapshot, decision: &Decision) -> Vec<String> {
     let mut found: Vec<String> = decision.actions.iter().filter_map(|action| violation(s, action, decision)).collect();
     if let Some(writes) = decision.routing.writes {
-        let valid =
-            s.leader().is_some_and(|leader| leader.record.term == writes.term) && s.authority().is_some_and(|until| writes.until <= until);
+        let valid = s.leader().is_some_and(|leader| leader.record.term == writes.term)
+            && may_act_until(s).is_some_and(|until| writes.until <= until);
         if !valid {
             found.push(format!("I5: writes are routed here in term {} without a valid lease", writes.term));
         }
     }
     found
+}
+
+/// Until when this node may act as the holder; a pause has no end, but the look at it goes out of date.
+fn may_act_until(s: &Snapshot) -> Option<Moment> {
+    if s.holds_paused() { Some(s.now.boot.plus(s.policy.timers().hold)) } else { s.authority() }
 }
 
 fn violation(s: &Snapshot, action: &Action, decision: &Decision) -> Option<String> {
@@ -70,6 +77,10 @@ fn violation(s: &Snapshot, action: &Action, decision: &Decision) -> Option<Strin
             });
             (!leads && !promised).then(|| format!("I2: this node would follow {}, which its promise does not allow", follow.node))
         }),
+        Action::DisarmPaused { term } => {
+            let settled = s.pause_is_settled() && s.leader().is_some_and(|leader| leader.record.term == *term);
+            (!settled).then(|| "the deadline of a primary would be taken away before its pause is known to be committed".to_owned())
+        }
         Action::Disarm { .. } => super::step_down::may_be_primary(s).then(|| "the deadline of a primary would be taken away".to_owned()),
         _ => None,
     }
@@ -207,7 +218,10 @@ fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Deci
             let count = before.voters.iter().filter(|voter| **voter == s.myself() || has(voter)).count();
             let complete = s.former_primary_released() && leader.record.wal_end.is_some();
             let misses = count + (before.k as usize) <= before.voters.len();
-            (misses && !complete && !s.is_owner()).then(|| format!("{count} voters of {} have promised", before.voters.len()))
+            // A loss that an operator has accepted, of a primary that is dead.
+            let story = decision.memory.claim.as_ref().filter(|story| story.term == leader.record.term);
+            let accepted = story.and_then(|story| story.order.as_ref()).is_some_and(|order| order.accept_loss && order.assert_dead);
+            (misses && !complete && !accepted && !s.is_owner()).then(|| format!("{count} voters of {} have promised", before.voters.len()))
         }
         Purpose::Membership if next.mode != SyncMode::Async && !next.voters.is_empty() => {
             let names = decision.memory.names.as_ref()?;
@@ -253,6 +267,43 @@ fn is_deposed(s: &Snapshot, record: &LeaderRecord, decision: &Decision) -> bool 
     sync.voters.iter().filter(says).count() + sync.k as usize > sync.voters.len()
 }
 
+/// The request for this node to take over that a claim takes with it: whether it accepts a loss, and asserts that the former primary is dead.
+fn ordered(s: &Snapshot, before: Option<&LeaderRecord>, compares: &dyn Fn(&Key) -> bool) -> Option<(bool, bool)> {
+    let intent = s.etcd.records.intent.as_ref().filter(|intent| before.is_some_and(|before| before.term == intent.record.term))?;
+    match &intent.record.request {
+        Request::Failover { to, accept_loss, assert_dead } if *to == s.me.node && compares(&Key::Intent) => {
+            Some((*accept_loss, *assert_dead))
+        }
+        _ => None,
+    }
+}
+
+/// What follows a paused record: nobody's claim; its holder serving, its deadline armed first; or nobody, with a proof that it is dead.
+fn ends_a_pause(s: &Snapshot, purpose: Purpose, before: &LeaderRecord, next: &LeaderRecord) -> Option<String> {
+    let LeaderState::Paused(pause) = &before.state else { return None };
+    if purpose == Purpose::Claim || next.term != before.term || next.holder != before.holder {
+        return Some("a paused record would be claimed".to_owned());
+    }
+    match &next.state {
+        LeaderState::Paused(_) => None,
+        LeaderState::Serving => {
+            let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == next.term);
+            let safe =
+                s.pause_is_settled() && armed.is_some_and(|armed| s.now.boot < armed.until && armed.until <= s.now.boot.plus(next.hold));
+            (!safe).then(|| "a pause would be ended before the deadline is armed".to_owned())
+        }
+        LeaderState::Vacant { .. } | LeaderState::Handoff { .. } => {
+            let word =
+                s.etcd.records.intent.as_ref().filter(|intent| intent.record.term == before.term).map(|intent| &intent.record.request);
+            let asserted = matches!(word, Some(Request::Resume { assert_dead: true } | Request::Failover { assert_dead: true, .. }));
+            let own = s.is_empty() && s.file.demoted == Some(before.term) && next.dead.is_some();
+            let proven = pause.vacant.is_some() || s.former_primary_released() || own || (asserted && !s.holds());
+            (!proven).then(|| "a paused record would be given up, and its holder is not proven dead".to_owned())
+        }
+        LeaderState::Claimed | LeaderState::Foreign { .. } => Some("a paused record would be claimed".to_owned()),
+    }
+}
+
 fn leader_write(
     s: &Snapshot,
     purpose: Purpose,
@@ -261,9 +312,10 @@ fn leader_write(
     decision: &Decision,
 ) -> Option<String> {
     let before = s.leader().map(|leader| &leader.record);
-    if before.is_some_and(|before| matches!(before.state, LeaderState::Paused { .. })) && purpose == Purpose::Claim {
-        return Some("a paused record would be claimed".to_owned());
+    if let Some(why) = before.and_then(|before| ends_a_pause(s, purpose, before, record)) {
+        return Some(why);
     }
+    let order = ordered(s, before, compares);
     if purpose == Purpose::Claim {
         let larger = before.is_none_or(|before| record.term > before.term) && record.term > s.file.promised;
         let noted = s.file.claimed.is_some_and(|claimed| claimed >= record.term);
@@ -273,10 +325,12 @@ fn leader_write(
                 record.term
             ));
         }
-        if !s.is_electable() && !s.is_owner() {
+        let chosen = order.is_some_and(|(accepts, asserts)| accepts && (asserts || s.former_primary_released()));
+        if !s.is_electable() && !s.is_owner() && !chosen {
             return Some("a node would claim that is neither electable nor the last primary".to_owned());
         }
-        if let Some(before) = before.filter(|before| !s.holds() && !is_over(s, before) && !is_deposed(s, before, decision)) {
+        let asserted = order.is_some_and(|(_, asserts)| asserts);
+        if let Some(before) = before.filter(|before| !s.holds() && !is_over(s, before) && !is_deposed(s, before, decision) && !asserted) {
             return Some(format!("term {} would be claimed over before its lease is over for whoever holds it", before.term));
         }
     }

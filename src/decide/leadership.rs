@@ -4,7 +4,7 @@ use super::{
     Flow,
     decision::{Action, Purpose, Task},
     draft::Draft,
-    durability, failsafe, promotion, release,
+    durability, failsafe, flap, pause, promotion, release,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -18,7 +18,7 @@ use crate::model::{
 };
 
 /// After a write whose outcome is not known, ask again no sooner than this.
-const ASK_AGAIN: Span = Span::from_millis(100);
+pub(super) const ASK_AGAIN: Span = Span::from_millis(100);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     let Some(leader) = s.leader() else { return Flow::Goes };
@@ -27,10 +27,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     }
     match &leader.record.state {
         LeaderState::Claimed | LeaderState::Serving => {}
-        LeaderState::Paused { by, reason, .. } => {
-            d.waits("paused", format!("paused by {by}: {reason}"));
+        LeaderState::Paused(pause) if pause.vacant.is_none() => {
+            pause::holder(s, d, leader, pause);
             return Flow::Settled;
         }
+        LeaderState::Paused(_) => return Flow::Goes,
         LeaderState::Handoff { .. } | LeaderState::Vacant { .. } | LeaderState::Foreign { .. } => {
             disarm(s, d);
             return Flow::Goes;
@@ -75,7 +76,7 @@ pub(super) enum Keeps {
 
 /// A new agent in session with the guard that `leader` names: its own swap, and `sync` with a new nonce, which kills
 /// whatever its predecessor may still have in the queue. Before that it extends nothing.
-fn adopt(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
+pub(super) fn adopt(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     d.because("adoption", format!("this agent takes over the lease of term {} from its predecessor", leader.record.term));
     let Some(sync) = s.sync() else {
         d.alarm("records-incomplete", "`sync` is missing from etcd: see `pgbaton etcd recover`");
@@ -111,14 +112,20 @@ fn renew(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
             return;
         }
     }
-    let mut record = next(s, &leader.record);
+    let mut record = next_position(s, d, &leader.record);
     (record.hold, record.wait) = (timers.hold, timers.wait);
-    let serving = leader.record.state == LeaderState::Serving;
-    if let Some(boundary) = s.boundary.filter(|boundary| serving && boundary.tli == record.tli) {
-        record.lsn = record.lsn.max(acknowledged(s, d, boundary));
-    }
     let sent = d.act(s, Action::Txn(Purpose::Renew, swap(leader, &record)));
     d.wake(if sent { s.now.boot.plus(ASK_AGAIN) } else { due });
+}
+
+/// The record that follows `record`, and what our PostgreSQL has come to as its primary.
+pub(super) fn next_position(s: &Snapshot, d: &mut Draft, record: &LeaderRecord) -> LeaderRecord {
+    let mut next = next(s, record);
+    let serving = record.state == LeaderState::Serving || s.holds_paused();
+    if let Some(boundary) = s.boundary.filter(|boundary| serving && s.holds() && boundary.tli == record.tli) {
+        next.lsn = next.lsn.max(acknowledged(s, d, boundary));
+    }
+    next
 }
 
 /// The newest boundary up to which commits were acknowledged: what nobody was told of is no loss. Where voters confirm, one boundary is held on
@@ -173,7 +180,7 @@ pub(super) fn disarm(s: &Snapshot, d: &mut Draft) {
 
 /// The record that follows `record`, of the same term and state.
 pub(super) fn next(s: &Snapshot, record: &LeaderRecord) -> LeaderRecord {
-    LeaderRecord { nonce: s.nonce("leader"), seq: record.seq.saturating_add(1), ..record.clone() }
+    LeaderRecord { nonce: s.nonce("leader"), seq: record.seq.saturating_add(1), failovers: flap::aged(s, record), ..record.clone() }
 }
 
 /// Swaps `leader` alone.

@@ -96,10 +96,13 @@ pub(super) fn barred(s: &Snapshot, replica: &Replica) -> bool {
 pub(super) fn barred_from_voting(s: &Snapshot, replica: &Replica) -> bool {
     let unready = s.etcd.records.nodes.get(&replica.node).is_some_and(|node| !node.record.sync_ready);
     let term = s.leader().map(|leader| leader.record.term);
-    let removed = s.etcd.records.intent.as_ref().filter(|intent| Some(intent.record.term) == term).is_some_and(|intent| {
-        let Request::Remove { node } = &intent.record.request;
-        *node == replica.node
-    });
+    let removed = s
+        .etcd
+        .records
+        .intent
+        .as_ref()
+        .filter(|intent| Some(intent.record.term) == term)
+        .is_some_and(|intent| matches!(&intent.record.request, Request::Remove { node } if *node == replica.node));
     let tagged = s.etcd.records.members.get(&replica.node).is_some_and(|member| member.record.tags.no_sync);
     unready || removed || tagged || is_gone(s, replica)
 }

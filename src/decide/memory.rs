@@ -8,6 +8,7 @@ use crate::model::{
     node::{Incarnation, NodeName, Nonce},
     node_file::Boundary,
     policy::CrashPolicy,
+    record::Answer,
     term::Term,
     timeline::TimelineId,
 };
@@ -74,6 +75,14 @@ pub struct Memory {
     pub mute_since: Option<Moment>,
     /// Rewinds that failed in this life of the data directory.
     pub failed_rewinds: u32,
+    /// When this node last knew the cluster paused: what it knew of its directory then may not hold any more.
+    pub paused: Option<Moment>,
+    /// Since when, as the holder, it gives a paused record up.
+    pub resuming: Option<Moment>,
+    /// While failovers are stopped: the last end of PostgreSQL here, how many there were before, and when it may start in place.
+    pub restarts: Option<((Incarnation, Run), u32, Moment)>,
+    /// What became of the last request that this node took and could not carry out.
+    pub answer: Option<Answer>,
     /// A rewind that is being prepared: the directory first has to reach the end of its own WAL. Or, while a clone is noted,
     /// what it discards.
     pub rewind: Option<RewindPlan>,
@@ -146,6 +155,20 @@ pub struct ClaimStory {
     pub ran_out: bool,
     /// Whether it was given up before anything was promoted.
     pub given_up: bool,
+    /// The operator's request that it carries out.
+    #[serde(default)]
+    pub order: Option<Order>,
+}
+
+/// An operator's request that this node take over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Who asks.
+    pub by: String,
+    /// Also where this node lacks what was acknowledged.
+    pub accept_loss: bool,
+    /// The operator's word that the former primary is dead.
+    pub assert_dead: bool,
 }
 
 impl ClaimStory {
@@ -166,6 +189,7 @@ impl ClaimStory {
             promoted: None,
             ran_out: false,
             given_up: false,
+            order: None,
         }
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
 //! `routing`, `failsafe` (a peer's question), `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `election`, `release`,
-//! `durability` with `names`, `membership`), `vote`, `candidacy` (with `depose`), `follow` (with `rejoin`, `unheard`), `upkeep`, and at the end `invariants`.
+//! `durability` with `names`, `membership`), `pause`, `vote`, `candidacy` (with `depose`, `flap`), `follow` (with `rejoin`, `unheard`), `upkeep` (with
+//! `operator`), and at the end `invariants`.
 
 pub mod decision;
 pub mod invariants;
@@ -25,12 +26,16 @@ mod draft;
 mod durability;
 mod election;
 mod failsafe;
+mod failure;
+mod flap;
 mod follow;
 mod leadership;
 mod ledger;
 mod membership;
 mod memory;
 mod names;
+mod operator;
+mod pause;
 mod promotion;
 mod registration;
 mod rejoin;
@@ -88,7 +93,7 @@ fn rules(s: &Snapshot, d: &mut Draft) {
     }
     if s.etcd.records.leader.is_none() {
         bootstrap::rule(s, d);
-    } else if leadership::rule(s, d) == Flow::Goes {
+    } else if leadership::rule(s, d) == Flow::Goes && pause::rule(s, d) == Flow::Goes {
         vote::rule(s, d);
         if candidacy::rule(s, d) == Flow::Goes {
             follow::rule(s, d);

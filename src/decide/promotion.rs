@@ -6,6 +6,7 @@ use super::{
     draft::Draft,
     durability,
     election::{self, has_all, promised},
+    flap,
     leadership::{Keeps, next},
     ledger, release, scan,
     snapshot::Snapshot,
@@ -467,7 +468,10 @@ fn serve_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, histo
     let known = s.boundary.filter(|boundary| boundary.tli == tli).map(|boundary| boundary.lsn);
     let before = (leader.record.tli == tli).then_some(leader.record.lsn);
     let lsn = known.max(before).or(switch).unwrap_or_default();
-    let record = LeaderRecord { state: LeaderState::Serving, tli, lsn, dead: None, wal_end: None, ..next(s, &leader.record) };
+    let mut record = LeaderRecord { state: LeaderState::Serving, tli, lsn, dead: None, wal_end: None, ..next(s, &leader.record) };
+    if history.is_some() {
+        record.failovers = flap::counted(s, &leader.record);
+    }
     let mut when = vec![Compare::Is(Key::Leader, leader.text.clone()), Compare::Is(Key::Term, term_record.text.clone())];
     let mut then = vec![Write::Put(Key::Leader, to_text(&record))];
     if let Some(text) = history {

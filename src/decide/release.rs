@@ -6,9 +6,9 @@ use super::{
     Flow, candidacy, cut,
     decision::{Action, Crash, Purpose},
     draft::Draft,
-    durability, failsafe,
+    durability, failsafe, flap,
     leadership::{Keeps, next, swap},
-    ledger, promotion, scan,
+    ledger, operator, promotion, scan,
     snapshot::Snapshot,
     step_down, stop,
 };
@@ -70,6 +70,10 @@ fn running(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
         stop::stop_postgres(s, d);
         return;
     }
+    if operator::hands_to(s).is_some() {
+        stop::stop_postgres(s, d);
+        return;
+    }
     match s.role() {
         Some(ServerRole::Primary { .. }) => {
             d.memory.mute_since = None;
@@ -113,12 +117,7 @@ fn note_crash(s: &Snapshot, d: &mut Draft, run: crate::model::instance::Run, how
 fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why: &str) -> Keeps {
     let Some(end) = evidence(s, d) else { return within_limit(s, d) };
     let term = leader.record.term;
-    // The file may know more than the disk still has: a boundary never goes back, and what is released is what is there.
-    let in_file = |end: Whole| s.file.boundary.is_some_and(|noted| (noted.tli, noted.lsn) >= (end.tli, end.lsn));
-    let noted = s.file.demoted == Some(term) && end.is_none_or(in_file);
-    if !noted {
-        let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
-        d.act(s, Action::WriteFile(Box::new(file)));
+    if !is_noted(s, d, leader, end) {
         return Keeps::Renewing;
     }
     if failsafe::leads(s) && !s.etcd_answers() && !s.stopping && promotion::owns_what_lies_here(s) {
@@ -127,7 +126,16 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
     }
     let alone = s.sync().is_none_or(|sync| sync.record.electable.is_empty());
     let restart = s.policy.crash_policy == CrashPolicy::Restart || alone;
-    if restart && !s.stopping {
+    let hands_to = operator::hands_to(s);
+    if restart && !s.stopping && hands_to.is_none() {
+        if let Some(until) = flap::rests_until(s, d).filter(|until| s.now.boot < *until) {
+            d.waits(
+                "restart-rests",
+                format!("PostgreSQL is started again in {}: failovers are stopped, and it ended before", s.left(until)),
+            );
+            d.wake(until);
+            return Keeps::Renewing;
+        }
         d.because(
             "restart-in-place",
             if alone { "no replica may take over: this node restarts in place" } else { "crash_policy is restart" },
@@ -135,9 +143,36 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
         candidacy::claim(s, d, leader, end, why);
         return Keeps::Not;
     }
+    if let Some(to) = hands_to {
+        d.because("handoff", format!("{why}, and not one process of it lives: the lease of term {term} goes to {to}, as was asked for"));
+        if let Some(record) = given_up(s, leader, end, LeaderState::Handoff { to }) {
+            d.act(s, Action::Txn(Purpose::Handoff, swap(leader, &record)));
+        }
+        return Keeps::Not;
+    }
     d.because("release", format!("{why}, and not one process of it lives: the lease of term {term} is released"));
     vacate(s, d, leader, end, why);
     Keeps::Not
+}
+
+/// Whether our file knows that PostgreSQL of this term is dead, and where its WAL ends; notes it where it does not.
+fn is_noted(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Option<Whole>) -> bool {
+    let term = leader.record.term;
+    // The file may know more than the disk still has: a boundary never goes back, and what is released is what is there.
+    let in_file = |end: Whole| s.file.boundary.is_some_and(|noted| (noted.tli, noted.lsn) >= (end.tli, end.lsn));
+    let noted = s.file.demoted == Some(term) && end.is_none_or(in_file);
+    if !noted {
+        let file = NodeFile { demoted: Some(term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
+        d.act(s, Action::WriteFile(Box::new(file)));
+    }
+    noted
+}
+
+/// `Some(end)` once our PostgreSQL is verified dead, the end of its WAL known (or known to be unknowable), and both in our file.
+#[expect(clippy::option_option, reason = "not known yet, known to be unknowable, known")]
+pub(super) fn noted_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Option<Whole>> {
+    let end = evidence(s, d)?;
+    is_noted(s, d, leader, end).then_some(end)
 }
 
 /// A release waits for what it needs to know, but not for ever: a kill that cannot be verified, or a disk that does not answer,
@@ -193,9 +228,16 @@ fn evidence(s: &Snapshot, d: &mut Draft) -> Option<Option<Whole>> {
 
 /// Releases: PostgreSQL of this holder is verified dead.
 fn vacate(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Option<Whole>, why: &str) {
-    let Some(sync) = s.sync() else { return };
+    if let Some(record) = given_up(s, leader, end, LeaderState::Vacant { reason: why.to_owned() }) {
+        d.act(s, Action::Txn(Purpose::Release, swap(leader, &record)));
+    }
+}
+
+/// The record that gives the lease up: what it says of the dead primary, and in which state it is left.
+pub(super) fn given_up(s: &Snapshot, leader: &Stored<LeaderRecord>, end: Option<Whole>, state: LeaderState) -> Option<LeaderRecord> {
+    let sync = s.sync()?;
     let mine = sync.record.primary == s.myself();
-    let mut record = LeaderRecord { state: LeaderState::Vacant { reason: why.to_owned() }, ..next(s, &leader.record) };
+    let mut record = LeaderRecord { state, ..next(s, &leader.record) };
     if mine {
         record.dead = Some(sync.record.term);
         // A claimant that dies in its promotion leaves an id that nobody can be on but itself: that binds no taker. What it carried along,
@@ -208,7 +250,7 @@ fn vacate(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Optio
             }
         }
     }
-    d.act(s, Action::Txn(Purpose::Release, swap(leader, &record)));
+    Some(record)
 }
 
 /// The start or promotion of this term ended: released without an end of WAL, so that a bad configuration or a dying host

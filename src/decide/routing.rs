@@ -4,6 +4,7 @@ use super::{
     decision::{Routing, Writable},
     depose,
     draft::Draft,
+    operator, pause,
     snapshot::Snapshot,
 };
 use crate::model::{instance::ServerRole, record::LeaderState};
@@ -12,14 +13,22 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     d.routing = Routing { writes: writes(s), reads: matches!(s.role(), Some(ServerRole::Standby { .. })) };
 }
 
+/// Nowhere while this node is being stopped, or hands over.
 fn writes(s: &Snapshot) -> Option<Writable> {
-    let leader = s.leader().filter(|leader| leader.record.state == LeaderState::Serving)?;
-    // Doors close before the stop begins (protocol 1.5, F1), and while this node is being stopped.
-    let until = s.authority()?.minus(s.policy.timers().soft_stop).min(depose::surely_leads_until(s));
-    if s.stopping || s.now.boot >= until {
-        return None;
-    }
+    let leader = s.leader()?;
+    let is_primary = matches!(s.role(), Some(ServerRole::Primary { .. }));
     // What it came up with may be on this node alone.
     let shows_more = s.file.barrier == Some(leader.record.term);
-    (!shows_more && matches!(s.role(), Some(ServerRole::Primary { .. }))).then_some(Writable { term: leader.record.term, until })
+    if operator::hands_to(s).is_some() || s.stopping || shows_more || !is_primary {
+        return None;
+    }
+    if s.holds_paused() {
+        return pause::routes_until(s).map(|until| Writable { term: leader.record.term, until });
+    }
+    if leader.record.state != LeaderState::Serving {
+        return None;
+    }
+    // Doors close before the stop begins (protocol 1.5, F1).
+    let until = s.authority()?.minus(s.policy.timers().soft_stop).min(depose::surely_leads_until(s));
+    (s.now.boot < until).then_some(Writable { term: leader.record.term, until })
 }

@@ -9,7 +9,7 @@ use crate::model::{
     node_file::{Boundary, ClonePlace, NodeFile},
     observed::Observed,
     policy::ClusterPolicy,
-    record::{LeaderRecord, Stored, SyncRecord, Tags},
+    record::{LeaderRecord, LeaderState, Stored, SyncRecord, Tags},
     records::Records,
     term::Term,
     timeline::TimelineId,
@@ -20,6 +20,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+
+pub use super::failure::Failure;
 
 use super::{
     decision::{Completed, Configuration, Memory, Task},
@@ -244,32 +246,6 @@ pub struct Scanned {
     pub at: Moment,
 }
 
-/// What failed last, of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// How often in a row.
-    pub count: u32,
-    /// When last.
-    pub at: Moment,
-    /// How.
-    pub why: String,
-    /// How many of these were not even begun, as what they need was not there yet.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub held: u32,
-}
-
-impl Failure {
-    /// How many were begun, and failed.
-    pub const fn begun(&self) -> u32 {
-        self.count.saturating_sub(self.held)
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
-const fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
 /// Names that nobody used before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fresh {
@@ -390,10 +366,11 @@ impl Snapshot {
         record.holder.replica() == self.myself() && self.guard().is_some_and(|guard| guard.incarnation == record.holder.guard)
     }
 
-    /// Until when we may act as the holder of the present term; `None` where we may not.
+    /// Until when we may act as the holder of the present term; `None` where we may not. A pause gives no time: see [`Self::holds_paused`].
     pub fn authority(&self) -> Option<Moment> {
         let leader = self.leader().filter(|_| self.holds() && failsafe::superseded(self).is_none())?;
-        self.lease.until(leader.record.term).max(failsafe::until(self)).filter(|until| self.now.boot < *until)
+        let paused = matches!(leader.record.state, LeaderState::Paused(_));
+        self.lease.until(leader.record.term).max(failsafe::until(self)).filter(|until| !paused && self.now.boot < *until)
     }
 
     /// Whether a confirmed renewal allows us to act now, and not only the word of peers.
@@ -493,8 +470,11 @@ impl Snapshot {
     }
 }
 
-/// Whether the record names a holder that may act (`vacant` and states of newer versions do not).
-pub const fn is_held(record: &LeaderRecord) -> bool {
-    use crate::model::record::LeaderState;
-    matches!(record.state, LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } | LeaderState::Paused { .. })
+/// Whether the record names a holder that may act (`vacant`, also paused, and states of newer versions do not).
+pub fn is_held(record: &LeaderRecord) -> bool {
+    match &record.state {
+        LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => true,
+        LeaderState::Paused(pause) => pause.vacant.is_none(),
+        LeaderState::Vacant { .. } | LeaderState::Foreign { .. } => false,
+    }
 }

@@ -19,6 +19,13 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Settled;
     }
     match s.leader() {
+        Some(_) if s.pause().is_some() && !s.holds() && is_set_by_hand(s) => {
+            d.alarm(
+                "promoted-by-hand",
+                "PostgreSQL accepts writes here, and nobody asked it to through pgbaton: it goes on, as the cluster is paused, and is killed after that",
+            );
+            Flow::Goes
+        }
         Some(leader) if !s.holds() => {
             let record = &leader.record;
             d.because(
@@ -64,12 +71,22 @@ fn before_the_deadline(s: &Snapshot, d: &mut Draft) -> Flow {
 /// When our authority ends at the latest, as far as this agent can know.
 fn last_moment(s: &Snapshot) -> Option<Moment> {
     let armed = s.guard().and_then(|guard| guard.armed).map(|armed| armed.until);
+    if s.holds_paused() {
+        // Nobody may follow: no lease runs out, and only what is armed still ends it.
+        return armed;
+    }
     let leased = s.leader().and_then(|leader| s.lease.until(leader.record.term)).max(failsafe::until(s));
     match (armed, leased) {
         // The guard acts on what is armed; a renewal that is not armed yet extends it in a moment.
         (Some(armed), Some(leased)) => Some(armed.max(leased)),
         (armed, leased) => armed.or(leased),
     }
+}
+
+/// Whether somebody promoted what this node started as a standby.
+fn is_set_by_hand(s: &Snapshot) -> bool {
+    let started = matches!(s.process(), Some(Process::Running { start: StartAs::Standby, .. }));
+    started && s.guard().is_some_and(|guard| guard.primary_of.is_none())
 }
 
 /// Whether PostgreSQL runs here and may have left recovery.

@@ -4,6 +4,7 @@ use super::{
     Flow,
     decision::{Action, Task},
     draft::Draft,
+    pause,
     snapshot::Snapshot,
 };
 use crate::model::instance::{Process, Run, StopMode};
@@ -30,6 +31,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             Flow::Settled
         }
         Some(Process::Dying { run }) if *run != Run(0) => Flow::Settled,
+        Some(Process::Empty { .. }) if pause::leaves(s, d) == Flow::Settled => Flow::Settled,
         // What another one started is none of ours to end.
         Some(Process::Empty { .. } | Process::Dying { .. }) => {
             d.act(s, Action::StopGuard);

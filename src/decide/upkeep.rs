@@ -3,7 +3,7 @@
 use super::{
     decision::{Action, Configuration, Follow, Published, Purpose, Task},
     draft::Draft,
-    durability, ledger,
+    durability, flap, ledger, operator,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -14,8 +14,7 @@ use crate::model::{
     node::{NodeName, Replica},
     node_file::NodeFile,
     policy::LONGEST_HOLD,
-    record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, SyncRecord, Unknown, VERSION, to_text},
-    request::Request,
+    record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, Unknown, VERSION},
     term::Term,
     timeline::{TimelineHistory, TimelineId},
 };
@@ -39,6 +38,7 @@ const PROMISES_KEPT: u64 = 16;
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     file(s, d);
     member(s, d);
+    flap::tell(s, d);
     if is_serving_primary(s) {
         primary(s, d);
     }
@@ -128,7 +128,7 @@ fn primary(s: &Snapshot, d: &mut Draft) {
     }
     history(s, d, term);
     prune(s, d, term);
-    intent(s, d);
+    operator::rule(s, d);
     d.memory.failed_claims = 0;
     d.memory.handed.clear();
     d.memory.no_claim_before = None;
@@ -177,8 +177,9 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let switch =
         entry.filter(|_| promoted_now).and_then(|entry| entry.history.parse::<TimelineHistory>().ok()).and_then(|history| history.last());
     let former = story.wal_end.or(story.former_lsn);
-    // By what held before this claim: what commits wait for may have changed since.
-    let lossless = story.lossless;
+    // Who accepts a loss is told of it. Else by what held before this claim: what commits wait for may have changed since.
+    let accepted = story.order.as_ref().is_some_and(|order| order.accept_loss);
+    let lossless = !accepted && story.lossless;
     let lost = match (former, switch) {
         _ if lossless => Some(0),
         (Some(former), Some(fork)) => Some(former.bytes_ahead_of(s.layout.boundary(fork.at)).get()),
@@ -211,6 +212,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         primary: s.me.node.clone(),
         from: story.from.clone(),
         why: story.why.clone(),
+        by: story.order.as_ref().map(|order| order.by.clone()),
         tli: leader.record.tli,
         switch: switch.map(|fork| fork.at),
         former_lsn: former,
@@ -236,57 +238,13 @@ fn prune(s: &Snapshot, d: &mut Draft, term: Term) {
     d.act(s, Action::Txn(Purpose::Prune, Txn { nonce: s.nonce("prune"), when, then }));
 }
 
-/// An operator's request: taken and carried out in one transaction, at the term that the operator saw (protocol I8).
-fn intent(s: &Snapshot, d: &mut Draft) {
-    let Some(stored) = &s.etcd.records.intent else { return };
-    let Some(leader) = s.leader() else { return };
-    let mut when = vec![Compare::Is(Key::Intent, stored.text.clone()), Compare::Is(Key::Leader, leader.text.clone())];
-    let mut then = vec![Write::Delete(Key::Intent)];
-    if stored.record.term != leader.record.term {
-        d.refused(
-            "intent",
-            format!(
-                "the request of {} was made in term {}, this is term {}: it is dropped",
-                stored.record.actor, stored.record.term, leader.record.term
-            ),
-        );
-    } else {
-        match &stored.record.request {
-            Request::Remove { node } if *node == s.me.node => d.refused("intent", "the primary cannot be removed; it is dropped"),
-            Request::Remove { node } if s.sync().is_some_and(|sync| sync.record.voters.iter().any(|voter| voter.node == *node)) => {
-                d.waits("intent", format!("{node} is to be removed, as {} asked: commits stop to wait for it first", stored.record.actor));
-                return;
-            }
-            Request::Remove { node } => {
-                d.because("intent", format!("{} is removed from the cluster, as {} asked", node, stored.record.actor));
-                forget(s, node, &mut when, &mut then);
-            }
-        }
-    }
-    // While a renewal is on its way `leader` is about to change: the next decision finds it settled.
-    d.act(s, Action::Txn(Purpose::Intent, Txn { nonce: s.nonce("intent"), when, then }));
-}
-
-fn forget(s: &Snapshot, node: &NodeName, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
-    if let Some(sync) = s.sync() {
-        let electable: Vec<Replica> = sync.record.electable.iter().filter(|replica| replica.node != *node).cloned().collect();
-        if electable != sync.record.electable {
-            let record = SyncRecord { nonce: s.nonce("forget"), electable, ..sync.record.clone() };
-            when.push(Compare::Is(Key::Sync, sync.text.clone()));
-            then.push(Write::Put(Key::Sync, to_text(&record)));
-        }
-    }
-    then.push(Write::Delete(Key::Node(node.clone())));
-    then.push(Write::Delete(Key::Member(node.clone())));
-}
-
 /// What this node says of itself: at once when something others act on changes, else every two seconds as long as anything does; and now
 /// and then when nothing does, so that its silence means something.
 pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     if !s.etcd_answers() {
         return;
     }
-    let record = MemberRecord { finds_gone: d.memory.finds_gone.clone(), ..member_record(s) };
+    let record = MemberRecord { finds_gone: d.memory.finds_gone.clone(), answer: d.memory.answer.clone(), ..member_record(s) };
     let essence = essence(&record);
     let last = s.memory.published.as_ref();
     let changed = last.is_none_or(|last| last.essence != essence);
@@ -304,7 +262,7 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
 
 fn essence(record: &MemberRecord) -> String {
     format!(
-        "{} {} {:?} {} {:?} {:?} {} {} {:?} {:?}",
+        "{} {} {:?} {} {:?} {:?} {} {} {:?} {:?} {:?} {:?}",
         record.data,
         record.postgres,
         record.role,
@@ -314,7 +272,9 @@ fn essence(record: &MemberRecord) -> String {
         record.pending_restart,
         record.roles_missing,
         record.oldest_wal,
-        record.finds_gone
+        record.finds_gone,
+        record.acts_in,
+        record.answer
     )
 }
 
@@ -341,6 +301,8 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         pending_restart: s.server().is_some_and(|facts| !facts.pending_restart.is_empty()),
         roles_missing: roles_missing(s),
         finds_gone: None,
+        acts_in: s.leader().filter(|_| s.holds()).map(|leader| leader.record.term),
+        answer: None,
         oldest_wal: s.server().and_then(|facts| facts.oldest_wal),
         unknown: Unknown::new(),
     }

@@ -9,7 +9,7 @@ impl fmt::Display for Action {
         match self {
             Self::Txn(purpose, _) => write!(f, "{purpose}"),
             Self::Arm { term, .. } => write!(f, "set the deadline of term {term}"),
-            Self::Disarm { .. } => f.write_str("take the deadline away"),
+            Self::Disarm { .. } | Self::DisarmPaused { .. } => f.write_str("take the deadline away"),
             Self::Start { start: StartAs::Primary, .. } => f.write_str("start PostgreSQL as a primary"),
             Self::Start { start: StartAs::Standby, .. } => f.write_str("start PostgreSQL as a standby"),
             Self::Stop { mode: StopMode::Immediate, .. } => f.write_str("stop PostgreSQL at once"),
@@ -37,6 +37,9 @@ impl fmt::Display for Purpose {
             Self::Serve => "record that this node serves",
             Self::Release => "release the lease",
             Self::Handoff => "hand the claim over",
+            Self::Pause => "pause the cluster",
+            Self::Resume => "end the pause",
+            Self::Acknowledge => "let failovers go on",
             Self::Membership => "change who may take over",
             Self::Promise => "publish the promise",
             Self::Register => "publish this node's present life",

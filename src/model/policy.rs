@@ -49,12 +49,38 @@ pub struct ClusterPolicy {
     pub primary_start_timeout: Span,
     /// How long a fast stop may take before the kill.
     pub stop_timeout: Span,
+    /// How many automatic failovers are too many.
+    #[serde(skip_serializing_if = "AntiFlap::is_usual")]
+    pub anti_flap: AntiFlap,
     /// How long, and up to how much WAL, the slot of a member that is away is kept.
     pub member_slot_retention: SlotRetention,
     /// PostgreSQL parameters of all members. Those that we manage are refused.
     pub parameters: BTreeMap<String, String>,
     /// Lines of `pg_hba.conf` after our own.
     pub hba: Vec<String>,
+}
+
+/// How many automatic failovers are too many (protocol 1.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AntiFlap {
+    /// So many; 0: never too many.
+    pub failovers: u32,
+    /// Within so much time.
+    pub within: Span,
+}
+
+impl Default for AntiFlap {
+    fn default() -> Self {
+        Self { failovers: 3, within: Span::from_secs(1_800) }
+    }
+}
+
+impl AntiFlap {
+    /// Agents that know nothing of it read a policy that does not name it.
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is kept for a member that is away.
@@ -178,6 +204,7 @@ impl Default for ClusterPolicy {
             allow_unfenced: false,
             primary_start_timeout: Span::from_secs(300),
             stop_timeout: Span::from_secs(60),
+            anti_flap: AntiFlap::default(),
             member_slot_retention: SlotRetention::default(),
             parameters: BTreeMap::new(),
             hba: Vec::new(),

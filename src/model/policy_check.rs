@@ -45,6 +45,14 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
         let what = format!("{} is out of range", policy.quorum_standbys);
         faults.push(PolicyFault::new("quorum_standbys", what, format!("choose 1 to {MOST_CONFIRM}")));
     }
+    if policy.anti_flap.failovers > MOST_FAILOVERS {
+        let what = format!("{} is out of range", policy.anti_flap.failovers);
+        faults.push(PolicyFault::new("anti_flap.failovers", what, format!("choose 0 to {MOST_FAILOVERS}")));
+    }
+    let within = policy.anti_flap.within;
+    if within < Span::from_secs(60) || within > Span::from_secs(86_400) {
+        faults.push(PolicyFault::new("anti_flap.within", format!("{within} is out of range"), "choose 1min to 1d"));
+    }
     let weak = policy.parameters.iter().find(|(name, value)| {
         name.eq_ignore_ascii_case("synchronous_commit") && WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
     });
@@ -68,6 +76,9 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
     }
     faults
 }
+
+/// The largest `anti_flap.failovers`.
+pub const MOST_FAILOVERS: u32 = 16;
 
 /// The largest `quorum_standbys`.
 pub const MOST_CONFIRM: u32 = 4;

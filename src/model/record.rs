@@ -18,9 +18,9 @@ mod voters;
 
 pub use chronicle::{AuditRecord, GivenUp, HistoryRecord};
 pub use cluster::{BootstrapRecord, ClusterRecord};
-pub use leader::{Holder, LeaderRecord, LeaderState, TermRecord};
+pub use leader::{Failovers, Holder, LeaderRecord, LeaderState, Pause, TermRecord};
 pub use ledger::{BaseTimelines, TimelineRecord, TimelineState};
-pub use node::{Lag, MemberRecord, MemberRole, NodeRecord, Tags};
+pub use node::{Answer, Lag, MemberRecord, MemberRole, NodeRecord, Tags};
 pub use operator::{IntentRecord, PolicyRecord};
 pub use voters::{PromiseRecord, SyncMode, SyncRecord};
 

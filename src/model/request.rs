@@ -1,6 +1,6 @@
 //! What operators ask for.
 
-use super::node::NodeName;
+use super::{moment::Span, node::NodeName};
 use serde::{Deserialize, Serialize};
 
 /// A request that goes through `intent` and is applied at most once, at the term that the operator saw.
@@ -12,4 +12,50 @@ pub enum Request {
         /// Which.
         node: NodeName,
     },
+    /// Nobody takes over, and nothing is done to PostgreSQL, until somebody resumes.
+    Pause {
+        /// Why, in the operator's words.
+        #[serde(default)]
+        reason: String,
+        /// For how long; `None`: until somebody resumes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Span>,
+    },
+    /// End a pause.
+    Resume {
+        /// The operator's word that the holder's PostgreSQL is dead, where nobody else can give it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        assert_dead: bool,
+    },
+    /// Let this node take over.
+    Failover {
+        /// Which.
+        to: NodeName,
+        /// Also where it lacks what was acknowledged.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accept_loss: bool,
+        /// The operator's word that the present primary is dead, where nobody else can give it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        assert_dead: bool,
+    },
+    /// Failovers may go on by themselves, after there were too many.
+    Acknowledge,
+}
+
+impl Request {
+    /// Whether it takes the place of one that waits: an operator who sees that nobody takes the first says more, or wants something else.
+    pub const fn replaces(&self, waits: &Self) -> bool {
+        matches!(self, Self::Resume { .. } | Self::Failover { .. }) && matches!(waits, Self::Resume { .. } | Self::Failover { .. })
+    }
+
+    /// Its name, as on the command line and in `audit`.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Remove { .. } => "remove",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
+            Self::Failover { .. } => "failover",
+            Self::Acknowledge => "acknowledge",
+        }
+    }
 }

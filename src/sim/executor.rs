@@ -39,7 +39,8 @@ impl World {
                 self.start_guard_when_empty(node, run, takes);
             }
             Action::Arm { term, until } => self.verb(node, run, task, move |world| world.arm(node, term, until)),
-            Action::Disarm { term } => self.verb(node, run, task, move |world| world.disarm(node, term)),
+            Action::Disarm { term } => self.verb(node, run, task, move |world| world.disarm(node, term, false)),
+            Action::DisarmPaused { term } => self.verb(node, run, task, move |world| world.disarm(node, term, true)),
             Action::Start { start, term } => self.verb(node, run, task, move |world| {
                 if world.nodes[node].agent_of(run).is_none_or(|agent| !agent.rendered) {
                     return Err("the managed configuration has not been written yet".to_owned());

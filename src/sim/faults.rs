@@ -39,6 +39,7 @@ enum Fault {
     NodeStopped,
     DirectoryWiped,
     PolicyChanged,
+    Operator,
 }
 
 const KINDS: &[Fault] = &[
@@ -76,6 +77,26 @@ const KINDS: &[Fault] = &[
     Fault::NodeStopped,
     Fault::DirectoryWiped,
     Fault::PolicyChanged,
+    Fault::Operator,
+    Fault::Operator,
+    Fault::Operator,
+];
+
+/// Operators at work, and what comes in their way.
+const OPERATORS: &[Fault] = &[
+    Fault::Operator,
+    Fault::Operator,
+    Fault::Operator,
+    Fault::Operator,
+    Fault::AmbiguousAnswers,
+    Fault::EtcdMute,
+    Fault::EtcdCut,
+    Fault::AgentKilled,
+    Fault::AgentPaused,
+    Fault::PostmasterKilled,
+    Fault::HostLost,
+    Fault::Isolated,
+    Fault::BrittleAgents,
 ];
 
 /// Holds and waits that change while answers are lost.
@@ -98,7 +119,11 @@ impl World {
         }
         let both = if self.random.chance(250) { 2 } else { 1 };
         for _ in 0..both {
-            let kinds = if self.options.swarm == Swarm::Policy { POLICY } else { KINDS };
+            let kinds = match self.options.swarm {
+                Swarm::Policy => POLICY,
+                Swarm::Operators => OPERATORS,
+                Swarm::All => KINDS,
+            };
             let fault = self.random.pick(kinds);
             let node = self.target();
             self.inject(fault, node);
@@ -187,6 +212,7 @@ impl World {
             Fault::NodeStopped => self.stop_node(node, lasts),
             Fault::DirectoryWiped => self.wipe(node),
             Fault::PolicyChanged => self.change_policy(node),
+            Fault::Operator => self.operate(),
         }
     }
 

@@ -136,11 +136,11 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn disarm(&mut self, node: usize, term: Term) -> Result<(), String> {
+    pub(super) fn disarm(&mut self, node: usize, term: Term, paused: bool) -> Result<(), String> {
         let primary =
             self.nodes[node].server.as_ref().is_some_and(|server| server.primary || server.promoting || server.start == StartAs::Primary);
         let guard = self.listening_guard(node, term)?;
-        if primary {
+        if primary && !paused {
             return Err("a primary lives: its deadline stays".to_owned());
         }
         guard.armed = None;

@@ -7,17 +7,19 @@
 //! - [`run`]: one seed, from the first start to the verdict; [`Options`], [`Outcome`];
 //! - `world`: virtual time and the loop of each agent; `node`: one host; `executor`: what actions do;
 //! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`; `peers`: what agents ask each other;
-//! - `faults`, `workload`: what goes wrong, and who writes meanwhile;
+//! - `faults`, `workload`: what goes wrong, and who writes meanwhile; `operators`: who pauses, resumes and fails over;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
 //! - `oracle`: what must never happen; `trace`: what happened; `random`: the one source of chance.
 
+mod coverage;
 mod executor;
 mod faults;
 mod guard;
 mod mutation;
 mod network;
 mod node;
+mod operators;
 mod oracle;
 mod peers;
 mod plans;
@@ -29,13 +31,13 @@ mod wal;
 mod workload;
 mod world;
 
+pub use coverage::Coverage;
 pub use mutation::Mutation;
-pub use oracle::Coverage;
 pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
 
 use crate::model::{
     moment::Span,
-    policy::{ClusterPolicy, CrashPolicy, Durability, Preset, Reclone},
+    policy::{AntiFlap, ClusterPolicy, CrashPolicy, Durability, Preset, Reclone},
 };
 use random::Random;
 use std::collections::BTreeMap;
@@ -86,6 +88,8 @@ pub enum Swarm {
     All,
     /// The policy changes all the time, and answers are lost: for the rules about holds and waits that differ.
     Policy,
+    /// Operators are at work, and answers are lost.
+    Operators,
 }
 
 /// What a run showed.
@@ -124,6 +128,8 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     world.run_until(end);
     world.coverage.writes = world.store.revision;
     world.heal();
+    world.withdraw();
+    world.tend();
     settle(&mut world, end, options.patience);
     world.count_lost();
     Outcome {
@@ -143,6 +149,7 @@ fn policy_of(draw: &mut Random) -> ClusterPolicy {
         reclone: Reclone::WhenRewindFails,
         stop_timeout: Span::from_secs(10),
         primary_start_timeout: Span::from_secs(15),
+        anti_flap: AntiFlap { failovers: draw.pick(&[0, 0, 3, 6]), ..AntiFlap::default() },
         ..ClusterPolicy::default()
     }
 }

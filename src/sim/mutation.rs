@@ -6,11 +6,13 @@
 use crate::{
     decide::snapshot::{Shown, Snapshot},
     model::{
-        instance::ServerRole,
+        instance::{Armed, ServerRole},
         lsn::Lsn,
         moment::{Moment, Span},
         node_file::NodeFile,
-        record::{PromiseRecord, Stored, VERSION},
+        observed::Observed,
+        record::{LeaderState, PromiseRecord, Stored, VERSION},
+        term::Term,
         timeline::TimelineId,
     },
 };
@@ -53,6 +55,12 @@ pub enum Mutation {
     OneAck,
     /// A standby's checkpointer takes no names in: once promoted it acknowledges too early (EXP-24).
     LateFlag,
+    /// A paused record counts as vacant.
+    PauseIgnored,
+    /// To resume no deadline is armed.
+    ResumeUnarmed,
+    /// A write of `leader` without an answer does not keep the deadline of a paused holder.
+    PauseUnsettled,
 }
 
 impl Mutation {
@@ -81,6 +89,9 @@ impl Mutation {
             }
             Self::AcksForOneSync => s.sync_written.clear(),
             Self::OneAck => spread_acks(s),
+            Self::PauseIgnored => ignore_pause(s),
+            Self::ResumeUnarmed if s.pause_is_settled() => arm_in_mind(s),
+            Self::PauseUnsettled if s.holds_paused() => settle_in_mind(s),
             Self::NamesBelieved => believe_names(s),
             Self::PromisesInvented => invent_promises(s),
             _ => {}
@@ -103,6 +114,30 @@ fn spread_acks(s: &mut Snapshot) {
     let Some(sync) = s.sync().map(|sync| sync.record.clone()) else { return };
     for replica in sync.electable.into_iter().chain(sync.voters) {
         s.peers.acks.insert(replica, ack.clone());
+    }
+}
+
+fn ignore_pause(s: &mut Snapshot) {
+    if s.pause().is_some()
+        && let Some(leader) = &mut Arc::make_mut(&mut s.etcd.records).leader
+    {
+        leader.record.state = LeaderState::Vacant { reason: String::new() };
+    }
+}
+
+fn arm_in_mind(s: &mut Snapshot) {
+    let (term, until) = (s.leader().map_or(Term::ZERO, |leader| leader.record.term), s.now.boot.plus(s.policy.timers().hold));
+    let asked = s.etcd.records.intent.is_some();
+    if let Observed::Known { value: guard, .. } = &mut s.guard {
+        guard.armed = asked.then_some(Armed { term, until });
+    }
+}
+
+fn settle_in_mind(s: &mut Snapshot) {
+    let nonce = s.leader().map(|leader| leader.record.nonce.clone());
+    s.lease.unsettled.clear();
+    if let (Some(attempt), Some(nonce)) = (&mut s.lease.confirmed, nonce) {
+        attempt.nonce = nonce;
     }
 }
 

@@ -59,63 +59,8 @@ pub(super) struct Oracle {
     pub(super) told: BTreeMap<NodeName, u64>,
     pub(super) claims_at: Vec<u64>,
     pub(super) serving: Option<(NodeName, Term)>,
-}
-
-/// How often what was exercised.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    /// Decisions taken.
-    pub steps: u64,
-    /// Claims sent.
-    pub claims: u64,
-    /// Promotions that ended.
-    pub promotions: u64,
-    /// Starts as primary that ended.
-    pub restarts_in_place: u64,
-    /// Changes of the node that serves, after the first.
-    pub leaderships: u64,
-    /// Rewinds begun.
-    pub rewinds: u64,
-    /// Clones begun.
-    pub clones: u64,
-    /// Directories initialised.
-    pub initdbs: u64,
-    /// Leases adopted by a new agent.
-    pub adoptions: u64,
-    /// Releases sent.
-    pub releases: u64,
-    /// Claims handed on.
-    pub handoffs: u64,
-    /// Claims by a quorum that did not sit out the lease.
-    pub deposed: u64,
-    /// Fetches of WAL from a voter that could not lead.
-    pub fetches: u64,
-    /// Questions to peers while etcd was silent.
-    pub asked: u64,
-    /// Of these, answered with a yes.
-    pub acked: u64,
-    /// Transactions of unknown outcome.
-    pub ambiguous: u64,
-    /// Claims of unknown outcome.
-    pub ambiguous_claims: u64,
-    /// Guards that died by their deadline.
-    pub deadlines: u64,
-    /// Agents killed between two actions.
-    pub boundary_crashes: u64,
-    /// Timeline ids burnt.
-    pub burnt: u64,
-    /// Commits acknowledged.
-    pub acks: u64,
-    /// Of these, while nothing might be lost.
-    pub lossless: u64,
-    /// Of these, not in the final history.
-    pub lost: u64,
-    /// Revisions of etcd while faults were injected.
-    pub writes: u64,
-    /// Faults injected.
-    pub faults: u64,
-    /// How long it took after the last fault until all was well, in milliseconds.
-    pub recovery_ms: u64,
+    /// When a node last claimed by an operator's word that accepts the loss of what was acknowledged before.
+    pub(super) accepted_at: Option<u64>,
 }
 
 impl World {
@@ -132,6 +77,7 @@ impl World {
         {
             self.violation("O8", format!("leader goes back from term {} to {}", before.term, record.term));
         }
+        self.judge_pause(before, record);
         let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });
         if given_up && self.nodes[writer].is_primary() && self.nodes[writer].name == record.holder.node {
             self.violation("O11", format!("{} gives term {} up while its PostgreSQL can acknowledge", record.holder.node, record.term));
@@ -161,7 +107,8 @@ impl World {
     fn judge_claimant(&mut self, record: &LeaderRecord) {
         let Some(sync) = self.store.sync() else { return };
         let claimant = record.holder.replica();
-        if sync.primary != claimant && !sync.electable.contains(&claimant) {
+        let wanted = self.oracle.accepted_at == Some(self.now);
+        if sync.primary != claimant && !sync.electable.contains(&claimant) && !wanted {
             let (node, term) = (&record.holder.node, record.term);
             self.violation("O4", format!("{node} has claimed term {term}, and sync does not name it"));
         }
@@ -181,7 +128,7 @@ impl World {
         // Who has nobody to ask may go on from any moment.
         let alone = self.has_nobody_to_ask(node).then(|| self.nodes[node].clock.boot(self.now).plus(Preset::Default.timers().hold));
         let allowed = self.oracle.longest.get(&node).copied().max(alone);
-        if allowed.is_none_or(|allowed| until > allowed) {
+        if allowed.is_none_or(|allowed| until > allowed) && !self.arms_to_resume(node, until) {
             let name = self.nodes[node].who();
             self.violation("O10", format!("{name} arms {until}, its sends allow {allowed:?}"));
         }
@@ -347,7 +294,8 @@ impl World {
             if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
                 let (lossless, row, at) = (ack.lossless, ack.row, ack.at);
                 self.oracle.acks[index].lost_in = Some(term);
-                if lossless {
+                let accepted = self.oracle.accepted_at.is_some_and(|accepted| at <= accepted);
+                if lossless && !accepted {
                     let text = format!(
                         "a commit at {} on branch {} that was acknowledged at {:.3}s is not on the new timeline of term {term}",
                         crate::model::lsn::Lsn::new(row.1),
@@ -381,8 +329,10 @@ impl World {
                 continue;
             }
             let text = crate::model::lsn::Lsn::new(at);
-            // On another branch than the new one's parent no position says anything: only the time does.
-            let beyond = at > former || Some(ack.row.0) != parent;
+            // On another branch than the new one's parent no position says anything: only the time does. By an operator's choice a node
+            // of an older timeline may lead, and lacks all of the newer ones.
+            let grew = record.by.is_some() && parent.is_some_and(|parent| self.wal.shared(ack.row.0, parent).is_some());
+            let beyond = at > former || (Some(ack.row.0) != parent && !grew);
             if beyond && record.unseen_ms == 0 {
                 found.push(format!(
                     "a commit at {text} is lost, and term {} says that nothing beyond {former:?} can be",
@@ -410,7 +360,7 @@ impl World {
         let bound = self.policy.timers().kill_bound;
         for node in 0..self.nodes.len() {
             let of = &self.nodes[node];
-            if !of.is_primary() || of.asleep_until > self.now {
+            if !of.is_primary() || of.asleep_until > self.now || self.is_paused_for(node) {
                 continue;
             }
             let now = of.clock.boot(self.now);
@@ -453,6 +403,7 @@ impl World {
             }
         }
         self.judge_reads(node, decision);
+        self.judge_hands_off(node, snapshot, decision);
         let explained = Self::explains(decision, snapshot);
         let at_once = decision.wake_at <= snapshot.now.boot && decision.actions.is_empty();
         let now = self.now;

@@ -100,6 +100,7 @@ impl World {
         if !txn.when.iter().all(|compare| self.store.holds(compare)) {
             return TxnOutcome::Refused { values: self.store.values(txn), revision: self.store.revision, sent };
         }
+        self.note_accepted(txn);
         self.store.revision += 1;
         let revision = self.store.revision;
         for write in &txn.then {
@@ -402,7 +403,7 @@ pub(super) fn state(state: &LeaderState) -> String {
         LeaderState::Serving => "serving".to_owned(),
         LeaderState::Handoff { to } => format!("handoff to {to}"),
         LeaderState::Vacant { reason } => format!("vacant ({reason})"),
-        LeaderState::Paused { .. } => "paused".to_owned(),
+        LeaderState::Paused(_) => "paused".to_owned(),
         LeaderState::Foreign { name } => name.clone(),
     }
 }

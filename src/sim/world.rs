@@ -2,9 +2,10 @@
 
 use super::{
     Options,
+    coverage::Coverage,
     network::Network,
     node::{Agent, Clock, Node},
-    oracle::{Coverage, Oracle},
+    oracle::Oracle,
     random::Random,
     store::Store,
     trace::Trace,

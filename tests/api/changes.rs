@@ -197,6 +197,84 @@ fn the_first_policy_of_all_is_version_one() {
     assert_eq!((record.version, txn.when), (1, vec![Compare::Missing(Key::Policy)]));
 }
 
+fn failover(to: &str, accept_loss: bool, assert_dead: bool) -> Request {
+    Request::Failover { to: name(to), accept_loss, assert_dead }
+}
+
+/// The records with some fields of `leader` changed; `None` takes one away. `n1`: whether its agent acts for the holder.
+fn with_leader(fields: &[(&str, Value)], n1: bool) -> Records {
+    let mut records = records();
+    let mut leader = serde_json::to_value(&records.leader.as_ref().expect("leader").record).expect("json");
+    fields.iter().for_each(|(field, value)| leader[*field] = value.clone());
+    records.apply(&Key::Leader, Some(&leader.to_string()), 11);
+    if !n1 {
+        records.apply(&Key::Member(name("n1")), None, 11);
+    }
+    records
+}
+
+/// What is refused says what is missing; with that it is accepted.
+#[test]
+fn a_refusal_names_what_would_make_it_possible() {
+    let put =
+        |records: &Records, request: &Request| change::put_intent(records, request.clone(), Term::new(5), asker(), &stamp()).map(drop);
+    let says = |records: &Records, request: Request, expected: &str| {
+        let said = put(records, &request).expect_err("refused");
+        assert!(matches!(&said, Refusal::NotNow(why) if why.contains(expected)), "{said:?}");
+    };
+    let paused = [("state", json!("paused")), ("by", json!("bob")), ("reason", json!("work")), ("at", json!("2026-01-01T00:00:00Z"))];
+    let there = with_leader(&paused, true);
+    says(&there, Request::Pause { reason: String::new(), until: None }, "paused already, by bob since 2026-01-01T00:00:00Z: work");
+    says(&there, Request::Resume { assert_dead: true }, "ask without");
+    assert_eq!(put(&there, &Request::Resume { assert_dead: false }), Ok(()));
+    assert_eq!(put(&there, &failover("n2", false, false)), Ok(()));
+    let gone = with_leader(&paused, false);
+    says(&gone, Request::Resume { assert_dead: false }, "ask with --assert-dead");
+    says(&gone, failover("n2", false, false), "ask with --assert-dead");
+    assert_eq!(put(&gone, &Request::Resume { assert_dead: true }), Ok(()));
+    let vacant = with_leader(&[("state", json!("vacant"))], false);
+    says(&vacant, failover("n3", false, false), "with --accept-loss and --assert-dead");
+    says(&vacant, failover("n3", true, false), "with --assert-dead");
+    says(&vacant, failover("n3", false, true), "with --accept-loss");
+    assert_eq!(put(&vacant, &failover("n3", true, true)), Ok(()));
+    let stopped = with_leader(&[("failovers", json!({"ages": [], "stopped": true}))], true);
+    assert_eq!(put(&stopped, &Request::Acknowledge), Ok(()));
+}
+
+/// An operator who sees that nobody takes a request says more; other requests wait for their turn.
+#[test]
+fn a_request_that_nobody_takes_can_be_replaced_by_a_stronger_one() {
+    let mut records = with_leader(&[("state", json!("vacant"))], false);
+    let put = |records: &Records, request: Request| change::put_intent(records, request, Term::new(5), asker(), &stamp());
+    let (record, _) = put(&records, failover("n2", false, false)).expect("accepted");
+    records.apply(&Key::Intent, Some(&serde_json::to_string(&record).expect("json")), 12);
+    assert!(matches!(put(&records, Request::Pause { reason: String::new(), until: None }), Err(Refusal::Conflict(_))));
+    let (_, txn) = put(&records, failover("n2", true, true)).expect("accepted");
+    assert_eq!(txn.when, [Compare::Is(Key::Intent, records.intent.as_ref().expect("intent").text.clone())]);
+    let audit = txn.then.iter().find_map(|write| match write {
+        Write::Put(Key::Audit(_), text) => serde_json::from_str::<AuditRecord>(text).ok(),
+        _ => None,
+    });
+    let audit = audit.expect("audited");
+    assert_eq!((audit.actor.as_str(), audit.verb.as_str(), &audit.after["request"]["assert_dead"]), ("ann", "failover", &json!(true)));
+}
+
+#[tokio::test]
+async fn a_pause_carries_its_reason_and_for_how_long() {
+    let mut api = api();
+    let client = api.local();
+    let body = json!({ "kind": "pause", "until": "1h", "term": 5, "reason": "kernel upgrade" });
+    let serve = async {
+        let Some(Command::PutIntent { request, term, asker, reply }) = api.seat.command().await else { panic!("another command") };
+        assert_eq!(asker.reason.as_deref(), Some("kernel upgrade"));
+        let (record, _) = change::put_intent(&records(), request, term, asker, &stamp()).expect("accepted");
+        reply.send(Ok(record)).expect("answer");
+    };
+    let (answer, ()) = tokio::join!(client.post_json::<_, IntentRecord>("/v1/intent", &body), serve);
+    let wanted = Request::Pause { reason: "kernel upgrade".to_owned(), until: Some(Span::from_secs(3_600)) };
+    assert_eq!(answer.expect("accepted").request, wanted);
+}
+
 #[test]
 fn requests_that_cannot_be_carried_out_are_refused_before_they_are_written() {
     let records = records();
@@ -206,6 +284,20 @@ fn requests_that_cannot_be_carried_out_are_refused_before_they_are_written() {
     assert!(matches!(put(remove("n1"), 5), Err(Refusal::NotNow(why)) if why.contains("is the primary")));
     assert!(matches!(put(remove("n9"), 5), Err(Refusal::NotNow(_))));
     assert!(put(remove("n4"), 5).is_ok());
+    for (request, expected) in [
+        (Request::Resume { assert_dead: false }, "is not paused"),
+        (Request::Acknowledge, "nothing is to be acknowledged"),
+        (failover("n9", false, false), "no node n9"),
+        (failover("n1", false, false), "is the primary already"),
+        (failover("n4", false, false), "the agent of n4 says nothing"),
+        (failover("n2", false, true), "--assert-dead is for a node that is gone"),
+        // n3 streams and is not listed.
+        (failover("n3", true, false), "(n2 may): it may once it streams from n1"),
+    ] {
+        assert!(matches!(put(request.clone(), 5), Err(Refusal::NotNow(why)) if why.contains(expected)), "{request:?}");
+    }
+    assert!(put(failover("n2", false, false), 5).is_ok());
+    assert!(put(Request::Pause { reason: String::new(), until: None }, 5).is_ok());
     let blank = change::put_intent(&Records::default(), remove("n4"), Term::new(5), asker(), &stamp());
     assert!(matches!(blank, Err(Refusal::NotNow(_))));
 }

@@ -6,7 +6,10 @@ use super::{
 };
 use pgbaton::{
     clock,
-    model::{moment::Span, record::Tags},
+    model::{
+        moment::Span,
+        record::{LeaderState, Tags},
+    },
 };
 use std::time::Duration;
 
@@ -115,6 +118,18 @@ fn a_primary_answers_503_from_its_deadline_on_without_a_further_decision() {
         assert_eq!(api.status(path), 503, "{path}");
     }
     assert_eq!(api.status("/health"), 200);
+}
+
+/// The key `pause` is there when it is true, as Patroni has it.
+#[test]
+fn a_paused_cluster_says_so_and_its_primary_stays_one() {
+    let mut paused = primary(LONG).build();
+    let (_, body) = Api::showing(paused.clone()).ask("GET", "/primary");
+    assert!(!body.contains("pause"), "{body}");
+    let records = std::sync::Arc::make_mut(&mut paused.snapshot.etcd.records);
+    records.leader.as_mut().expect("leader").record.state = LeaderState::Paused(Box::default());
+    let (status, body) = Api::showing(paused).ask("GET", "/primary");
+    assert!(status == 200 && body.contains("\"pause\":true") && !body.contains("cluster_unlocked"), "{status} {body}");
 }
 
 /// Row 7, second half; and an agent that has decided nothing yet.

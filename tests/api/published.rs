@@ -267,7 +267,8 @@ impl Builder {
                 json!({
                     "v": 1, "data": data(node), "postgres": format!("10.0.0.{}:5432", &node[1..]), "api": format!("10.0.0.{}:8008", &node[1..]),
                     "role": role, "state": state, "tli": 2, "lsn": "0/5000000", "replay": "0/5000000", "lag": lag, "term": 5, "zone": "a", "tags": {},
-                    "version": "0.1.0", "postgres_version": "15.6", "fencing": "kernel deadline (namespace)", "pending_restart": node == "n3"
+                    "version": "0.1.0", "postgres_version": "15.6", "fencing": "kernel deadline (namespace)", "pending_restart": node == "n3",
+                    "acts_in": (node == "n1").then_some(5)
                 }),
             );
         }

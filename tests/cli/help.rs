@@ -4,12 +4,16 @@ use super::host::run;
 
 #[test]
 fn help_is_as_it_was_written() {
-    let verbs: [&[&str]; 19] = [
+    let verbs: [&[&str]; 23] = [
         &[],
         &["list"],
         &["status"],
         &["why"],
         &["history"],
+        &["failover"],
+        &["pause"],
+        &["resume"],
+        &["acknowledge"],
         &["remove"],
         &["config"],
         &["config", "show"],

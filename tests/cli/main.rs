@@ -15,3 +15,4 @@ mod printed;
 #[path = "../api/published.rs"]
 mod published;
 mod recover;
+mod requests;

@@ -385,6 +385,8 @@ fn member(number: u32) -> Stored<MemberRecord> {
             pending_restart: false,
             oldest_wal: None,
             finds_gone: None,
+            acts_in: (number == 1).then(|| Term::new(3)),
+            answer: None,
             roles_missing: false,
             unknown: Unknown::new(),
         },
@@ -415,6 +417,7 @@ fn records() -> Records {
         dead: None,
         wal_end: None,
         state: LeaderState::Serving,
+        failovers: None,
         unknown: Unknown::new(),
     };
     let sync = SyncRecord {

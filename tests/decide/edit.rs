@@ -6,19 +6,22 @@
 
 use super::{base, situation};
 use pgbaton::{
-    decide::snapshot::{Scanned, Snapshot, Standing},
+    decide::snapshot::{Attempt, Scanned, Snapshot, Standing},
     model::{
-        instance::{ControlState, DataDir, Process, Run, ServerFacts, ServerRole, StartAs, Whole},
+        instance::{Armed, ControlState, DataDir, Process, Run, ServerFacts, ServerRole, StartAs, Whole},
         moment::{Moment, Span},
         node_file::Boundary,
         observed::Observed,
-        record::{LeaderState, Stored, to_text},
+        record::{IntentRecord, LeaderState, Pause, Stored, VERSION, to_text},
         records::Records,
     },
 };
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
+
+/// When operators ask, in every script.
+const AT: &str = "2026-01-01T00:00:00Z";
 
 /// Applies one line.
 pub(crate) fn apply(s: &mut Snapshot, line: &str) -> Result<(), String> {
@@ -70,6 +73,19 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         let leader = Arc::make_mut(&mut s.etcd.records).leader.as_mut().ok_or("no leader")?;
         leader.record.state = LeaderState::Handoff { to: base::parsed(to) };
         rewrite(Arc::make_mut(&mut s.etcd.records));
+    } else if let Some(text) = line.strip_prefix("ann asks for ") {
+        let (request, term) = (serde_json::from_str(text).map_err(|fault| fault.to_string())?, s.leader().ok_or("no leader")?.record.term);
+        let record = IntentRecord { v: VERSION, id: base::parsed("I1"), request, term, actor: "ann".to_owned(), at: AT.to_owned() };
+        Arc::make_mut(&mut s.etcd.records).intent = Some(Stored::written(record, 160));
+    } else if let Some(reason) = line.strip_prefix("the cluster is paused: ") {
+        let (by, reason, at) = ("ann".to_owned(), reason.to_owned(), AT.to_owned());
+        let pause = Pause { by, reason, at, ..Pause::default() };
+        Arc::make_mut(&mut s.etcd.records).leader.as_mut().ok_or("no leader")?.record.state = LeaderState::Paused(Box::new(pause));
+        rewrite(Arc::make_mut(&mut s.etcd.records));
+        with_armed(s, None);
+    } else if line == "a write of leader has no answer" {
+        let sent = s.lease.confirmed.clone().ok_or("nothing is confirmed")?;
+        s.lease.unsettled.push(Attempt { nonce: base::parsed("L41"), sent: s.now.boot, ..sent });
     } else if line == "the last processes do not die" {
         let Observed::Known { value: guard, .. } = &mut s.guard else { return Err("no guard".to_owned()) };
         let Process::Running { run, .. } = guard.process else { return Err("nothing runs".to_owned()) };
@@ -89,6 +105,12 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         return Ok(false);
     }
     Ok(true)
+}
+
+fn with_armed(s: &mut Snapshot, armed: Option<Armed>) {
+    if let Observed::Known { value: guard, .. } = &mut s.guard {
+        guard.armed = armed;
+    }
 }
 
 fn dies(s: &mut Snapshot, how: &str) -> Result<(), String> {

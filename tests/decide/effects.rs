@@ -61,7 +61,7 @@ fn one(s: &mut Snapshot, action: &Action, sent: pgbaton::model::moment::Moment) 
         }
         Action::WriteHistories(texts) => histories(s, texts),
         Action::Arm { term, until } => with_guard(s, |guard| guard.armed = Some(Armed { term: *term, until: *until })),
-        Action::Disarm { .. } => with_guard(s, |guard| guard.armed = None),
+        Action::Disarm { .. } | Action::DisarmPaused { .. } => with_guard(s, |guard| guard.armed = None),
         Action::AskPeers { ask, of } => agree(s, ask, of, sent),
         Action::Promote { term } => with_guard(s, |guard| guard.primary_of = Some(*term)),
         Action::Start { start, term } => {

@@ -53,6 +53,7 @@ fn action(s: &Snapshot, action: &Action) -> String {
         },
         Action::Arm { term, until } => format!("arm: term {term}, for {}", after(s, *until)),
         Action::Disarm { term } => format!("disarm: term {term}"),
+        Action::DisarmPaused { term } => format!("disarm, paused: term {term}"),
         Action::Start { start, term } => format!("start: as {}, term {term}", format!("{start:?}").to_lowercase()),
         Action::Stop { mode, deadline } => format!("stop: {}, at most {}", format!("{mode:?}").to_lowercase(), after(s, *deadline)),
         Action::Promote { term } => format!("promote: term {term}"),

@@ -41,6 +41,7 @@ pub(crate) fn apply(s: &mut Snapshot, line: &str) -> Result<bool, String> {
             let voters: Option<Vec<u32>> = words[5..].iter().map(|word| number(word)).collect();
             quorum(s, base::parsed(k), &voters.ok_or("voters are nodes")?);
         }
+        ["is", "silent"] => drop(Arc::make_mut(&mut s.etcd.records).members.remove(&base::replica(node).node)),
         ["has", "prepared"] => prepared(s, node)?,
         ["has", "reserved", tli] => reserve(s, node, base::tli(base::parsed(tli)), Term::new(3)),
         _ => return Ok(false),
@@ -148,6 +149,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         promoted: None,
         ran_out: false,
         given_up: false,
+        order: None,
     });
     Ok(())
 }

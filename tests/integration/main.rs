@@ -7,7 +7,7 @@
 //! - `faults`: the faults, a row each (`interrupts`: those by Ctrl-C); `walks`: clusters that go through them; `soak`: each of them many times;
 //! - `torture`: many clients and faults by a seed, judged by their history; `planted`: lies that the judge has to find; `campaign`: torture for hours;
 //! - `tree`: which commit is under test, and what has passed on it;
-//! - `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
+//! - `operators`: a pause, its end, and a failover by hand; `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on ends")]
 
@@ -16,6 +16,7 @@ mod campaign;
 mod faults;
 mod interrupts;
 mod joining;
+mod operators;
 mod planted;
 mod soak;
 mod support;

@@ -205,6 +205,7 @@ fn written(witnesses: &[Witness], views: &[&Records], chosen: &Witness, position
         dead: None,
         wal_end: None,
         state: LeaderState::Vacant { reason: "etcd was recovered".to_owned() },
+        failovers: None,
         unknown: Unknown::new(),
     };
     let sync = SyncRecord {

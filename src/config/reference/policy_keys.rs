@@ -130,6 +130,14 @@ pub const POLICY: &[Table] = &[
         ],
     },
     Table {
+        path: "anti_flap",
+        meaning: "How many automatic failovers are too many: then no other node takes over until an operator acknowledges it.",
+        keys: &[
+            key("failovers", Default, "3", "number, 0 to 16; 0: never too many", Live, "So many stop them."),
+            key("within", Default, "\"30min\"", "time, 1min to 1d", Live, "Within so much time."),
+        ],
+    },
+    Table {
         path: "member_slot_retention",
         meaning: "What is kept for a member that is away.",
         keys: &[

@@ -18,6 +18,9 @@ pub struct HistoryRecord {
     pub from: Option<NodeName>,
     /// Why: the trigger, for people.
     pub why: String,
+    /// The operator who asked for it; `None`: it came by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// The new timeline.
     pub tli: TimelineId,
     /// Where it left its parent.

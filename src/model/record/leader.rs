@@ -3,7 +3,7 @@
 use super::{Unknown, VERSION};
 use crate::model::{
     lsn::Lsn,
-    moment::Span,
+    moment::{Moment, Span},
     node::{Address, DataIncarnation, Incarnation, NodeName, Nonce, Replica},
     term::Term,
     timeline::TimelineId,
@@ -48,6 +48,8 @@ pub struct LeaderRecord {
     pub wal_end: Option<Lsn>,
     /// What the holder is doing.
     pub state: LeaderState,
+    /// Automatic failovers of late; `None` where there were none.
+    pub failovers: Option<Failovers>,
     /// Unknown fields.
     pub unknown: Unknown,
 }
@@ -91,19 +93,50 @@ pub enum LeaderState {
         reason: String,
     },
     /// Nobody may follow; see protocol 1.12.
-    Paused {
-        /// Who paused.
-        by: String,
-        /// Why.
-        reason: String,
-        /// For how long from then on, on the holder's clock.
-        until: Option<Span>,
-    },
+    Paused(Box<Pause>),
     /// A state of a newer version: hold still.
     Foreign {
         /// Its name.
         name: String,
     },
+}
+
+/// A pause: nobody follows the holder, and nothing is done to PostgreSQL (protocol 1.12).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Who paused.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when, for people (RFC 3339).
+    pub at: String,
+    /// For how long from then on; `None`: until somebody resumes.
+    pub until: Option<Span>,
+    /// When that is over, by the holder's `CLOCK_BOOTTIME`: says something on its host alone, and while the guard lives that the record names.
+    pub ends: Option<Moment>,
+    /// Why nobody held the record, where it was paused vacant, or its holder has left it: then it names the last holder.
+    pub vacant: Option<String>,
+}
+
+/// Automatic failovers of late, so that there are not too many of them (protocol 1.12, *anti-flap*).
+///
+/// Ages instead of times of day: each renewal makes them older by what passed on the holder's clock. What passes while nobody holds the
+/// record is not counted, and they stay young for longer than they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failovers {
+    /// How long ago each was, as of this revision, oldest first.
+    pub ages: Vec<Span>,
+    /// There were too many: no other node follows until an operator acknowledges it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+}
+
+impl Failovers {
+    /// The same `passed` later; what is `within` no more is forgotten. `None` once nothing is left to remember.
+    pub fn later(&self, passed: Span, within: Span) -> Option<Self> {
+        let ages: Vec<Span> = self.ages.iter().map(|age| age.plus(passed)).filter(|age| *age < within).collect();
+        (self.stopped || !ages.is_empty()).then_some(Self { ages, stopped: self.stopped })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,6 +163,14 @@ struct LeaderWire {
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ends: Option<Moment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vacant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failovers: Option<Failovers>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -144,7 +185,14 @@ impl TryFrom<LeaderWire> for LeaderRecord {
             "serving" => LeaderState::Serving,
             "handoff" => LeaderState::Handoff { to: wire.to.ok_or("state handoff lacks \"to\"")? },
             "vacant" => LeaderState::Vacant { reason },
-            "paused" => LeaderState::Paused { by: wire.by.unwrap_or_default(), reason, until: wire.until },
+            "paused" => LeaderState::Paused(Box::new(Pause {
+                by: wire.by.unwrap_or_default(),
+                reason,
+                at: wire.at.unwrap_or_default(),
+                until: wire.until,
+                ends: wire.ends,
+                vacant: wire.vacant,
+            })),
             other => LeaderState::Foreign { name: other.to_owned() },
         };
         Ok(Self {
@@ -159,6 +207,7 @@ impl TryFrom<LeaderWire> for LeaderRecord {
             dead: wire.dead,
             wal_end: wire.wal_end,
             state,
+            failovers: wire.failovers,
             unknown: wire.unknown,
         })
     }
@@ -183,6 +232,10 @@ impl From<LeaderRecord> for LeaderWire {
             reason: None,
             by: None,
             until: None,
+            at: None,
+            ends: None,
+            vacant: None,
+            failovers: record.failovers,
             unknown: record.unknown,
         };
         let name = match record.state {
@@ -196,8 +249,9 @@ impl From<LeaderRecord> for LeaderWire {
                 wire.reason = Some(reason);
                 "vacant"
             }
-            LeaderState::Paused { by, reason, until } => {
-                (wire.by, wire.reason, wire.until) = (Some(by), Some(reason), until);
+            LeaderState::Paused(pause) => {
+                (wire.by, wire.reason, wire.at) = (Some(pause.by), Some(pause.reason), Some(pause.at));
+                (wire.until, wire.ends, wire.vacant) = (pause.until, pause.ends, pause.vacant);
                 "paused"
             }
             LeaderState::Foreign { ref name } => name,
@@ -236,6 +290,15 @@ mod tests {
     }
 
     #[test]
+    fn failovers_grow_old_and_are_forgotten_but_a_stop_stays() {
+        let before = Failovers { ages: vec![Span::from_secs(50), Span::from_secs(5)], stopped: false };
+        let later = |stopped, passed| Failovers { stopped, ..before.clone() }.later(Span::from_secs(passed), Span::from_secs(60));
+        assert_eq!(later(false, 10).map(|failovers| failovers.ages), Some(vec![Span::from_secs(15)]));
+        assert_eq!(later(false, 55), None);
+        assert_eq!(later(true, 55), Some(Failovers { ages: Vec::new(), stopped: true }));
+    }
+
+    #[test]
     fn every_state_survives_its_own_writing() {
         let base: LeaderRecord = serde_json::from_str(SERVING).expect("record");
         let n2: NodeName = "n2".parse().expect("name");
@@ -243,10 +306,18 @@ mod tests {
             LeaderState::Claimed,
             LeaderState::Handoff { to: n2 },
             LeaderState::Vacant { reason: "crash".to_owned() },
-            LeaderState::Paused { by: "ann".to_owned(), reason: "work".to_owned(), until: Some(Span::from_secs(60)) },
+            LeaderState::Paused(Box::new(Pause {
+                by: "ann".to_owned(),
+                reason: "work".to_owned(),
+                at: "2026-01-01T00:00:00Z".to_owned(),
+                until: Some(Span::from_secs(60)),
+                ends: Some(Moment::from_nanos(1_060_000_000_000)),
+                vacant: Some("crash".to_owned()),
+            })),
         ];
         for state in states {
-            let record = LeaderRecord { state, dead: Some(Term::new(3)), wal_end: Some(Lsn::new(77)), ..base.clone() };
+            let failovers = Some(Failovers { ages: vec![Span::from_secs(9)], stopped: true });
+            let record = LeaderRecord { state, dead: Some(Term::new(3)), wal_end: Some(Lsn::new(77)), failovers, ..base.clone() };
             assert_eq!(serde_json::from_str::<LeaderRecord>(&to_text(&record)).expect("record"), record);
         }
     }

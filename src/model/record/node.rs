@@ -80,12 +80,27 @@ pub struct MemberRecord {
     /// Of a voter: the value of `leader` (by its nonce) whose holder it finds gone. A hint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finds_gone: Option<Nonce>,
+    /// The term for whose holder its agent acts: in session with the guard that `leader` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acts_in: Option<Term>,
+    /// What became of the last request that it took and could not carry out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
     /// Of a primary: what lies before this in its log it cannot send any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_wal: Option<Lsn>,
     /// Unknown fields.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// An operator's request that was taken and not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Which request.
+    pub id: Nonce,
+    /// Why, and what would make it possible, for people.
+    pub refused: String,
 }
 
 /// Primary, replica, or neither.
