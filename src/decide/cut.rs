@@ -77,10 +77,10 @@ pub(super) fn opens(s: &Snapshot, d: &mut Draft, to: &Address) -> bool {
             d.act(s, Action::Cut(from.iter().filter(|address| *address != to).cloned().collect()));
             false
         }
-        // What is there may be in the way. In `async` nothing ever is.
-        Some(Cut::Unknown) if s.sync().is_some_and(|sync| sync.record.is_lossless()) => {
+        // What is there may be in the way. In `async` that is left of another mode at the most: it is taken away, and not waited for.
+        Some(Cut::Unknown) => {
             d.act(s, Action::Cut(BTreeSet::new()));
-            false
+            s.sync().is_none_or(|sync| !sync.record.is_lossless())
         }
         _ => true,
     }
