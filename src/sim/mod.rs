@@ -7,11 +7,12 @@
 //! - [`run`]: one seed, from the first start to the verdict; [`Options`], [`Outcome`];
 //! - `world`: virtual time and the loop of each agent; `node`: one host; `executor`: what actions do;
 //! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`;
-//! - `faults`, `workload`: what goes wrong, and who writes meanwhile;
+//! - `faults`, `workload`: what goes wrong, and who writes meanwhile; `shrink`: which faults a failing seed needs;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
-//! - `oracle`: what must never happen; `trace`: what happened; `random`: the one source of chance.
+//! - `oracle`: what must never happen; `coverage`: what was exercised; `trace`: what happened; `random`: the one source of chance.
 
+mod coverage;
 mod executor;
 mod faults;
 mod guard;
@@ -22,22 +23,24 @@ mod oracle;
 mod plans;
 mod random;
 mod server;
+mod shrink;
 mod store;
 mod trace;
 mod wal;
 mod workload;
 mod world;
 
+pub use coverage::Coverage;
 pub use mutation::Mutation;
-pub use oracle::Coverage;
 pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
+pub use shrink::{Shrunk, shrink};
 
 use crate::model::{
     moment::Span,
     policy::{ClusterPolicy, CrashPolicy, Durability, Preset, Reclone},
 };
 use random::Random;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use world::World;
 
 const SECOND: u64 = 1_000_000_000;
@@ -66,7 +69,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            seconds: 240,
+            seconds: 600,
             faults: true,
             patience: 120,
             trace: false,
@@ -85,6 +88,25 @@ pub enum Swarm {
     All,
     /// The policy changes all the time, and answers are lost: for the rules about holds and waits that differ.
     Policy,
+    /// etcd goes back, is wiped, forgets and repeats.
+    Etcd,
+    /// Hosts that sleep or are frozen, and clocks that run wrong.
+    Clocks,
+    /// Data and node files that go back, or are lost.
+    Data,
+    /// Agents that are replaced while their writes are still on their way, and networks in pieces.
+    Queues,
+    /// Members that leave while others do not see it.
+    Members,
+}
+
+impl std::str::FromStr for Swarm {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::All, Self::Policy, Self::Etcd, Self::Clocks, Self::Data, Self::Queues, Self::Members];
+        all.into_iter().find(|swarm| format!("{swarm:?}").eq_ignore_ascii_case(name)).ok_or_else(|| format!("there is no swarm {name}"))
+    }
 }
 
 /// What a run showed.
@@ -102,23 +124,43 @@ pub struct Outcome {
     pub digest: u64,
     /// The trace, if it was kept.
     pub trace: String,
+    /// The faults that struck: their place in the schedule, and what they were.
+    pub struck: Vec<(usize, String)>,
+    /// By kind of fault: how often it struck, and how long nobody took writes right after it, in milliseconds, each time that it was so.
+    pub hits: BTreeMap<String, (u64, Vec<u64>)>,
 }
 
 /// Runs one seed from the first start to the verdict.
 pub fn run(seed: u64, options: Options) -> Outcome {
+    run_without(seed, options, &BTreeSet::new())
+}
+
+/// The same without these faults of its schedule: all others are as they were.
+pub fn run_without(seed: u64, options: Options, dropped: &BTreeSet<usize>) -> Outcome {
+    let policy = policy_of(&mut Random::new(seed ^ 0x907C));
+    run_by(seed, options, dropped, ClusterPolicy { durability: options.durability, ..policy })
+}
+
+/// One seed with an operator's own policy, and with what commits wait for in it.
+pub fn run_with(seed: u64, options: Options, policy: &ClusterPolicy) -> Outcome {
+    run_by(seed, Options { durability: policy.durability, ..options }, &BTreeSet::new(), policy.clone())
+}
+
+fn run_by(seed: u64, options: Options, dropped: &BTreeSet<usize>, policy: ClusterPolicy) -> Outcome {
     let mut draw = Random::new(seed ^ 0x5EED);
     let nodes = draw.pick(&[3, 3, 3, 3, 3, 2, 1, 5]);
-    let policy = ClusterPolicy { durability: options.durability, ..policy_of(&mut draw) };
     let mut world = World::new(seed, options, policy, nodes);
     for node in 0..nodes {
         let after = world.random.millis(0, 3_000);
         world.later(after, move |world| world.start_agent(node));
     }
     watch_leases(&mut world);
+    world.back_up();
+    world.save_hosts();
     world.run_until(20 * SECOND);
     let end = (20 + options.seconds) * SECOND;
     if options.faults {
-        world.torment(end);
+        world.torment(faults::schedule(seed, options.swarm, 20 * SECOND, end), dropped);
     }
     world.run_until(end);
     world.coverage.writes = world.store.revision;
@@ -132,6 +174,8 @@ pub fn run(seed: u64, options: Options) -> Outcome {
         coverage: world.coverage,
         digest: world.trace.digest(),
         trace: world.trace.into_text(),
+        struck: world.struck,
+        hits: world.hits,
     }
 }
 
@@ -148,6 +192,7 @@ fn policy_of(draw: &mut Random) -> ClusterPolicy {
 
 fn watch_leases(world: &mut World) {
     world.judge_leases();
+    world.watch_outage();
     world.later(20_000_000, watch_leases);
 }
 

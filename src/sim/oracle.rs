@@ -9,7 +9,7 @@ use crate::{
     model::{
         key::{Key, Txn, Write},
         moment::Moment,
-        node::{NodeName, Nonce},
+        node::{DataIncarnation, NodeName, Nonce},
         record::{HistoryRecord, LeaderRecord, LeaderState},
         term::Term,
         timeline::TimelineId,
@@ -54,61 +54,17 @@ pub(super) struct Oracle {
     made: BTreeMap<usize, Term>,
     /// By timeline id: who made a branch with it.
     ids: BTreeMap<TimelineId, usize>,
+    /// By node: the newest promise that it published, up to where it had WAL then, and in which life of its data.
+    promised: BTreeMap<usize, (Term, u64, DataIncarnation)>,
     pub(super) claims_at: Vec<u64>,
     pub(super) serving: Option<(NodeName, Term)>,
 }
 
-/// How often what was exercised.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    /// Decisions taken.
-    pub steps: u64,
-    /// Claims sent.
-    pub claims: u64,
-    /// Promotions that ended.
-    pub promotions: u64,
-    /// Starts as primary that ended.
-    pub restarts_in_place: u64,
-    /// Changes of the node that serves, after the first.
-    pub leaderships: u64,
-    /// Rewinds begun.
-    pub rewinds: u64,
-    /// Clones begun.
-    pub clones: u64,
-    /// Directories initialised.
-    pub initdbs: u64,
-    /// Leases adopted by a new agent.
-    pub adoptions: u64,
-    /// Releases sent.
-    pub releases: u64,
-    /// Claims handed on.
-    pub handoffs: u64,
-    /// Claims by a quorum that did not sit out the lease.
-    pub deposed: u64,
-    /// Fetches of WAL from a voter that could not lead.
-    pub fetches: u64,
-    /// Transactions of unknown outcome.
-    pub ambiguous: u64,
-    /// Claims of unknown outcome.
-    pub ambiguous_claims: u64,
-    /// Guards that died by their deadline.
-    pub deadlines: u64,
-    /// Agents killed between two actions.
-    pub boundary_crashes: u64,
-    /// Timeline ids burnt.
-    pub burnt: u64,
-    /// Commits acknowledged.
-    pub acks: u64,
-    /// Of these, while nothing might be lost.
-    pub lossless: u64,
-    /// Of these, not in the final history.
-    pub lost: u64,
-    /// Revisions of etcd while faults were injected.
-    pub writes: u64,
-    /// Faults injected.
-    pub faults: u64,
-    /// How long it took after the last fault until all was well, in milliseconds.
-    pub recovery_ms: u64,
+impl Oracle {
+    /// An operator has accepted that what was acknowledged until now may be lost.
+    pub(super) fn forgive(&mut self) {
+        self.acks.clear();
+    }
 }
 
 impl World {
@@ -160,7 +116,7 @@ impl World {
     }
 
     /// Until when this node may act by what the store has taken; `None` where the store never gave it that.
-    fn authority(&self, node: usize) -> Option<(Term, Moment)> {
+    pub(super) fn authority(&self, node: usize) -> Option<(Term, Moment)> {
         let name = &self.nodes[node].name;
         let newest = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *name)?;
         let record = &newest.record;
@@ -195,6 +151,27 @@ impl World {
         if noted.is_none_or(|noted| noted < term) {
             self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
         }
+        if let Some(node) = self.nodes.iter().position(|node| node.name == *name) {
+            let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
+            let before = self.oracle.promised.get(&node).map_or(Term::ZERO, |(before, ..)| *before);
+            self.oracle.promised.insert(node, (term.max(before), end, self.nodes[node].file.data.clone()));
+        }
+    }
+
+    /// Whoever has promised confirms nothing more to a primary of a lower term (O7), in the modes where that is what commits wait for.
+    pub(super) fn judge_confirmation(&mut self, node: usize, to: usize, flush: u64) {
+        let Some((promised, end, data)) = self.oracle.promised.get(&node) else { return };
+        let (promised, more) = (*promised, flush > *end && *data == self.nodes[node].file.data);
+        let by = &self.nodes[to].name;
+        let former = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *by).map(|written| written.record.term);
+        let former = former.unwrap_or(Term::ZERO);
+        if more && former < promised && self.nodes[to].is_primary() && self.waits(to) {
+            let text = format!(
+                "{} confirms commits to {} of term {former}, and has promised term {promised}",
+                self.nodes[node].name, self.nodes[to].name
+            );
+            self.violation("O7", text);
+        }
     }
 
     /// I4, as far as `async` asks it.
@@ -204,6 +181,12 @@ impl World {
         let valid = self.authority(node).filter(|(of, until)| *of == term && *until > now);
         if valid.is_none() {
             self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
+        }
+        // The claim names this very guard: one that died took its authority along.
+        let holder = self.oracle.newest.get(&term).map(|written| &written.record.holder);
+        let guard = self.nodes[node].guard.as_ref().map(|guard| &guard.incarnation);
+        if holder.is_some_and(|holder| Some(&holder.guard) != guard) {
+            self.violation("O4", format!("{name}: {what} in term {term} that was claimed under another guard"));
         }
         let written = self.store.sync().is_some_and(|sync| sync.term >= term);
         if !written {
@@ -221,7 +204,7 @@ impl World {
     /// is judged.
     pub(super) fn judge_primary(&mut self, node: usize) {
         let others: Vec<String> = (0..self.nodes.len())
-            .filter(|other| *other != node && self.can_acknowledge(*other) && !self.waits(*other))
+            .filter(|other| *other != node && self.can_acknowledge(*other) && !self.waits(*other) && !self.excused(*other, node))
             .map(|other| self.nodes[other].who())
             .collect();
         if !others.is_empty() {
@@ -235,11 +218,17 @@ impl World {
         // One that was deposed is up and acknowledges nothing: then it is the newer one that does.
         let made = |world: &Self, of: usize| world.nodes[of].disk.as_ref().map(|data| world.wal.branches[data.branch].tli);
         let harmless = |world: &Self, other: usize| world.waits(other) && made(world, other) < made(world, node);
-        let other = (0..self.nodes.len()).find(|other| *other != node && self.can_acknowledge(*other) && !harmless(self, *other));
+        let other = (0..self.nodes.len())
+            .find(|other| *other != node && self.can_acknowledge(*other) && !harmless(self, *other) && !self.excused(*other, node));
         if let Some(other) = other {
             let text = format!("{} acknowledges a commit while {} can", self.nodes[node].name, self.nodes[other].name);
             self.violation("O1", text);
         }
+    }
+
+    /// Whether one of the two was frozen and waits for nobody: no timer inside a machine can fence that (protocol 1.1).
+    fn excused(&self, one: usize, other: usize) -> bool {
+        [one, other].into_iter().any(|node| self.nodes[node].is_excused(self.now) && !self.waits(node))
     }
 
     /// Whether commits of this server wait for somebody.
@@ -261,7 +250,9 @@ impl World {
 
     /// Whatever names any process of a primary acts on, who may acknowledge by them meets whoever may elect (protocol I2).
     pub(super) fn judge_names(&mut self, node: usize) {
-        let Some(sync) = self.store.sync().filter(|sync| sync.is_lossless() && sync.primary.node == self.nodes[node].name) else { return };
+        let Some(sync) = self.sync_in_force().filter(|sync| sync.is_lossless() && sync.primary.node == self.nodes[node].name) else {
+            return;
+        };
         let Some(server) = self.nodes[node].server.as_ref().filter(|server| server.primary && server.postmaster) else { return };
         let record = sync.quorum();
         if record.is_nobody() {
@@ -287,7 +278,7 @@ impl World {
 
     /// Clients are sent to a primary: what they read there is on its voters too (protocol 1.7 step 6, *read barrier*).
     fn judge_reads(&mut self, node: usize, decision: &Decision) {
-        let (Some(sync), Some(data)) = (self.store.sync(), &self.nodes[node].disk) else { return };
+        let (Some(sync), Some(data)) = (self.sync_in_force(), &self.nodes[node].disk) else { return };
         let record = sync.quorum();
         let Some(server) = &self.nodes[node].server else { return };
         if decision.routing.writes.is_none() || !server.primary || server.was_routed || sync.primary.node != self.nodes[node].name {
@@ -316,7 +307,8 @@ impl World {
         if let Some(other) = self.oracle.ids.insert(tli, branch) {
             self.violation("O5", format!("{name} makes a second timeline {tli} (branches {other} and {branch})"));
         }
-        if !self.ledger_reserves(tli, node) {
+        // Frozen between its claim and its promotion: the id may have been given up meanwhile.
+        if !self.ledger_reserves(tli, node) && !self.nodes[node].is_excused(self.now) {
             let ledger = self.ledger(tli).map(|entry| format!("{:?} for {}", entry.state, entry.owner.node));
             self.violation("O5", format!("{name} came up on timeline {tli}, for which the ledger has {ledger:?}"));
         }
@@ -326,21 +318,22 @@ impl World {
 
     /// Which acknowledged commits this new branch does not have.
     fn mark_lost(&mut self, branch: usize, term: Term) {
-        for index in 0..self.oracle.acks.len() {
-            let ack = &self.oracle.acks[index];
+        let mut promised = Vec::new();
+        for ack in &mut self.oracle.acks {
             if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
-                let (lossless, row, at) = (ack.lossless, ack.row, ack.at);
-                self.oracle.acks[index].lost_in = Some(term);
-                if lossless {
-                    let text = format!(
-                        "a commit at {} on branch {} that was acknowledged at {:.3}s is not on the new timeline of term {term}",
-                        crate::model::lsn::Lsn::new(row.1),
-                        row.0,
-                        at as f64 / 1e9
-                    );
-                    self.violation("O2", text);
-                }
+                ack.lost_in = Some(term);
+                promised.extend(ack.lossless.then_some((ack.row, ack.at)));
             }
+        }
+        if let Some((row, at)) = promised.first() {
+            let text = format!(
+                "{} commits, the first at {} on branch {} acknowledged at {:.3}s, are not on the new timeline of term {term}",
+                promised.len(),
+                crate::model::lsn::Lsn::new(row.1),
+                row.0,
+                *at as f64 / 1e9
+            );
+            self.violation("O2", text);
         }
     }
 
