@@ -30,10 +30,9 @@ pub fn now() -> Clocks {
     }
 }
 
-/// This boot of the machine: `CLOCK_BOOTTIME` counts from its beginning. One that nobody else has where the kernel does not tell.
-pub fn boot_id() -> Incarnation {
-    let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-    told.and_then(|text| text.trim().parse().ok()).unwrap_or_else(incarnation)
+/// This boot of the machine: `CLOCK_BOOTTIME` counts from its beginning. `None` where the kernel does not tell.
+pub fn boot_id() -> Option<Incarnation> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok()
 }
 
 /// `CLOCK_BOOTTIME` now.

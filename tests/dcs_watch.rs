@@ -153,7 +153,7 @@ fn suspicion(lists: [Listing; 2]) -> Option<String> {
         version: String::new(),
         first_policy: ClusterPolicy::default(),
         major: 15,
-        boot: clock::boot_id(),
+        boot: clock::incarnation(),
         peer_key: false,
     };
     let at = |boot| Clocks { boot, mono: boot };

@@ -346,6 +346,7 @@ fn open_file(config: &Config) -> Result<(file::Store, NodeFile), Error> {
 }
 
 fn me(config: &Config, agent: Incarnation, major: u32) -> Me {
+    let boot = clock::boot_id();
     Me {
         node: config.node.clone(),
         agent,
@@ -356,8 +357,9 @@ fn me(config: &Config, agent: Incarnation, major: u32) -> Me {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         first_policy: config.bootstrap.policy.clone(),
         major,
-        boot: clock::boot_id(),
-        peer_key: config.api.peer_key.is_some(),
+        // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
+        peer_key: config.api.peer_key.is_some() && boot.is_some(),
+        boot: boot.unwrap_or_else(clock::incarnation),
     }
 }
 

@@ -23,10 +23,12 @@ pub(super) async fn failsafe(State(app): Shared, headers: HeaderMap, body: Resul
     let door = app.settings.door.as_ref().ok_or_else(|| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-peer-key", "this node has no peer key: see [api] peer_key_file")
     })?;
-    let body = body.map_err(|rejection| Problem::new(rejection.status(), "body", rejection.body_text()))?;
-    if body.len() > LARGEST {
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", format!("a question has {LARGEST} bytes at the most")));
-    }
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", format!("a question has {LARGEST} bytes at the most"))
+        }
+        status => Problem::new(status, "body", rejection.body_text()),
+    })?;
     let seal = headers.get(SEAL).and_then(|value| value.to_str().ok());
     let (nonce, answer) = match door.open(&body, seal).map_err(refused)? {
         Entry::Again(nonce) => (nonce, None),

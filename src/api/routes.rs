@@ -12,7 +12,7 @@ use super::{
 use crate::{
     agent::handle::{Handle, Published},
     clock,
-    peers::PATH,
+    peers::{LARGEST, PATH},
     telemetry::metrics::API_REQUEST,
 };
 use axum::{
@@ -64,7 +64,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/intent", get(operations::intent).post(operations::put_intent))
         .route("/history", get(operations::history))
         .route("/audit", get(operations::audit))
-        .route("/peer/failsafe", post(peer::failsafe))
+        .route("/peer/failsafe", post(peer::failsafe).layer(DefaultBodyLimit::max(LARGEST)))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method);
     Router::new()

@@ -325,6 +325,9 @@ pub struct SimulateOptions {
     /// Print what happened, line by line
     #[arg(long)]
     pub trace: bool,
+    /// How long writes are away under this policy (TOML), by fault
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+    pub policy: Option<PathBuf>,
 }
 
 /// `wal-fetch`.
@@ -484,4 +487,5 @@ const SIMULATE: &str = "One seed decides everything: the same seed gives the sam
 
 Examples:
   pgbaton simulate --seed 42 --trace
-  pgbaton simulate --seeds 1000";
+  pgbaton simulate --seeds 1000
+  pgbaton simulate --policy policy.toml --seeds 50";

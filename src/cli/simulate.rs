@@ -6,13 +6,20 @@ use super::{
     table,
     target::Target,
 };
-use crate::sim::{self, Options, Outcome};
+use crate::{
+    config,
+    model::policy::ClusterPolicy,
+    sim::{self, Options, Outcome},
+};
 use serde_json::json;
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 pub(super) fn run(target: &Target, options: &SimulateOptions) -> anyhow::Result<Exit> {
+    if let Some(file) = &options.policy {
+        return survey(target, options, file);
+    }
     let mut failed = false;
-    for seed in options.seed..options.seed.saturating_add(options.seeds) {
+    for seed in seeds(options) {
         let outcome = sim::run(seed, Options { trace: options.trace, ..Options::default() });
         failed |= !outcome.violations.is_empty();
         let text = match target.output() {
@@ -29,6 +36,10 @@ pub(super) fn run(target: &Target, options: &SimulateOptions) -> anyhow::Result<
     Ok(if failed { Exit::Unhealthy } else { Exit::Done })
 }
 
+const fn seeds(options: &SimulateOptions) -> std::ops::Range<u64> {
+    options.seed..options.seed.saturating_add(options.seeds)
+}
+
 fn render(outcome: &Outcome) -> String {
     let mut text = outcome.trace.clone();
     let verdict = if outcome.violations.is_empty() { "all well" } else { "BROKEN" };
@@ -37,5 +48,66 @@ fn render(outcome: &Outcome) -> String {
     for violation in &outcome.violations {
         let _ = writeln!(text, "  {violation}");
     }
+    text
+}
+
+/// How long writes are away with one policy, and after which faults.
+fn survey(target: &Target, options: &SimulateOptions, file: &Path) -> anyhow::Result<Exit> {
+    let policy = config::read_policy(file)?;
+    let mut hits: BTreeMap<String, (u64, Vec<u64>)> = BTreeMap::new();
+    let mut broken = Vec::new();
+    for seed in seeds(options) {
+        let outcome = sim::run_with(seed, Options::default(), &policy);
+        for (fault, (struck, outages)) in outcome.hits {
+            let all = hits.entry(fault).or_default();
+            all.0 += struck;
+            all.1.extend(outages);
+        }
+        broken.extend(outcome.violations.into_iter().map(|text| format!("seed {seed}: {text}")));
+    }
+    hits.values_mut().for_each(|(_, outages)| outages.sort_unstable());
+    let text = match target.output() {
+        Output::Table => told(&policy, &hits, &broken),
+        Output::Json => {
+            let rows: Vec<_> =
+                hits.iter().map(|(fault, (struck, ms))| json!({ "fault": fault, "struck": struck, "outages_ms": ms })).collect();
+            table::json(&json!({ "faults": rows, "violations": broken }))?
+        }
+    };
+    table::print(&text)?;
+    Ok(if broken.is_empty() { Exit::Done } else { Exit::Unhealthy })
+}
+
+fn told(policy: &ClusterPolicy, hits: &BTreeMap<String, (u64, Vec<u64>)>, broken: &[String]) -> String {
+    let timers = policy.timers();
+    let mut all: Vec<u64> = hits.values().flat_map(|(_, outages)| outages.iter().copied()).collect();
+    all.sort_unstable();
+    let survives = timers.hold.as_millis().saturating_sub(timers.renew_every.as_millis()).saturating_sub(timers.soft_stop.as_millis());
+    let mut text = format!(
+        "The primary survives an etcd that is silent for up to {survives} ms at the worst moment; others follow a lost one after {} ms at the \
+         earliest.\n\n{:<18} {:>7} {:>8} {:>9} {:>9} {:>9}\n",
+        timers.wait.as_millis(),
+        "after",
+        "struck",
+        "outages",
+        "median",
+        "9 of 10",
+        "longest"
+    );
+    let rows = hits.iter().map(|(fault, (struck, outages))| (fault.as_str(), *struck, outages.as_slice()));
+    let total = hits.values().map(|(struck, _)| struck).sum();
+    for (fault, struck, outages) in rows.chain([("any", total, all.as_slice())]) {
+        let at = |part: usize| {
+            outages
+                .get((outages.len() * part / 100).min(outages.len().saturating_sub(1)))
+                .map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"))
+        };
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "{fault:<18} {struck:>7} {:>8} {:>9} {:>9} {:>9}", outages.len(), at(50), at(90), at(100));
+    }
+    text.push_str(
+        "\nAn outage counts for the fault that came last before it; many faults last longer than one, and some come while another lasts.\n",
+    );
+    broken.iter().for_each(|line| text.push_str(&format!("BROKEN: {line}\n")));
     text
 }

@@ -42,7 +42,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let Some(facts) = s.server().filter(|_| ours && (s.authority().is_some() || s.holds_paused())) else { return };
     let since = membership::watching(s, d, sync.record.term);
     open_doors(s, d, &sync.record, facts);
-    if !s.is_leased() || !s.etcd_answers() {
+    if !may_change(s) {
         // Neither side changes while only the peers' word counts: whoever were added now has not given his, and may have sat out the wait.
         return;
     }
@@ -75,6 +75,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
         }
         _ => keep(s, d, sync, facts, mode, since),
     }
+}
+
+/// Whether `sync` may be written: a confirmed renewal allows this node to act, or it has paused the cluster, which nobody claims.
+pub(super) fn may_change(s: &Snapshot) -> bool {
+    s.etcd_answers() && (s.is_leased() || s.pause_is_settled())
 }
 
 /// What a node that becomes primary in `term` notes: whether its voters have to confirm what it comes up with before clients may see it. A commit

@@ -116,7 +116,7 @@ fn api_of(s: &Snapshot, replica: &Replica) -> Option<String> {
 /// Until when the word of peers lets this node act in the term that it holds: their acks leave nobody who could be elected, by whichever
 /// `sync` may be in force. Counted from the earliest send among them.
 pub(super) fn until(s: &Snapshot) -> Option<Moment> {
-    let leader = s.leader().filter(|leader| s.holds() && may_ask(s, &leader.record))?;
+    let leader = s.leader().filter(|leader| s.holds() && superseded(s).is_none() && may_ask(s, &leader.record))?;
     let term = leader.record.term;
     in_force(s).into_iter().map(|sync| until_by(s, term, sync)).min()?
 }
@@ -173,6 +173,9 @@ pub(super) fn answer(s: &Snapshot, d: &mut Draft) {
 /// Why this node does not bind itself, and the higher term in which it has seen somebody serve.
 fn refusal(s: &Snapshot, ask: &Ask) -> Option<(String, Option<Term>)> {
     let no = |why: String| Some((why, None));
+    if !s.me.peer_key {
+        return no("it has no peer key, or the kernel does not name this boot".to_owned());
+    }
     if let Some(leader) = s.leader().map(|leader| &leader.record) {
         let holder = &leader.holder.node;
         if leader.term > ask.term {

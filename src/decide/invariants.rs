@@ -200,7 +200,7 @@ fn transaction(s: &Snapshot, purpose: Purpose, txn: &Txn, decision: &Decision) -
 /// Every set that may acknowledge meets every set that may elect, counted here node by node.
 fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Decision) -> Option<String> {
     let before = &s.sync()?.record;
-    if purpose == Purpose::Membership && !s.is_leased() {
+    if purpose == Purpose::Membership && !s.is_leased() && !s.pause_is_settled() {
         return Some("`sync` would change while no confirmed renewal allows it".to_owned());
     }
     if before.voters.is_empty() && purpose != Purpose::Membership {

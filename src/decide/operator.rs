@@ -81,7 +81,8 @@ pub(super) fn acts(records: &Records, leader: &LeaderRecord) -> bool {
 
 /// As the holder: to whom an operator wants the lease handed, where that is possible.
 pub(super) fn hands_to(s: &Snapshot) -> Option<NodeName> {
-    let to = wanted(s)?;
+    // A request that is seen in an etcd which no longer answers is carried out once it does.
+    let to = wanted(s).filter(|_| s.etcd_answers() && (s.is_leased() || s.holds_paused()))?;
     unfit(s, to).is_none().then(|| to.clone())
 }
 

@@ -215,7 +215,8 @@ pub(super) fn holder(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>,
     if let Some(to) = operator::hands_to(s) {
         return hand_over(s, d, leader, &to);
     }
-    let over = pause.ends.is_some_and(|ends| s.now.boot >= ends);
+    // Its end needs etcd's answer: until then a deadline would end PostgreSQL for nothing.
+    let over = pause.ends.is_some_and(|ends| s.now.boot >= ends) && s.etcd_answers();
     match stored {
         Some(stored) if matches!(stored.record.request, Request::Resume { .. }) => return resume(s, d, leader, Some(stored)),
         None if over => return resume(s, d, leader, None),

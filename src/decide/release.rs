@@ -120,7 +120,9 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
     if !is_noted(s, d, leader, end) {
         return Keeps::Renewing;
     }
-    if failsafe::leads(s) && !s.etcd_answers() && !s.stopping && promotion::owns_what_lies_here(s) {
+    // A `sync` that may be in force and is not seen says by which names a new server must not acknowledge.
+    let settled = s.sync_written.is_empty();
+    if failsafe::leads(s) && !s.is_leased() && settled && !s.stopping && promotion::owns_what_lies_here(s) {
         d.because("restart-in-place", "etcd is silent and this node's peers keep its term for it: it restarts in place");
         return promotion::start_in_place(s, d, leader);
     }
@@ -331,11 +333,8 @@ pub(super) fn after_the_guard_died(s: &Snapshot, d: &mut Draft, leader: &Stored<
     }
     d.because("guard-died", format!("the guard died and PostgreSQL with it: the lease of term {} is released", record.term));
     if let Some(end) = evidence(s, d) {
-        if s.file.demoted == Some(record.term) {
+        if is_noted(s, d, leader, end) {
             vacate(s, d, leader, end, "the guard died");
-        } else {
-            let file = NodeFile { demoted: Some(record.term), boundary: end.map(boundary).or(s.file.boundary), ..s.file.clone() };
-            d.act(s, Action::WriteFile(Box::new(file)));
         }
     }
     Flow::Settled

@@ -59,6 +59,22 @@ pub struct Coverage {
     pub resumptions: u64,
     /// Faults injected.
     pub faults: u64,
+    /// Machines and data directories set back to a former state.
+    pub rolled_back: u64,
+    /// Node files lost.
+    pub files_lost: u64,
+    /// Times that etcd was restored to an older state.
+    pub etcd_restored: u64,
+    /// Times that all records were deleted.
+    pub etcd_wiped: u64,
+    /// Times that an operator made the records anew.
+    pub etcd_recovered: u64,
+    /// Commits acknowledged by a server that was frozen, by a time that was over.
+    pub after_freeze: u64,
+    /// Rewinds and copies that ended half-way.
+    pub half_done: u64,
+    /// Promotions that took longer than a second.
+    pub late_promotions: u64,
     /// How long it took after the last fault until all was well, in milliseconds.
     pub recovery_ms: u64,
 }

@@ -1,17 +1,24 @@
 //! What goes wrong, when, and for how long.
+//!
+//! The whole schedule is drawn from the seed before the run begins, and each fault has a seed of its own: a failing run is made shorter by
+//! dropping faults (`shrink`). `hosts`: what happens to a whole host; `swarms`: which faults there are.
 
-use super::{Swarm, world::World};
+mod hosts;
+mod swarms;
+
+use super::{Swarm, random::Random, world::World};
 use crate::model::{
     key::{Compare, Key, Txn, Write},
     policy::{Depose, Durability, Preset},
     record::{PolicyRecord, to_text},
 };
+use std::collections::BTreeSet;
 
 const SECOND: u64 = 1_000_000_000;
 
 /// The kinds of fault, and how often each is drawn.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     AgentKilled,
     AgentPaused,
     GuardKilled,
@@ -40,98 +47,65 @@ enum Fault {
     DirectoryWiped,
     PolicyChanged,
     Operator,
+    HostFrozen,
+    ClockDrifts,
+    HostRolledBack,
+    FileLost,
+    WritesQueued,
+    Ring,
+    SlowEtcd,
+    SlowServer,
+    WatchGap,
+    WatchReplays,
+    EtcdCompacted,
+    EtcdRestored,
+    PrefixWiped,
 }
 
-const KINDS: &[Fault] = &[
-    Fault::AgentKilled,
-    Fault::AgentKilled,
-    Fault::AgentPaused,
-    Fault::GuardKilled,
-    Fault::PostmasterKilled,
-    Fault::PostmasterKilled,
-    Fault::ServerFrozen,
-    Fault::HostLost,
-    Fault::HostLost,
-    Fault::HostSuspended,
-    Fault::AllHostsLost,
-    Fault::EtcdCut,
-    Fault::EtcdDeaf,
-    Fault::EtcdMute,
-    Fault::Isolated,
-    Fault::Isolated,
-    Fault::StreamsCut,
-    Fault::OneWayCut,
-    Fault::EtcdElection,
-    Fault::EtcdElection,
-    Fault::EtcdLost,
-    Fault::AmbiguousAnswers,
-    Fault::AmbiguousAnswers,
-    Fault::LossyNetwork,
-    Fault::SlowStreams,
-    Fault::SlowDisk,
-    Fault::SickDisk,
-    Fault::BadStarts,
-    Fault::WatchStalled,
-    Fault::BrittleAgents,
-    Fault::BrittleAgents,
-    Fault::NodeStopped,
-    Fault::DirectoryWiped,
-    Fault::PolicyChanged,
-    Fault::Operator,
-    Fault::Operator,
-    Fault::Operator,
-];
+/// One fault of a seed's schedule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    /// Its place in the schedule: by that it is dropped.
+    index: usize,
+    at: u64,
+    fault: Fault,
+    /// From which it draws whom it strikes, and for how long.
+    draw: u64,
+}
 
-/// Operators at work, and what comes in their way.
-const OPERATORS: &[Fault] = &[
-    Fault::Operator,
-    Fault::Operator,
-    Fault::Operator,
-    Fault::Operator,
-    Fault::AmbiguousAnswers,
-    Fault::EtcdMute,
-    Fault::EtcdCut,
-    Fault::AgentKilled,
-    Fault::AgentPaused,
-    Fault::PostmasterKilled,
-    Fault::HostLost,
-    Fault::Isolated,
-    Fault::BrittleAgents,
-];
-
-/// Holds and waits that change while answers are lost.
-const POLICY: &[Fault] = &[
-    Fault::PolicyChanged,
-    Fault::PolicyChanged,
-    Fault::PolicyChanged,
-    Fault::AmbiguousAnswers,
-    Fault::EtcdCut,
-    Fault::EtcdMute,
-    Fault::EtcdMute,
-    Fault::Isolated,
-];
+/// Every fault of a seed from `from` to `end`: one after the other, and now and then two at once.
+pub(super) fn schedule(seed: u64, swarm: Swarm, from: u64, end: u64) -> Vec<Planned> {
+    let mut draw = Random::new(seed ^ 0xFA17);
+    // Now and then the next one comes before the last one is dealt with; in some seeds nearly always.
+    let soon = if seed.is_multiple_of(5) { 800 } else { 250 };
+    let (mut at, mut found) = (from, Vec::new());
+    while at < end {
+        let both = if draw.chance(250) { 2 } else { 1 };
+        for _ in 0..both {
+            let fault = draw.pick(swarm.kinds());
+            found.push(Planned { index: found.len(), at, fault, draw: draw.next() });
+        }
+        at += if draw.chance(soon) { draw.millis(50, 2_000) } else { draw.millis(3_000, 25_000) };
+    }
+    found
+}
 
 impl World {
-    /// Injects faults until `end`, one after the other and now and then two at once.
-    pub(super) fn torment(&mut self, end: u64) {
-        if self.now >= end {
-            return;
+    /// Strikes every fault of the schedule that was not dropped, each in its time.
+    pub(super) fn torment(&mut self, schedule: Vec<Planned>, dropped: &BTreeSet<usize>) {
+        for planned in schedule.into_iter().filter(|planned| !dropped.contains(&planned.index)) {
+            let after = planned.at.saturating_sub(self.now);
+            self.later(after, move |world| world.strike(planned));
         }
-        let both = if self.random.chance(250) { 2 } else { 1 };
-        for _ in 0..both {
-            let kinds = match self.options.swarm {
-                Swarm::Policy => POLICY,
-                Swarm::Operators => OPERATORS,
-                Swarm::All => KINDS,
-            };
-            let fault = self.random.pick(kinds);
-            let node = self.target();
-            self.inject(fault, node);
-        }
-        // Now and then the next one comes before the last one is dealt with; in some seeds nearly always.
-        let soon = if self.stormy { 800 } else { 250 };
-        let pause = if self.random.chance(soon) { self.random.millis(50, 2_000) } else { self.random.millis(3_000, 25_000) };
-        self.later(pause, move |world| world.torment(end));
+    }
+
+    /// What a fault draws comes from its own seed: dropping one leaves the others as they are.
+    fn strike(&mut self, planned: Planned) {
+        let mut own = Random::new(planned.draw);
+        std::mem::swap(&mut self.random, &mut own);
+        let node = self.target();
+        self.inject(planned, node);
+        std::mem::swap(&mut self.random, &mut own);
     }
 
     /// The primary more often than another.
@@ -152,14 +126,18 @@ impl World {
         }
     }
 
-    fn inject(&mut self, fault: Fault, node: usize) {
+    fn inject(&mut self, planned: Planned, node: usize) {
         if self.nodes[node].asleep_until > self.now {
             return;
         }
+        let (fault, lasts) = (planned.fault, self.lasting());
         self.coverage.faults += 1;
-        let lasts = self.lasting();
+        let line = format!("FAULT {}: {fault:?} for {:.1}s", planned.index, lasts as f64 / 1e9);
         let who = self.nodes[node].who();
-        self.trace.line(self.now, &who, &format!("FAULT {fault:?} for {:.1}s", lasts as f64 / 1e9));
+        self.trace.line(self.now, &who, &line);
+        self.last_fault = Some(fault);
+        self.hits.entry(format!("{fault:?}")).or_default().0 += 1;
+        self.struck.push((planned.index, format!("at {:.3}s {who}: {fault:?} for {:.1}s", self.now as f64 / 1e9, lasts as f64 / 1e9)));
         let until = self.now + lasts;
         match fault {
             Fault::AgentKilled => self.restart_agent_later(node, lasts.min(10 * SECOND)),
@@ -168,6 +146,7 @@ impl World {
                     agent.paused_until = until;
                 }
             }
+            Fault::BrittleAgents => self.brittle = (self.random.between(10, 150), until),
             Fault::GuardKilled => self.kill_guard(node, "SIGKILL"),
             Fault::PostmasterKilled => self.kill_postmaster(node),
             Fault::ServerFrozen => {
@@ -175,14 +154,40 @@ impl World {
                     server.frozen_until = until;
                 }
             }
+            Fault::SlowServer => self.nodes[node].slow_server = until,
+            Fault::SlowDisk => self.nodes[node].slow_disk = until,
+            Fault::SickDisk => self.nodes[node].sick_disk = until,
+            Fault::BadStarts => self.nodes[node].bad_starts = until,
+            Fault::DirectoryWiped => self.wipe(node),
             Fault::HostLost => self.lose_host(node, lasts),
             Fault::HostSuspended => self.suspend(node, lasts),
+            Fault::HostFrozen => self.freeze(node, lasts),
+            Fault::ClockDrifts => self.change_rate(node),
+            Fault::HostRolledBack => self.roll_back(node, lasts),
+            Fault::FileLost => self.lose_file(node, lasts),
             Fault::AllHostsLost => {
                 for node in 0..self.nodes.len() {
                     let back = self.random.millis(500, 20_000);
                     self.lose_host(node, back);
                 }
             }
+            Fault::NodeStopped => self.stop_node(node, lasts),
+            Fault::PolicyChanged => self.change_policy(node),
+            Fault::StreamsCut => self.cut_streams(node, until, true, true),
+            Fault::OneWayCut => {
+                let out = self.random.chance(500);
+                self.cut_streams(node, until, out, !out);
+            }
+            Fault::Ring => self.form_a_ring(until),
+            Fault::SlowStreams => self.network.slow_streams = until,
+            _ => self.strike_etcd(fault, node, lasts),
+        }
+    }
+
+    /// What happens to etcd, or on the way to it.
+    fn strike_etcd(&mut self, fault: Fault, node: usize, lasts: u64) {
+        let until = self.now + lasts;
+        match fault {
             Fault::EtcdCut => (self.network.to_etcd[node], self.network.from_etcd[node]) = (until, until),
             Fault::EtcdDeaf => self.network.to_etcd[node] = until,
             Fault::EtcdMute => self.network.from_etcd[node] = until,
@@ -190,29 +195,30 @@ impl World {
                 (self.network.to_etcd[node], self.network.from_etcd[node]) = (until, until);
                 self.cut_streams(node, until, true, true);
             }
-            Fault::StreamsCut => self.cut_streams(node, until, true, true),
-            Fault::OneWayCut => {
-                let out = self.random.chance(500);
-                self.cut_streams(node, until, out, !out);
+            Fault::LossyNetwork => self.network.loss = (self.random.between(20, 400), until),
+            Fault::SlowEtcd => self.network.slow_etcd = (self.random.between(30, 900), until),
+            Fault::WritesQueued => {
+                self.network.queued[node] = until.min(self.now + 8 * SECOND);
+                if self.random.chance(600) {
+                    let soon = self.random.millis(20, 900);
+                    self.later_at(node, soon, move |world| world.restart_agent_later(node, 300_000_000));
+                }
             }
             Fault::EtcdElection => self.store.away_until = self.now + self.random.millis(200, 2_600),
             Fault::EtcdLost => self.store.away_until = self.now + lasts.min(20 * SECOND),
             Fault::AmbiguousAnswers => self.store.ambiguous = (self.random.between(50, 600), until),
-            Fault::LossyNetwork => self.network.loss = (self.random.between(20, 400), until),
-            Fault::SlowStreams => self.network.slow_streams = until,
-            Fault::SlowDisk => self.nodes[node].slow_disk = until,
-            Fault::SickDisk => self.nodes[node].sick_disk = until,
-            Fault::BadStarts => self.nodes[node].bad_starts = until,
             Fault::WatchStalled => {
                 if let Some(agent) = &mut self.nodes[node].agent {
                     agent.client.stalled_until = until.min(self.now + 5 * SECOND);
                 }
             }
-            Fault::BrittleAgents => self.brittle = (self.random.between(10, 150), until),
-            Fault::NodeStopped => self.stop_node(node, lasts),
-            Fault::DirectoryWiped => self.wipe(node),
-            Fault::PolicyChanged => self.change_policy(node),
             Fault::Operator => self.operate(),
+            Fault::WatchGap => self.watch_gap(node),
+            Fault::WatchReplays => self.watch_replays(node),
+            Fault::EtcdCompacted => self.store.compact(),
+            Fault::EtcdRestored => self.restore_etcd(lasts),
+            Fault::PrefixWiped => self.wipe_prefix(lasts),
+            _ => {}
         }
     }
 
@@ -227,81 +233,27 @@ impl World {
         }
     }
 
+    /// Each node reaches its two neighbours, and nobody sees the whole.
+    fn form_a_ring(&mut self, until: u64) {
+        let count = self.nodes.len();
+        let shift = usize::try_from(self.random.below(count as u64)).unwrap_or_default();
+        for one in 0..count {
+            for other in 0..count {
+                let apart = (one + count - other) % count;
+                // Of three nodes two do not see each other.
+                let open = if count == 3 { one != other && (one + other + shift) % 3 != 0 } else { apart == 1 || apart == count - 1 };
+                if !open {
+                    self.network.between[one][other] = until;
+                }
+            }
+        }
+    }
+
     fn restart_agent_later(&mut self, node: usize, after: u64) {
         self.kill_agent(node, "SIGKILL");
         self.later_at(node, after, move |world| {
             if !world.nodes[node].stopped {
                 world.start_agent(node);
-            }
-        });
-    }
-
-    /// Power off: everything in memory is gone at once.
-    pub(super) fn lose_host(&mut self, node: usize, back: u64) {
-        if !self.nodes[node].up {
-            return;
-        }
-        self.kill_agent(node, "power off");
-        self.nodes[node].guard = None;
-        if self.nodes[node].server.is_some() {
-            self.end_server(node, "power off", false);
-        }
-        let of = &mut self.nodes[node];
-        of.life += 1;
-        of.up = false;
-        of.asleep_until = 0;
-        self.later(back, move |world| world.boot_host(node));
-    }
-
-    pub(super) fn boot_host(&mut self, node: usize) {
-        let now = self.now;
-        let of = &mut self.nodes[node];
-        if of.up {
-            return;
-        }
-        of.up = true;
-        of.clock.booted = now;
-        of.clock.suspended = 0;
-        let who = of.who();
-        self.trace.line(now, &who, "host boots");
-        let after = self.random.millis(100, 2_000);
-        self.later_at(node, after, move |world| {
-            world.nodes[node].stopped = false;
-            world.start_agent(node);
-        });
-    }
-
-    /// `CLOCK_BOOTTIME` goes on, `CLOCK_MONOTONIC` and everything else stand still.
-    fn suspend(&mut self, node: usize, lasts: u64) {
-        let of = &mut self.nodes[node];
-        if !of.up || of.asleep_until > self.now {
-            return;
-        }
-        of.asleep_until = self.now + lasts;
-        let life = of.life;
-        let ppm = of.clock.ppm;
-        // On waking, the kernel's timers are the first to run.
-        self.later(lasts, move |world| {
-            let of = &mut world.nodes[node];
-            if of.life != life {
-                return;
-            }
-            let counted = i128::from(lasts) * (1_000_000 + i128::from(ppm)) / 1_000_000;
-            of.clock.suspended += u64::try_from(counted).unwrap_or_default();
-            let now = of.clock.boot(world.now);
-            let dying = of.server.as_ref().is_some_and(|server| !server.postmaster && !server.hidden);
-            if dying {
-                // What was killed before is dead at once.
-                world.end_server(node, "signal 9", false);
-                return;
-            }
-            let late = of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= now));
-            if late && world.options.mutation != super::Mutation::DeafGuard {
-                world.coverage.deadlines += 1;
-                world.kill_guard(node, "the deadline passed while the host slept");
-                if world.nodes[node].server.is_some() {
-                    world.end_server(node, "signal 9", false);
-                }
             }
         });
     }
@@ -356,10 +308,11 @@ impl World {
         self.store.ambiguous = (0, 0);
         self.store.away_until = 0;
         self.brittle = (0, 0);
+        self.call_operator(0);
         let now = self.now;
         for node in 0..self.nodes.len() {
             let of = &mut self.nodes[node];
-            (of.slow_disk, of.sick_disk, of.bad_starts) = (0, 0, 0);
+            (of.slow_disk, of.sick_disk, of.bad_starts, of.slow_server) = (0, 0, 0, 0);
             if let Some(agent) = &mut of.agent {
                 agent.paused_until = agent.paused_until.min(now);
                 agent.client.stalled_until = agent.client.stalled_until.min(now);

@@ -113,7 +113,7 @@ impl World {
     pub(super) fn is_cut_off(&self, node: usize, to: usize) -> bool {
         let address = self.nodes[to].address();
         let cut = self.nodes[node].guard.as_ref().is_some_and(|guard| guard.kernel.contains(&address));
-        self.options.mutation != Mutation::SettingsAlone && cut
+        !matches!(self.options.mutation, Mutation::SettingsAlone | Mutation::CutBelieved) && cut
     }
 
     /// A deadline that lies in the past fires at once.
@@ -121,19 +121,37 @@ impl World {
         self.judge_deadline(node, until);
         let guard = self.listening_guard(node, term)?;
         guard.term = term;
+        let later = guard.armed.map(|armed| armed.until).filter(|before| *before > until);
         guard.armed = Some(Armed { term, until });
-        let incarnation = guard.incarnation.clone();
-        let at = self.nodes[node].clock.real(until).max(self.now);
+        if let (Some(later), Mutation::LateArm) = (later, self.options.mutation) {
+            self.nodes[node].late_until = later;
+        }
+        self.watch_deadline(node);
+        Ok(())
+    }
+
+    /// The kernel's timer runs by the host's clock, however fast that runs.
+    pub(super) fn watch_deadline(&mut self, node: usize) {
+        let Some(guard) = self.nodes[node].guard.as_ref() else { return };
+        let (Some(armed), incarnation) = (guard.armed, guard.incarnation.clone()) else { return };
+        let at = self.nodes[node].clock.real(armed.until).max(self.now);
         self.later_at(node, at - self.now, move |world| {
             let armed = world.nodes[node].guard.as_ref().filter(|guard| guard.incarnation == incarnation).and_then(|guard| guard.armed);
-            if armed.is_some_and(|armed| armed.until <= world.nodes[node].clock.boot(world.now))
-                && world.options.mutation != Mutation::DeafGuard
-            {
+            let Some(armed) = armed else { return };
+            let now = world.nodes[node].clock.boot(world.now);
+            if armed.until > now {
+                return;
+            }
+            if world.nodes[node].late_until > now {
+                let after = world.nodes[node].clock.real(world.nodes[node].late_until).saturating_sub(world.now);
+                world.later_at(node, after, move |world| world.watch_deadline(node));
+                return;
+            }
+            if world.options.mutation != Mutation::DeafGuard {
                 world.coverage.deadlines += 1;
                 world.kill_guard(node, "the deadline passed");
             }
         });
-        Ok(())
     }
 
     pub(super) fn disarm(&mut self, node: usize, term: Term, paused: bool) -> Result<(), String> {

@@ -7,14 +7,16 @@
 //! - [`run`]: one seed, from the first start to the verdict; [`Options`], [`Outcome`];
 //! - `world`: virtual time and the loop of each agent; `node`: one host; `executor`: what actions do;
 //! - `guard`, `server`, `wal`: the fence, PostgreSQL, and its log; `store`: etcd; `network`; `peers`: what agents ask each other;
-//! - `faults`, `workload`: what goes wrong, and who writes meanwhile; `operators`: who pauses, resumes and fails over;
+//! - `faults`, `workload`: what goes wrong, and who writes meanwhile; `operators`: who pauses, resumes and fails over; `shrink`: which faults a
+//!   failing seed needs;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
-//! - `oracle`: what must never happen; `trace`: what happened; `random`: the one source of chance.
+//! - `oracle`: what must never happen (`fence`: by whom a server may act); `coverage`: what was exercised; `trace`: what happened; `random`: the one source of chance.
 
 mod coverage;
 mod executor;
 mod faults;
+mod fence;
 mod guard;
 mod mutation;
 mod network;
@@ -25,6 +27,7 @@ mod peers;
 mod plans;
 mod random;
 mod server;
+mod shrink;
 mod store;
 mod trace;
 mod wal;
@@ -34,13 +37,14 @@ mod world;
 pub use coverage::Coverage;
 pub use mutation::Mutation;
 pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
+pub use shrink::{Shrunk, shrink};
 
 use crate::model::{
     moment::Span,
     policy::{AntiFlap, ClusterPolicy, CrashPolicy, Durability, Preset, Reclone},
 };
 use random::Random;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use world::World;
 
 const SECOND: u64 = 1_000_000_000;
@@ -69,7 +73,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            seconds: 240,
+            seconds: 600,
             faults: true,
             patience: 120,
             trace: false,
@@ -90,6 +94,25 @@ pub enum Swarm {
     Policy,
     /// Operators are at work, and answers are lost.
     Operators,
+    /// etcd goes back, is wiped, forgets and repeats.
+    Etcd,
+    /// Hosts that sleep or are frozen, and clocks that run wrong.
+    Clocks,
+    /// Data and node files that go back, or are lost.
+    Data,
+    /// Agents that are replaced while their writes are still on their way, and networks in pieces.
+    Queues,
+    /// Members that leave while others do not see it.
+    Members,
+}
+
+impl std::str::FromStr for Swarm {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::All, Self::Policy, Self::Etcd, Self::Clocks, Self::Data, Self::Queues, Self::Members, Self::Operators];
+        all.into_iter().find(|swarm| format!("{swarm:?}").eq_ignore_ascii_case(name)).ok_or_else(|| format!("there is no swarm {name}"))
+    }
 }
 
 /// What a run showed.
@@ -107,23 +130,43 @@ pub struct Outcome {
     pub digest: u64,
     /// The trace, if it was kept.
     pub trace: String,
+    /// The faults that struck: their place in the schedule, and what they were.
+    pub struck: Vec<(usize, String)>,
+    /// By kind of fault: how often it struck, and how long nobody took writes right after it, in milliseconds, each time that it was so.
+    pub hits: BTreeMap<String, (u64, Vec<u64>)>,
 }
 
 /// Runs one seed from the first start to the verdict.
 pub fn run(seed: u64, options: Options) -> Outcome {
+    run_without(seed, options, &BTreeSet::new())
+}
+
+/// The same without these faults of its schedule: all others are as they were.
+pub fn run_without(seed: u64, options: Options, dropped: &BTreeSet<usize>) -> Outcome {
+    let policy = policy_of(&mut Random::new(seed ^ 0x907C));
+    run_by(seed, options, dropped, ClusterPolicy { durability: options.durability, ..policy })
+}
+
+/// One seed with an operator's own policy, and with what commits wait for in it.
+pub fn run_with(seed: u64, options: Options, policy: &ClusterPolicy) -> Outcome {
+    run_by(seed, Options { durability: policy.durability, ..options }, &BTreeSet::new(), policy.clone())
+}
+
+fn run_by(seed: u64, options: Options, dropped: &BTreeSet<usize>, policy: ClusterPolicy) -> Outcome {
     let mut draw = Random::new(seed ^ 0x5EED);
     let nodes = draw.pick(&[3, 3, 3, 3, 3, 2, 1, 5]);
-    let policy = ClusterPolicy { durability: options.durability, ..policy_of(&mut draw) };
     let mut world = World::new(seed, options, policy, nodes);
     for node in 0..nodes {
         let after = world.random.millis(0, 3_000);
         world.later(after, move |world| world.start_agent(node));
     }
     watch_leases(&mut world);
+    world.back_up();
+    world.save_hosts();
     world.run_until(20 * SECOND);
     let end = (20 + options.seconds) * SECOND;
     if options.faults {
-        world.torment(end);
+        world.torment(faults::schedule(seed, options.swarm, 20 * SECOND, end), dropped);
     }
     world.run_until(end);
     world.coverage.writes = world.store.revision;
@@ -139,6 +182,8 @@ pub fn run(seed: u64, options: Options) -> Outcome {
         coverage: world.coverage,
         digest: world.trace.digest(),
         trace: world.trace.into_text(),
+        struck: world.struck,
+        hits: world.hits,
     }
 }
 
@@ -156,6 +201,7 @@ fn policy_of(draw: &mut Random) -> ClusterPolicy {
 
 fn watch_leases(world: &mut World) {
     world.judge_leases();
+    world.watch_outage();
     world.later(20_000_000, watch_leases);
 }
 

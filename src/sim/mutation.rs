@@ -4,19 +4,26 @@
 //! no switch.
 
 use crate::{
-    decide::snapshot::{Shown, Snapshot},
+    decide::{
+        decision::Purpose,
+        snapshot::{Shown, Snapshot},
+    },
     model::{
         instance::{Armed, ServerRole},
+        key::{Key, Txn, Write},
         lsn::Lsn,
         moment::{Moment, Span},
         node_file::NodeFile,
         observed::Observed,
-        record::{LeaderState, PromiseRecord, Stored, VERSION},
+        record::{LeaderState, PromiseRecord, Stored, TimelineRecord, TimelineState, VERSION, to_text},
         term::Term,
         timeline::TimelineId,
     },
 };
 use std::sync::Arc;
+
+/// A page of WAL.
+const PAGE: u64 = 8192;
 
 /// One rule that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +68,30 @@ pub enum Mutation {
     ResumeUnarmed,
     /// A write of `leader` without an answer does not keep the deadline of a paused holder.
     PauseUnsettled,
+    /// A shorter hold is sent, and the guard keeps the later deadline.
+    LateArm,
+    /// A claim does not compare `sync`.
+    UncheckedMembers,
+    /// A new agent leaves `sync` as it is: what its predecessor still has on its way may replace it.
+    SilentAdoption,
+    /// Whoever promises believes that its stream is cut, and it is not.
+    CutBelieved,
+    /// A promise counts for nothing the moment after.
+    PromiseWithdrawn,
+    /// The end of WAL is taken from the last page, not from the last record.
+    EndsByPage,
+    /// New names are shown, and what was written after that counts as confirmed.
+    MarkBelieved,
+    /// The checkpointer counts as having seen new names although it has not.
+    FlagBelieved,
+    /// A reserved timeline that somebody has come to is given up like any other.
+    BurntThough,
+    /// A vacant `leader` counts as proof of death.
+    VacantIsDead,
+    /// Nobody compares the node file with what etcd knows of it.
+    StartsUnchecked,
+    /// A lease is taken over whatever guard it names.
+    AnyGuard,
 }
 
 impl Mutation {
@@ -94,7 +125,58 @@ impl Mutation {
             Self::PauseUnsettled if s.holds_paused() => settle_in_mind(s),
             Self::NamesBelieved => believe_names(s),
             Self::PromisesInvented => invent_promises(s),
+            Self::PromiseWithdrawn => s.file.promised = Term::ZERO,
+            Self::MarkBelieved => {
+                if let Some(shown) = &mut s.shown {
+                    shown.mark = Some(Lsn::ZERO);
+                }
+            }
+            Self::VacantIsDead => {
+                let dead = s.sync().map(|sync| sync.record.term);
+                if let Some(leader) = &mut Arc::make_mut(&mut s.etcd.records).leader
+                    && matches!(leader.record.state, LeaderState::Vacant { .. })
+                {
+                    leader.record.dead = dead;
+                }
+            }
+            Self::StartsUnchecked => {
+                let (me, file) = (s.me.node.clone(), s.file.clone());
+                if let Some(mine) = Arc::make_mut(&mut s.etcd.records).nodes.get_mut(&me) {
+                    (mine.record.starts, mine.record.data, mine.record.tli) = (file.starts, file.data, None);
+                    s.memory.registering = true;
+                }
+            }
+            Self::AnyGuard => {
+                let Some(own) = s.guard().map(|guard| guard.incarnation.clone()) else { return };
+                let me = s.myself();
+                if let Some(leader) = &mut Arc::make_mut(&mut s.etcd.records).leader
+                    && leader.record.holder.replica() == me
+                {
+                    leader.record.holder.guard = own;
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// What is sent instead of what was decided.
+    pub(super) fn twist(self, purpose: Purpose, txn: &mut Txn) {
+        match self {
+            Self::UncheckedMembers if purpose == Purpose::Claim => txn.when.retain(|compare| *compare.key() != Key::Sync),
+            Self::SilentAdoption if purpose == Purpose::Adopt => {
+                txn.then.retain(|write| !matches!(write, Write::Put(Key::Sync, _)));
+                txn.when.retain(|compare| *compare.key() != Key::Sync);
+            }
+            Self::BurntThough if purpose == Purpose::Prepare => txn.then.iter_mut().for_each(give_up),
+            _ => {}
+        }
+    }
+
+    /// The end of WAL that a scan reports.
+    pub(super) const fn end(self, end: u64) -> u64 {
+        match self {
+            Self::EndsByPage => end.next_multiple_of(PAGE),
+            _ => end,
         }
     }
 
@@ -138,6 +220,16 @@ fn settle_in_mind(s: &mut Snapshot) {
     s.lease.unsettled.clear();
     if let (Some(attempt), Some(nonce)) = (&mut s.lease.confirmed, nonce) {
         attempt.nonce = nonce;
+    }
+}
+
+/// A timeline that a promotion has left in use goes as if nobody had it.
+fn give_up(write: &mut Write) {
+    let Write::Put(Key::Timeline(tli), text) = write else { return };
+    let Ok(mut record) = serde_json::from_str::<TimelineRecord>(text) else { return };
+    if record.state == TimelineState::Used {
+        (record.state, record.history) = (TimelineState::Burnt, format!("# timeline {tli} was given up\n"));
+        *text = to_text(&record);
     }
 }
 

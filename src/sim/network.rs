@@ -12,11 +12,23 @@ pub(super) struct Network {
     pub(super) loss: (u64, u64),
     /// Streams are slow until.
     pub(super) slow_streams: u64,
+    /// Messages to and from etcd take up to so many milliseconds more, each for itself, until.
+    pub(super) slow_etcd: (u64, u64),
+    /// Some requests of a node to etcd are held until then, and arrive all the same.
+    pub(super) queued: Vec<u64>,
 }
 
 impl Network {
     pub(super) fn new(nodes: usize) -> Self {
-        Self { to_etcd: vec![0; nodes], from_etcd: vec![0; nodes], between: vec![vec![0; nodes]; nodes], loss: (0, 0), slow_streams: 0 }
+        Self {
+            to_etcd: vec![0; nodes],
+            from_etcd: vec![0; nodes],
+            between: vec![vec![0; nodes]; nodes],
+            loss: (0, 0),
+            slow_streams: 0,
+            slow_etcd: (0, 0),
+            queued: vec![0; nodes],
+        }
     }
 
     pub(super) fn heal(&mut self) {

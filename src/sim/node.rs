@@ -1,13 +1,13 @@
 //! One host: its clocks, its disk, its guard, its PostgreSQL, its agent.
 
-use super::{server::Server, store::Client};
+use super::{random::Random, server::Server, store::Client, world::parsed};
 use crate::{
     agent::{event::Event, state::State},
     decide::decision::{Action, Configuration, Decision},
     model::{
         instance::{ControlState, Cut, Ended, GuardStatus, Process},
         moment::{Clocks, Moment},
-        node::{Address, DataIncarnation, Incarnation, NodeName, SlotName},
+        node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, SlotName},
         node_file::NodeFile,
         timeline::TimelineId,
     },
@@ -16,10 +16,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The clocks of one host: they run at their own rate, and begin anew at each boot.
 pub(super) struct Clock {
-    pub(super) ppm: i64,
-    pub(super) booted: u64,
+    /// How much too fast, in millionths.
+    ppm: i64,
+    /// At this real time the clock showed this much.
+    since: u64,
+    shown: u64,
     /// What `CLOCK_BOOTTIME` counts and `CLOCK_MONOTONIC` does not.
-    pub(super) suspended: u64,
+    suspended: u64,
+    /// A frozen machine's clocks stand still.
+    frozen: bool,
 }
 
 const MILLION: i128 = 1_000_000;
@@ -28,9 +33,39 @@ const MILLION: i128 = 1_000_000;
 const FIRST: u64 = 0;
 
 impl Clock {
+    pub(super) const fn new(ppm: i64, booted: u64, suspended: u64) -> Self {
+        Self { ppm, since: booted, shown: FIRST, suspended, frozen: false }
+    }
+
+    /// The host boots.
+    pub(super) const fn start(&mut self, now: u64) {
+        *self = Self::new(self.ppm, now, 0);
+    }
+
+    /// From now on it runs at another rate.
+    pub(super) fn drift(&mut self, ppm: i64, now: u64) {
+        (self.shown, self.since) = (self.boot(now).as_nanos(), now);
+        self.ppm = ppm;
+    }
+
+    /// The machine is frozen, or runs again: no clock of it has noticed.
+    pub(super) fn freeze(&mut self, frozen: bool, now: u64) {
+        (self.shown, self.since) = (self.boot(now).as_nanos(), now);
+        self.frozen = frozen;
+    }
+
+    /// The host was suspended for so long.
+    pub(super) fn slept(&mut self, lasts: u64) {
+        self.suspended += self.counted(lasts);
+    }
+
+    fn counted(&self, real: u64) -> u64 {
+        u64::try_from(i128::from(real) * (MILLION + i128::from(self.ppm)) / MILLION).unwrap_or_default()
+    }
+
     pub(super) fn boot(&self, now: u64) -> Moment {
-        let passed = i128::from(now.saturating_sub(self.booted)) * (MILLION + i128::from(self.ppm)) / MILLION;
-        Moment::from_nanos(FIRST + u64::try_from(passed).unwrap_or_default())
+        let passed = if self.frozen { 0 } else { self.counted(now.saturating_sub(self.since)) };
+        Moment::from_nanos(self.shown + passed)
     }
 
     pub(super) fn both(&self, now: u64) -> Clocks {
@@ -38,11 +73,11 @@ impl Clock {
         Clocks { boot, mono: Moment::from_nanos(boot.as_nanos().saturating_sub(self.suspended)) }
     }
 
-    /// The first real instant at which the clock shows `moment` or more.
+    /// The first real instant at which the clock shows `moment` or more, if nothing happens to it before.
     pub(super) fn real(&self, moment: Moment) -> u64 {
-        let passed = i128::from(moment.as_nanos().saturating_sub(FIRST));
+        let passed = i128::from(moment.as_nanos().saturating_sub(self.shown));
         let real = (passed * MILLION + MILLION - 1) / (MILLION + i128::from(self.ppm));
-        self.booted + u64::try_from(real).unwrap_or_default() + 2
+        self.since + u64::try_from(real).unwrap_or_default() + 2
     }
 }
 
@@ -116,6 +151,16 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) up: bool,
     pub(super) asleep_until: u64,
+    /// A guard keeps a later deadline than it was told, until then (a mutation only).
+    pub(super) late_until: Moment,
+    /// For how long it was frozen in all: what was under way when that began comes so much later.
+    pub(super) frozen_for: u64,
+    /// Until then, on its own clock, it may act by an authority that was over while it was frozen.
+    pub(super) excused: Option<Moment>,
+    /// The life of its data that a rollback ended, noticed or not.
+    pub(super) spoilt: Option<DataIncarnation>,
+    /// What its disks held at some former points of time.
+    pub(super) saved: Vec<(u64, NodeFile, Data)>,
     pub(super) file: NodeFile,
     pub(super) file_made: bool,
     pub(super) conf: Option<Configuration>,
@@ -129,6 +174,10 @@ pub(super) struct Node {
     pub(super) sick_disk: u64,
     /// Starts of PostgreSQL fail until.
     pub(super) bad_starts: u64,
+    /// Promotions and recoveries take long until.
+    pub(super) slow_server: u64,
+    /// There is no room for a second copy beside the directory.
+    pub(super) cramped: bool,
     /// Real times of the last starts.
     pub(super) starts: Vec<u64>,
     /// An operator stopped it: its agent ends for good.
@@ -151,6 +200,11 @@ impl Node {
     /// Whether PostgreSQL is out of recovery and a process of it lives.
     pub(super) fn is_primary(&self) -> bool {
         self.server.as_ref().is_some_and(|server| server.primary)
+    }
+
+    /// Whether it was frozen, and may not know yet that its time is over.
+    pub(super) fn is_excused(&self, now: u64) -> bool {
+        self.excused.is_some_and(|until| self.clock.boot(now) <= until)
     }
 
     pub(super) fn process(&self) -> Process {
@@ -185,5 +239,45 @@ impl Node {
             starting: guard.starting,
             cut: guard.cut.clone(),
         })
+    }
+}
+
+/// How wrong a clock runs: often as wrong as it may (protocol 1.1, ρ).
+pub(super) fn rate(random: &mut Random) -> i64 {
+    let between = i64::try_from(random.below(2_001)).unwrap_or_default() - 1_000;
+    random.pick(&[-1_000, 1_000, between, between])
+}
+
+/// A host that has never run.
+pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
+    let name = parsed(&format!("n{}", index + 1));
+    let ppm = rate(random);
+    let cluster: ClusterName = parsed("sim");
+    let file = NodeFile::fresh(cluster, parsed(&format!("n{}", index + 1)), parsed("00000000"));
+    Node {
+        name,
+        clock: Clock::new(ppm, random.millis(0, 900), random.millis(0, 5_000) / 2),
+        life: 0,
+        up: true,
+        asleep_until: 0,
+        late_until: Moment::ZERO,
+        frozen_for: 0,
+        excused: None,
+        spoilt: None,
+        saved: Vec::new(),
+        file,
+        file_made: false,
+        conf: None,
+        disk: None,
+        guard: None,
+        server: None,
+        agent: None,
+        slow_disk: 0,
+        sick_disk: 0,
+        bad_starts: 0,
+        slow_server: 0,
+        cramped: random.chance(150),
+        starts: Vec::new(),
+        stopped: false,
     }
 }

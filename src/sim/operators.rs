@@ -101,7 +101,9 @@ impl World {
     /// Whether the record that stands in etcd is paused, and names this node as its holder.
     pub(super) fn is_paused_for(&self, node: usize) -> bool {
         let held = |leader: &LeaderRecord| matches!(&leader.state, LeaderState::Paused(pause) if pause.vacant.is_none());
-        self.store.leader().is_some_and(|leader| held(&leader) && leader.holder.node == self.nodes[node].name)
+        // An etcd that went back may show it no more, and nobody believes that one.
+        let newest = self.oracle.newest.values().next_back().map(|written| &written.record);
+        newest.is_some_and(|leader| held(leader) && leader.holder.node == self.nodes[node].name)
     }
 
     /// A deadline that is armed to resume: the record gives no time, and takes none.

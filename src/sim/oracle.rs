@@ -9,9 +9,8 @@ use crate::{
     model::{
         key::{Key, Txn, Write},
         moment::Moment,
-        node::{NodeName, Nonce},
-        policy::Preset,
-        record::{HistoryRecord, LeaderRecord, LeaderState},
+        node::{DataIncarnation, NodeName, Nonce},
+        record::{HistoryRecord, LeaderRecord, LeaderState, SyncRecord},
         term::Term,
         timeline::TimelineId,
     },
@@ -48,19 +47,30 @@ pub(super) struct Oracle {
     /// When each write of `leader` was sent, on its sender's `CLOCK_BOOTTIME`.
     pub(super) sends: BTreeMap<Nonce, (usize, Moment)>,
     /// Until when the writes that each node has sent would let it act, if they were taken.
-    longest: BTreeMap<usize, Moment>,
+    pub(super) longest: BTreeMap<usize, Moment>,
     /// The newest write of `leader` of each term.
     pub(super) newest: BTreeMap<Term, Written>,
+    /// The newest `sync` of each term: what an etcd that went back no longer shows.
+    pub(super) syncs: BTreeMap<Term, SyncRecord>,
     /// The branches that were made by a promotion, and in which term.
     made: BTreeMap<usize, Term>,
     /// By timeline id: who made a branch with it.
     ids: BTreeMap<TimelineId, usize>,
     /// When each node's file was last bound by a holder's question.
     pub(super) told: BTreeMap<NodeName, u64>,
-    pub(super) claims_at: Vec<u64>,
-    pub(super) serving: Option<(NodeName, Term)>,
     /// When a node last claimed by an operator's word that accepts the loss of what was acknowledged before.
     pub(super) accepted_at: Option<u64>,
+    /// By node: the newest promise that it published, up to where it had WAL then, and in which life of its data.
+    promised: BTreeMap<usize, (Term, u64, DataIncarnation)>,
+    pub(super) claims_at: Vec<u64>,
+    pub(super) serving: Option<(NodeName, Term)>,
+}
+
+impl Oracle {
+    /// An operator has accepted that what was acknowledged until now may be lost.
+    pub(super) fn forgive(&mut self) {
+        self.acks.clear();
+    }
 }
 
 impl World {
@@ -115,23 +125,12 @@ impl World {
     }
 
     /// Until when this node may act by what the store has taken; `None` where the store never gave it that.
-    fn authority(&self, node: usize) -> Option<(Term, Moment)> {
+    pub(super) fn authority(&self, node: usize) -> Option<(Term, Moment)> {
         let name = &self.nodes[node].name;
         let newest = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *name)?;
         let record = &newest.record;
         let (_, sent) = self.oracle.sends.get(&record.nonce).filter(|(sender, _)| *sender == node)?;
         is_held(record).then(|| (record.term, sent.plus(record.hold)))
-    }
-
-    /// A deadline is never later than the newest send allows (O10, at its root).
-    pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
-        // Who has nobody to ask may go on from any moment.
-        let alone = self.has_nobody_to_ask(node).then(|| self.nodes[node].clock.boot(self.now).plus(Preset::Default.timers().hold));
-        let allowed = self.oracle.longest.get(&node).copied().max(alone);
-        if allowed.is_none_or(|allowed| until > allowed) && !self.arms_to_resume(node, until) {
-            let name = self.nodes[node].who();
-            self.violation("O10", format!("{name} arms {until}, its sends allow {allowed:?}"));
-        }
     }
 
     /// A write of `leader` is about to leave a node.
@@ -158,6 +157,27 @@ impl World {
             self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
         }
         self.judge_word(name, term, "has promised");
+        if let Some(node) = self.nodes.iter().position(|node| node.name == *name) {
+            let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
+            let before = self.oracle.promised.get(&node).map_or(Term::ZERO, |(before, ..)| *before);
+            self.oracle.promised.insert(node, (term.max(before), end, self.nodes[node].file.data.clone()));
+        }
+    }
+
+    /// Whoever has promised confirms nothing more to a primary of a lower term (O7), in the modes where that is what commits wait for.
+    pub(super) fn judge_confirmation(&mut self, node: usize, to: usize, flush: u64) {
+        let Some((promised, end, data)) = self.oracle.promised.get(&node) else { return };
+        let (promised, more) = (*promised, flush > *end && *data == self.nodes[node].file.data);
+        let by = &self.nodes[to].name;
+        let former = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *by).map(|written| written.record.term);
+        let former = former.unwrap_or(Term::ZERO);
+        if more && former < promised && self.nodes[to].is_primary() && self.waits(to) {
+            let text = format!(
+                "{} confirms commits to {} of term {former}, and has promised term {promised}",
+                self.nodes[node].name, self.nodes[to].name
+            );
+            self.violation("O7", text);
+        }
     }
 
     /// I4, as far as `async` asks it.
@@ -167,6 +187,12 @@ impl World {
         let valid = self.authority(node).filter(|(of, until)| *of == term && *until > now);
         if valid.is_none() && !self.kept_by_peers(node, term) {
             self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
+        }
+        // The claim names this very guard: one that died took its authority along.
+        let holder = self.oracle.newest.get(&term).map(|written| &written.record.holder);
+        let guard = self.nodes[node].guard.as_ref().map(|guard| &guard.incarnation);
+        if holder.is_some_and(|holder| Some(&holder.guard) != guard) {
+            self.violation("O4", format!("{name}: {what} in term {term} that was claimed under another guard"));
         }
         let written = self.store.sync().is_some_and(|sync| sync.term >= term);
         if !written {
@@ -184,7 +210,7 @@ impl World {
     /// is judged.
     pub(super) fn judge_primary(&mut self, node: usize) {
         let others: Vec<String> = (0..self.nodes.len())
-            .filter(|other| *other != node && self.can_acknowledge(*other) && !self.waits(*other))
+            .filter(|other| *other != node && self.can_acknowledge(*other) && !self.waits(*other) && !self.excused(*other, node))
             .map(|other| self.nodes[other].who())
             .collect();
         if !others.is_empty() {
@@ -198,11 +224,17 @@ impl World {
         // One that was deposed is up and acknowledges nothing: then it is the newer one that does.
         let made = |world: &Self, of: usize| world.nodes[of].disk.as_ref().map(|data| world.wal.branches[data.branch].tli);
         let harmless = |world: &Self, other: usize| world.waits(other) && made(world, other) < made(world, node);
-        let other = (0..self.nodes.len()).find(|other| *other != node && self.can_acknowledge(*other) && !harmless(self, *other));
+        let other = (0..self.nodes.len())
+            .find(|other| *other != node && self.can_acknowledge(*other) && !harmless(self, *other) && !self.excused(*other, node));
         if let Some(other) = other {
             let text = format!("{} acknowledges a commit while {} can", self.nodes[node].name, self.nodes[other].name);
             self.violation("O1", text);
         }
+    }
+
+    /// Whether one of the two was frozen and waits for nobody: no timer inside a machine can fence that (protocol 1.1).
+    fn excused(&self, one: usize, other: usize) -> bool {
+        [one, other].into_iter().any(|node| self.nodes[node].is_excused(self.now) && !self.waits(node))
     }
 
     /// Whether commits of this server wait for somebody.
@@ -224,7 +256,9 @@ impl World {
 
     /// Whatever names any process of a primary acts on, who may acknowledge by them meets whoever may elect (protocol I2).
     pub(super) fn judge_names(&mut self, node: usize) {
-        let Some(sync) = self.store.sync().filter(|sync| sync.is_lossless() && sync.primary.node == self.nodes[node].name) else { return };
+        let Some(sync) = self.sync_in_force().filter(|sync| sync.is_lossless() && sync.primary.node == self.nodes[node].name) else {
+            return;
+        };
         let Some(server) = self.nodes[node].server.as_ref().filter(|server| server.primary && server.postmaster) else { return };
         let record = sync.quorum();
         if record.is_nobody() {
@@ -250,7 +284,7 @@ impl World {
 
     /// Clients are sent to a primary: what they read there is on its voters too (protocol 1.7 step 6, *read barrier*).
     fn judge_reads(&mut self, node: usize, decision: &Decision) {
-        let (Some(sync), Some(data)) = (self.store.sync(), &self.nodes[node].disk) else { return };
+        let (Some(sync), Some(data)) = (self.sync_in_force(), &self.nodes[node].disk) else { return };
         let record = sync.quorum();
         let Some(server) = &self.nodes[node].server else { return };
         if decision.routing.writes.is_none() || !server.primary || server.was_routed || sync.primary.node != self.nodes[node].name {
@@ -279,7 +313,8 @@ impl World {
         if let Some(other) = self.oracle.ids.insert(tli, branch) {
             self.violation("O5", format!("{name} makes a second timeline {tli} (branches {other} and {branch})"));
         }
-        if !self.ledger_reserves(tli, node) {
+        // Frozen between its claim and its promotion: the id may have been given up meanwhile.
+        if !self.ledger_reserves(tli, node) && !self.nodes[node].is_excused(self.now) {
             let ledger = self.ledger(tli).map(|entry| format!("{:?} for {}", entry.state, entry.owner.node));
             self.violation("O5", format!("{name} came up on timeline {tli}, for which the ledger has {ledger:?}"));
         }
@@ -289,27 +324,34 @@ impl World {
 
     /// Which acknowledged commits this new branch does not have.
     fn mark_lost(&mut self, branch: usize, term: Term) {
-        for index in 0..self.oracle.acks.len() {
-            let ack = &self.oracle.acks[index];
+        let mut promised = Vec::new();
+        // An operator has accepted the loss of what was acknowledged before.
+        let accepted = self.oracle.accepted_at;
+        for ack in &mut self.oracle.acks {
             if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
-                let (lossless, row, at) = (ack.lossless, ack.row, ack.at);
-                self.oracle.acks[index].lost_in = Some(term);
-                let accepted = self.oracle.accepted_at.is_some_and(|accepted| at <= accepted);
-                if lossless && !accepted {
-                    let text = format!(
-                        "a commit at {} on branch {} that was acknowledged at {:.3}s is not on the new timeline of term {term}",
-                        crate::model::lsn::Lsn::new(row.1),
-                        row.0,
-                        at as f64 / 1e9
-                    );
-                    self.violation("O2", text);
-                }
+                ack.lost_in = Some(term);
+                let counts = ack.lossless && accepted.is_none_or(|accepted| ack.at > accepted);
+                promised.extend(counts.then_some((ack.row, ack.at)));
             }
+        }
+        if let Some((row, at)) = promised.first() {
+            let text = format!(
+                "{} commits, the first at {} on branch {} acknowledged at {:.3}s, are not on the new timeline of term {term}",
+                promised.len(),
+                crate::model::lsn::Lsn::new(row.1),
+                row.0,
+                *at as f64 / 1e9
+            );
+            self.violation("O2", text);
         }
     }
 
     /// The published bound must cover what was lost (oracle O3).
     pub(super) fn judge_history(&mut self, record: &HistoryRecord) {
+        // Records that an operator had made anew know nothing of how long the last primary went on.
+        if record.why.contains("etcd was recovered") {
+            return;
+        }
         let lost = self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term) && !ack.lossless);
         let (Some(_), lost) = (record.switch, lost) else { return };
         let lost: Vec<Ack> = lost.cloned().collect();
@@ -352,25 +394,6 @@ impl World {
         }
         if let Some(first) = found.into_iter().next() {
             self.violation("O3", first);
-        }
-    }
-
-    /// O10, looked at all the time.
-    pub(super) fn judge_leases(&mut self) {
-        let bound = self.policy.timers().kill_bound;
-        for node in 0..self.nodes.len() {
-            let of = &self.nodes[node];
-            if !of.is_primary() || of.asleep_until > self.now || self.is_paused_for(node) {
-                continue;
-            }
-            let now = of.clock.boot(self.now);
-            let held = self.authority(node);
-            let allowed = held.map(|(_, until)| until.plus(bound));
-            let kept = held.is_some_and(|(term, _)| self.kept_by_peers(node, term));
-            if !kept && allowed.is_none_or(|until| now > until.plus(crate::model::moment::Span::from_millis(5))) {
-                let name = of.who();
-                self.violation("O10", format!("{name} accepts writes at {now}, its lease allowed it until {allowed:?}"));
-            }
         }
     }
 

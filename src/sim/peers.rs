@@ -104,7 +104,7 @@ impl World {
 
     /// Whether the peers of a holder keep its term for it, by what stands in their files now.
     pub(super) fn kept_by_peers(&self, node: usize, term: Term) -> bool {
-        let Some(sync) = self.store.sync().filter(|sync| sync.term == term && sync.primary.node == self.nodes[node].name) else {
+        let Some(sync) = self.oracle.syncs.get(&term).filter(|sync| sync.primary.node == self.nodes[node].name) else {
             return false;
         };
         let bound =
@@ -117,7 +117,8 @@ impl World {
 
     /// Whether `sync` names this node as the primary, and nobody beside it who could lead or vote.
     pub(super) fn has_nobody_to_ask(&self, node: usize) -> bool {
-        let sync = self.store.sync().filter(|sync| sync.primary.node == self.nodes[node].name);
+        let name = &self.nodes[node].name;
+        let sync = self.oracle.syncs.values().rev().find(|sync| sync.primary.node == *name);
         sync.is_some_and(|sync| sync.voters.is_empty() && sync.electable.is_empty())
     }
 
@@ -139,7 +140,7 @@ impl World {
             use crate::model::record::LeaderState;
             matches!(leader.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. })
         });
-        let followed = self.store.sync().is_some_and(|sync| sync.term > bound);
+        let followed = self.oracle.syncs.keys().next_back().is_some_and(|newest| *newest > bound);
         if !given_up && !followed {
             self.violation("O21", format!("{name} {what} term {term}, and has given {holder} its word in term {bound}"));
         }

@@ -1,4 +1,8 @@
 //! etcd: linearizable transactions, revisions, a log for watches, leases of members; elections and outages.
+//!
+//! `history`: compacted, wiped, restored, and the operator who then puts it right.
+
+mod history;
 
 use super::world::World;
 use crate::{
@@ -19,6 +23,7 @@ const LEASE: u64 = 5_000_000_000;
 /// How long the client waits for one attempt.
 const ATTEMPT: u64 = 350_000_000;
 
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) text: String,
     pub(super) revision: u64,
@@ -38,6 +43,12 @@ pub(super) struct Store {
     pub(super) away_until: u64,
     /// Of a thousand answers so many are errors that say nothing, until.
     pub(super) ambiguous: (u64, u64),
+    /// Watches from before this revision are refused.
+    compacted: u64,
+    /// Snapshots, the newest last.
+    backups: Vec<history::Saved>,
+    /// What it held when somebody wiped it or restored an older state; `None` while nobody did, or once the records are made anew.
+    pub(super) before: Option<history::Saved>,
 }
 
 impl Store {
@@ -113,6 +124,7 @@ impl World {
                     self.store.log.push((key.clone(), Some(text.clone()), revision));
                     match key {
                         Key::Leader => self.leader_written(node, before),
+                        Key::Sync => self.oracle.syncs.extend(self.store.sync().map(|sync| (sync.term, sync))),
                         Key::Promise(term, of) => self.judge_promise(*term, of),
                         _ => {}
                     }
@@ -161,6 +173,10 @@ impl World {
             client.broken = true;
             return;
         }
+        if client.seen < self.store.compacted {
+            client.broken = true;
+            return;
+        }
         // Now and then old events come again.
         let from = if again { client.seen.saturating_sub(3) } else { client.seen };
         client.seen = self.store.revision;
@@ -177,8 +193,10 @@ impl World {
         let refresh = self.random.chance(50);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
         let client = &mut agent.client;
-        if client.stalled_until != 0 && client.stalled_until <= self.now {
-            (client.stalled_until, client.broken) = (0, true);
+        let stalled = client.stalled_until != 0 && client.stalled_until <= self.now;
+        if stalled {
+            // The client noticed, and makes a new watch; or the old one goes on.
+            (client.stalled_until, client.broken) = (0, refresh || client.broken || self.now.is_multiple_of(2));
         }
         let wants = refresh || client.broken || client.silent || client.seen == 0;
         if !client.listing {
@@ -192,8 +210,8 @@ impl World {
         let sent = self.nodes[node].clock.boot(self.now);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
         agent.client.listing = true;
-        let there = self.random.tailed(1, 4);
-        let back = self.random.tailed(1, 4);
+        let there = self.way();
+        let back = self.way();
         let token = self.token();
         self.later_at(node, ATTEMPT, move |world| {
             if world.settle_request(node, run, token, false) {
@@ -219,7 +237,7 @@ impl World {
                 if wants {
                     agent.client.silent = false;
                     agent.client.broken = false;
-                    agent.client.seen = agent.client.seen.max(revision);
+                    agent.client.seen = revision;
                     world.deliver(node, run, Event::Listed { entries, revision, sent });
                 }
             });
@@ -292,7 +310,8 @@ impl World {
                 world.finish(node, run, &late, outcome);
             }
         });
-        let there = self.random.tailed(1, 4);
+        let queued = self.network.queued[node].saturating_sub(self.now);
+        let there = if queued > 0 && self.random.chance(500) { queued + self.random.millis(1, 60) } else { self.way() };
         let lost = self.lost();
         self.later(there, move |world| {
             if !lost && world.network.reaches_etcd(node, world.now) {
@@ -329,7 +348,7 @@ impl World {
             self.unclear(node, run, token, purpose, done);
             return;
         }
-        let back = self.random.tailed(1, 4);
+        let back = self.way();
         let lost = self.lost();
         if !lost {
             self.answer(node, run, back, token, done, outcome);
@@ -373,6 +392,13 @@ impl World {
                 self.deliver(node, run, Event::Done { task: *task, outcome: ended });
             }
         }
+    }
+
+    /// How long a message to etcd or from it takes: later ones may come sooner.
+    fn way(&mut self) -> u64 {
+        let (most, until) = self.network.slow_etcd;
+        let slow = if until > self.now { self.random.millis(0, most) } else { 0 };
+        slow + self.random.tailed(1, 4)
     }
 
     pub(super) fn lost(&mut self) -> bool {

@@ -4,7 +4,7 @@ use super::{
     Options,
     coverage::Coverage,
     network::Network,
-    node::{Agent, Clock, Node},
+    node::{Agent, Node, fresh},
     oracle::Oracle,
     random::Random,
     store::Store,
@@ -20,7 +20,7 @@ use crate::{
     },
     model::{
         instance::ServerRole,
-        node::{Address, ClusterName, DataIncarnation},
+        node::{Address, DataIncarnation},
         node_file::NodeFile,
         policy::{ClusterPolicy, Durability},
         record::Tags,
@@ -52,15 +52,19 @@ pub(super) struct World {
     pub(super) brittle: (u64, u64),
     /// One step at which the plan is interrupted.
     pub(super) interruption: Option<super::plans::Interruption>,
-
-    /// Faults follow each other closely.
-    pub(super) stormy: bool,
+    /// The faults that struck: their place in the schedule, and what they were.
+    pub(super) struck: Vec<(usize, String)>,
+    /// By kind of fault: how often it struck, and the outages that began after it, in milliseconds.
+    pub(super) hits: BTreeMap<String, (u64, Vec<u64>)>,
+    pub(super) last_fault: Option<super::faults::Fault>,
+    /// Since when nobody takes writes.
+    outage: Option<u64>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, options: Options, policy: ClusterPolicy, nodes: usize) -> Self {
         let mut random = Random::new(seed);
-        let made = (0..nodes).map(|index| node(index, &mut random)).collect();
+        let made = (0..nodes).map(|index| fresh(index, &mut random)).collect();
         Self {
             now: 1_000_000_000,
             counter: 0,
@@ -79,8 +83,10 @@ impl World {
             policy,
             brittle: (0, 0),
             interruption: None,
-
-            stormy: seed.is_multiple_of(5),
+            struck: Vec::new(),
+            hits: BTreeMap::new(),
+            last_fault: None,
+            outage: None,
         }
     }
 
@@ -122,18 +128,24 @@ impl World {
 
     /// The same on one host: not if it loses power before, and not while it sleeps.
     pub(super) fn later_at(&mut self, node: usize, after: u64, job: impl FnOnce(&mut Self) + 'static) {
-        let life = self.nodes[node].life;
+        let (life, frozen) = (self.nodes[node].life, self.nodes[node].frozen_for);
         let job: Job = Box::new(job);
-        self.later(after, move |world| world.wake(node, life, job));
+        self.later(after, move |world| world.wake(node, life, frozen, job));
     }
 
-    fn wake(&mut self, node: usize, life: u64, job: Job) {
+    /// `frozen`: for how long the host had been frozen when the job was begun. What went on then stands still with it.
+    fn wake(&mut self, node: usize, life: u64, frozen: u64, job: Job) {
         if self.nodes[node].life != life || !self.nodes[node].up {
+            return;
+        }
+        let since = self.nodes[node].frozen_for;
+        if since > frozen {
+            self.later(since - frozen, move |world| world.wake(node, life, since, job));
             return;
         }
         let asleep_until = self.nodes[node].asleep_until;
         if asleep_until > self.now {
-            self.later(asleep_until - self.now, move |world| world.wake(node, life, job));
+            self.later(asleep_until - self.now, move |world| world.wake(node, life, frozen, job));
             return;
         }
         job(self);
@@ -367,6 +379,22 @@ impl World {
         takes
     }
 
+    /// How long nobody takes writes, by the fault that came last before that.
+    pub(super) fn watch_outage(&mut self) {
+        let now = self.now;
+        let serves = |node: &Node| node.asleep_until <= now && node.server.as_ref().is_some_and(|server| server.serves(now));
+        match (self.nodes.iter().any(serves), self.outage) {
+            (false, None) => self.outage = Some(now),
+            (true, Some(since)) => {
+                self.outage = None;
+                if let Some(fault) = self.last_fault {
+                    self.hits.entry(format!("{fault:?}")).or_default().1.push((now - since) / 1_000_000);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Whether a node is in order, as one sees it from outside: what oracle O16 asks for.
     pub(super) fn troubles(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -450,30 +478,4 @@ where
     T::Err: std::fmt::Debug,
 {
     text.parse().expect("a name of the simulator's own")
-}
-
-fn node(index: usize, random: &mut Random) -> Node {
-    let name = parsed(&format!("n{}", index + 1));
-    let ppm = i64::try_from(random.below(2_001)).unwrap_or_default() - 1_000;
-    let cluster: ClusterName = parsed("sim");
-    let file = NodeFile::fresh(cluster, parsed(&format!("n{}", index + 1)), parsed("00000000"));
-    Node {
-        name,
-        clock: Clock { ppm, booted: random.millis(0, 900), suspended: random.millis(0, 5_000) / 2 },
-        life: 0,
-        up: true,
-        asleep_until: 0,
-        file,
-        file_made: false,
-        conf: None,
-        disk: None,
-        guard: None,
-        server: None,
-        agent: None,
-        slow_disk: 0,
-        sick_disk: 0,
-        bad_starts: 0,
-        starts: Vec::new(),
-        stopped: false,
-    }
 }

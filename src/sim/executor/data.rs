@@ -66,6 +66,7 @@ impl World {
         self.in_run(node, run, takes, move |world| {
             let unlucky = world.random.chance(80);
             let Some(from) = world.source(node, &source).filter(|_| !unlucky) else {
+                world.coverage.half_done += 1;
                 world.end(node, run, 0, Task::Data, Err("pg_basebackup: the connection was lost".to_owned()));
                 return;
             };
@@ -119,6 +120,7 @@ impl World {
         self.in_run(node, run, takes, move |world| {
             let unlucky = world.random.chance(120);
             if world.source(node, &source) != Some(from) || unlucky {
+                world.coverage.half_done += 1;
                 world.end(node, run, 0, Task::Data, Err("pg_rewind: the source was lost half-way".to_owned()));
                 return;
             }

@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl World {
-    pub(super) fn txn(&mut self, node: usize, run: u64, purpose: Purpose, task: Task, txn: Txn) {
+    pub(super) fn txn(&mut self, node: usize, run: u64, purpose: Purpose, task: Task, mut txn: Txn) {
+        self.options.mutation.twist(purpose, &mut txn);
         let clocks = self.nodes[node].clock.both(self.now);
         if purpose.writes_leader() {
             self.oracle.sends.insert(txn.nonce.clone(), (node, clocks.boot));

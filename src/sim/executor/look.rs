@@ -28,7 +28,7 @@ impl World {
         });
     }
 
-    /// There is room for every copy here, but the source may not answer.
+    /// There is room for a second copy on most hosts, and the source may not answer.
     pub(super) fn measure_copy(&mut self, node: usize, run: u64, source: &Source) {
         let at = self.nodes[node].clock.boot(self.now);
         let takes = self.random.tailed(3, 40);
@@ -36,8 +36,12 @@ impl World {
         self.in_agent(node, run, takes, move |world| {
             let outcome = match world.source(node, &source) {
                 Some(_) => {
-                    let (size, free) = (Bytes::new(1 << 30), Bytes::new(1 << 40));
-                    let place = CopyPlace { source: source.node, size, place: ClonePlace::Beside, why: String::new(), free, at };
+                    let size = Bytes::new(1 << 30);
+                    let (place, why, free) = match world.nodes[node].cramped {
+                        true => (ClonePlace::InPlace, "there is no room for a second copy".to_owned(), Bytes::new(1 << 20)),
+                        false => (ClonePlace::Beside, String::new(), Bytes::new(1 << 40)),
+                    };
+                    let place = CopyPlace { source: source.node, size, place, why, free, at };
                     world.deliver(node, run, Event::Measured(place));
                     Ok(())
                 }
@@ -88,6 +92,7 @@ impl World {
                 Some(world.wal.whole(data.branch, data.end.min(shared)))
             });
             let sick = world.nodes[node].sick_disk > world.now;
+            let found = found.map(|end| world.options.mutation.end(end));
             let outcome = match found {
                 _ if sick => Err("read of WAL: Input/output error".to_owned()),
                 Some(end) if end >= from.get() => {

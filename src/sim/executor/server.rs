@@ -11,7 +11,7 @@ use crate::{
         node::{Address, Replica},
         timeline::TimelineId,
     },
-    sim::{node::Data, wal::lsn, world::World},
+    sim::{Mutation, node::Data, wal::lsn, world::World},
 };
 
 impl World {
@@ -62,7 +62,8 @@ impl World {
             if let Some(conf) = &mut world.nodes[node].conf {
                 conf.follow = None;
             }
-            if let Some(server) = &mut world.nodes[node].server {
+            let believed = world.options.mutation == Mutation::CutBelieved;
+            if let Some(server) = world.nodes[node].server.as_mut().filter(|_| !believed) {
                 let (id, former) = (server.id, server.conninfo.take());
                 server.drop_upstream();
                 if let Some(former) = former.filter(|_| world.random.chance(200)) {
@@ -126,7 +127,9 @@ impl World {
                 // The second one begins when the checkpointer has come round: it has taken the names in.
                 let takes = world.random.tailed(20, 400) + world.random.tailed(20, 400);
                 world.in_run(node, run, takes, move |world| {
-                    world.heard_by_checkpointer(node, id);
+                    if world.options.mutation != Mutation::FlagBelieved {
+                        world.heard_by_checkpointer(node, id);
+                    }
                     world.mark(node, run, id, names, true, at);
                 });
             } else {
@@ -164,11 +167,14 @@ impl World {
         });
     }
 
-    /// A statement on the primary.
+    /// A statement.
     pub(super) fn sql(&mut self, node: usize, run: u64, task: Task, effect: impl FnOnce(&mut Data, TimelineId, u64) + 'static) {
         let takes = self.random.tailed(5, 80);
         self.in_agent(node, run, takes, move |world| {
-            let answers = world.nodes[node].server.as_ref().is_some_and(|server| server.serves(world.now));
+            // A slot can be dropped on a standby too.
+            let server =
+                world.nodes[node].server.as_ref().filter(|server| server.ready && server.postmaster && server.frozen_until <= world.now);
+            let answers = server.is_some_and(|server| server.primary || task == Task::Slot);
             if !answers {
                 world.end(node, run, 0, task, Err("PostgreSQL does not answer".to_owned()));
                 return;

@@ -60,7 +60,8 @@ impl World {
             self.violation("I7", format!("{who}: a start on a directory that is not whole: {fault}"));
         }
         let slow = if self.random.chance(50) { 8 } else { 1 };
-        let recovery = self.random.millis(30, 350 * slow);
+        let slower = if self.nodes[node].slow_server > self.now { self.random.millis(0, 20_000) } else { 0 };
+        let recovery = self.random.millis(30, 350 * slow) + slower;
         if bad || missing || fault.is_some() {
             self.in_server(node, id, recovery, move |world| world.end_server(node, "exit code 1", false));
             return;

@@ -20,7 +20,9 @@ impl World {
             return; // It never ends.
         }
         let slow = if self.random.chance(80) { 10 } else { 1 };
-        let takes = self.random.millis(40, 200 * slow);
+        let slower = if self.nodes[node].slow_server > self.now { self.random.millis(0, 12_000) } else { 0 };
+        let takes = self.random.millis(40, 200 * slow) + slower;
+        self.coverage.late_promotions += u64::from(takes > 1_000_000_000);
         if self.random.chance(20) {
             self.in_server(node, id, takes, move |world| world.end_server(node, "signal 6", false));
             return;
@@ -63,7 +65,9 @@ impl World {
     }
 
     pub(in crate::sim) fn ledger_reserves(&self, tli: TimelineId, node: usize) -> bool {
-        self.ledger(tli).is_some_and(|entry| entry.state == TimelineState::Reserved && entry.owner.node == self.nodes[node].name)
+        // An etcd that was set back meanwhile does not know what it once gave out.
+        let before = self.store.before.as_ref().and_then(|saved| saved.timeline(tli));
+        self.ledger(tli).or(before).is_some_and(|entry| entry.state == TimelineState::Reserved && entry.owner.node == self.nodes[node].name)
     }
 }
 

@@ -137,6 +137,13 @@ impl World {
                 data.end = data.end.min(position);
             }
         }
+        // What a snapshot holds beyond it would be another history under the same name.
+        let wal = &self.wal;
+        for of in &mut self.nodes {
+            of.saved.retain(|(_, _, data)| {
+                wal.shared(data.branch, branch).is_none_or(|shared| wal.whole(data.branch, data.end).min(shared) <= position)
+            });
+        }
         self.wal.truncate(branch, position);
     }
 

@@ -34,6 +34,12 @@ impl World {
     /// A walreceiver that was about to be started with what the settings said before connects after all, and lives until that is noticed (EXP-16).
     pub(in crate::sim) fn start_late(&mut self, node: usize, id: u64, former: Follow) {
         let (after, lives) = (self.random.millis(5, 400), self.random.millis(50, 1_500));
+        let to = self.nodes.iter().position(|other| other.name == former.node);
+        // A port that nobody listens on has refused it at once.
+        let refused = to.is_some_and(|to| self.network.talks(node, to, self.now) && self.nodes[to].up && self.nodes[to].server.is_none());
+        if refused {
+            return;
+        }
         self.in_server(node, id, after, move |world| {
             let idle = world.nodes[node].server.as_ref().is_some_and(|server| {
                 server.conninfo.is_none() && server.upstream.is_none() && server.postmaster && !server.primary && !server.promoting
@@ -161,6 +167,8 @@ impl World {
         if open && let Some(there) = self.server_of(to, there_id) {
             let fresh = there.senders.get(&node).is_none_or(|row| row.flush != flush || now - row.heard > 1_000_000_000);
             if fresh {
+                self.judge_confirmation(node, to, flush);
+                let Some(there) = self.server_of(to, there_id) else { return };
                 // One that hears of what was written after a reload has come round, and has read its configuration.
                 let row = there.senders.get(&node).filter(|_| flush <= there.names_at);
                 let names = row.map_or_else(|| there.names.clone(), |row| row.names.clone());

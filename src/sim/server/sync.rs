@@ -97,8 +97,13 @@ impl World {
     }
 
     fn acknowledge_commit(&mut self, node: usize, row: (usize, u64)) {
-        let lossless = self.store.sync().is_some_and(|sync| sync.is_lossless());
+        let lossless = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
         self.judge_ack(node);
+        let waits = self.nodes[node].server.as_ref().is_some_and(|server| server.defined);
+        if !waits && self.nodes[node].is_excused(self.now) {
+            self.coverage.after_freeze += 1;
+            return;
+        }
         self.oracle.acks.push(Ack { row, at: self.now, lost_in: None, lossless });
     }
 }

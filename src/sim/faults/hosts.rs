@@ -1,0 +1,175 @@
+//! What happens to a whole host: it loses power, sleeps, or comes back as it once was.
+
+use crate::sim::{Mutation, world::World};
+
+/// A snapshot of a machine is older than this when the machine is set back to it.
+const OLD: u64 = 15_000_000_000;
+
+impl World {
+    /// Power off: everything in memory is gone at once.
+    pub(in crate::sim) fn lose_host(&mut self, node: usize, back: u64) {
+        if !self.nodes[node].up {
+            return;
+        }
+        self.kill_agent(node, "power off");
+        self.nodes[node].guard = None;
+        if self.nodes[node].server.is_some() {
+            self.end_server(node, "power off", false);
+        }
+        let of = &mut self.nodes[node];
+        of.life += 1;
+        of.up = false;
+        of.asleep_until = 0;
+        of.excused = None;
+        self.later(back, move |world| world.boot_host(node));
+    }
+
+    pub(in crate::sim) fn boot_host(&mut self, node: usize) {
+        let now = self.now;
+        let of = &mut self.nodes[node];
+        if of.up {
+            return;
+        }
+        of.up = true;
+        of.clock.start(now);
+        let who = of.who();
+        self.trace.line(now, &who, "host boots");
+        let after = self.random.millis(100, 2_000);
+        self.later_at(node, after, move |world| {
+            world.nodes[node].stopped = false;
+            world.start_agent(node);
+        });
+    }
+
+    /// `CLOCK_BOOTTIME` goes on, `CLOCK_MONOTONIC` and everything else stand still.
+    pub(super) fn suspend(&mut self, node: usize, lasts: u64) {
+        let of = &mut self.nodes[node];
+        if !of.up || of.asleep_until > self.now {
+            return;
+        }
+        of.asleep_until = self.now + lasts;
+        let life = of.life;
+        // On waking, the kernel's timers are the first to run.
+        self.later(lasts, move |world| {
+            let of = &mut world.nodes[node];
+            if of.life != life {
+                return;
+            }
+            of.clock.slept(lasts);
+            let now = of.clock.boot(world.now);
+            let dying = of.server.as_ref().is_some_and(|server| !server.postmaster && !server.hidden);
+            if dying {
+                // What was killed before is dead at once.
+                world.end_server(node, "signal 9", false);
+                return;
+            }
+            let late = of.guard.as_ref().is_some_and(|guard| guard.armed.is_some_and(|armed| armed.until <= now));
+            if late && world.options.mutation != Mutation::DeafGuard {
+                world.coverage.deadlines += 1;
+                world.kill_guard(node, "the deadline passed while the host slept");
+                if world.nodes[node].server.is_some() {
+                    world.end_server(node, "signal 9", false);
+                }
+            }
+        });
+    }
+
+    /// A virtual machine stands still, and none of its clocks notices. What it may still do by them the protocol leaves open (1.3, *I1'*).
+    pub(super) fn freeze(&mut self, node: usize, lasts: u64) {
+        let now = self.now;
+        let bound = self.policy.timers().kill_bound;
+        let authority = self.authority(node).map(|(_, until)| until.plus(bound));
+        let of = &mut self.nodes[node];
+        if !of.up || of.asleep_until > now {
+            return;
+        }
+        of.asleep_until = now + lasts;
+        of.frozen_for += lasts;
+        of.clock.freeze(true, now);
+        of.excused = authority.max(of.excused);
+        let life = of.life;
+        self.later(lasts, move |world| {
+            let now = world.now;
+            if let Some(of) = world.nodes.get_mut(node).filter(|of| of.life == life) {
+                of.clock.freeze(false, now);
+            }
+        });
+    }
+
+    /// Its clocks run at another rate from now on, within what the protocol allows.
+    pub(super) fn change_rate(&mut self, node: usize) {
+        let ppm = crate::sim::node::rate(&mut self.random);
+        let now = self.now;
+        if self.nodes[node].up && self.nodes[node].asleep_until <= now {
+            self.nodes[node].clock.drift(ppm, now);
+            self.watch_deadline(node);
+        }
+    }
+
+    /// Keeps what lies on each host's disks, for a machine that is set back to it later.
+    pub(in crate::sim) fn save_hosts(&mut self) {
+        for node in 0..self.nodes.len() {
+            let of = &mut self.nodes[node];
+            if let (true, Some(disk)) = (of.up && of.file_made && of.asleep_until <= self.now, &of.disk) {
+                of.saved.push((self.now, of.file.clone(), disk.clone()));
+                if of.saved.len() > 3 {
+                    of.saved.remove(0);
+                }
+            }
+        }
+        let next = self.random.millis(15_000, 45_000);
+        self.later(next, Self::save_hosts);
+    }
+
+    /// The machine is set back to a snapshot: its data alone, or the node file too.
+    pub(super) fn roll_back(&mut self, node: usize, back: u64) {
+        let (oldest, file_too) = (self.random.chance(500), self.random.chance(600));
+        // What a disk lost in the last moments before the power went nothing can tell from a disk that lies (1.7, *I2*).
+        let before = self.now.saturating_sub(OLD);
+        self.lose_host(node, back);
+        self.later(back.saturating_sub(1), move |world| {
+            if !world.can_spare(node) || world.nodes[node].up {
+                return;
+            }
+            let of = &mut world.nodes[node];
+            let mut saved = of.saved.iter().filter(|(at, ..)| *at < before);
+            let Some((_, file, disk)) = (if oldest { saved.next() } else { saved.next_back() }).cloned() else { return };
+            if of.disk.is_none() || disk.broken.is_some() {
+                return;
+            }
+            of.disk = Some(disk);
+            of.spoilt = Some(of.file.data.clone());
+            if file_too {
+                of.file = file;
+            }
+            world.coverage.rolled_back += 1;
+            let who = world.nodes[node].who();
+            world.trace.line(world.now, &who, if file_too { "machine is set back" } else { "data directory is set back" });
+        });
+    }
+
+    /// The node file is gone when the host comes back.
+    pub(super) fn lose_file(&mut self, node: usize, back: u64) {
+        self.lose_host(node, back);
+        self.later(back.saturating_sub(1), move |world| {
+            if world.can_spare(node) && !world.nodes[node].up && world.nodes[node].disk.as_ref().is_none_or(|disk| disk.broken.is_none()) {
+                world.nodes[node].file_made = false;
+                world.coverage.files_lost += 1;
+            }
+        });
+    }
+
+    /// Whether all others have what this node has, as far as `sync` promises that: two such losses at once may need the operator (1.14).
+    fn can_spare(&self, node: usize) -> bool {
+        let Some(sync) = self.sync_in_force() else { return false };
+        let known = |of: &crate::sim::node::Node| {
+            let replica = crate::model::node::Replica::new(of.name.clone(), of.file.data.clone());
+            of.disk.is_some() && of.spoilt.as_ref() != Some(&of.file.data) && (sync.primary == replica || sync.electable.contains(&replica))
+        };
+        let end = |of: usize| self.nodes[of].disk.as_ref().map_or(0, |disk| disk.end);
+        let others = (0..self.nodes.len()).filter(|other| *other != node);
+        // In `async` nobody takes over who lacks more than `max_lag`.
+        let near = sync.is_lossless() || others.clone().any(|other| end(other) + 500_000 > end(node));
+        near && self.nodes.len() > 1 && self.store.before.is_none() && others.into_iter().all(|other| known(&self.nodes[other]))
+    }
+}

@@ -1,0 +1,258 @@
+//! etcd whose history does not simply go on: compacted, wiped, restored from a snapshot; and the operator's `etcd recover`.
+
+use super::{Change, Entry, Store};
+use crate::{
+    agent::event::Event,
+    model::{
+        instance::StartAs,
+        key::Key,
+        node::Replica,
+        record::{
+            ClusterRecord, Holder, LeaderRecord, LeaderState, SyncMode, SyncRecord, TermRecord, TimelineRecord, TimelineState, Unknown,
+            VERSION, to_text,
+        },
+        term::Term,
+        timeline::TimelineId,
+    },
+    sim::{
+        SECOND,
+        node::Node,
+        wal::lsn,
+        world::{World, parsed},
+    },
+};
+use std::collections::BTreeMap;
+
+/// A snapshot is older than this when it is restored: backups are made by the hour.
+const OLD: u64 = 60 * SECOND;
+
+/// All records at one point of time.
+#[derive(Clone)]
+pub(in crate::sim) struct Saved {
+    at: u64,
+    entries: BTreeMap<Key, Entry>,
+    revision: u64,
+}
+
+impl Saved {
+    fn read<T: serde::de::DeserializeOwned>(&self, key: &Key) -> Option<T> {
+        serde_json::from_str(&self.entries.get(key)?.text).ok()
+    }
+
+    /// An id of the ledger, as it was.
+    pub(in crate::sim) fn timeline(&self, tli: TimelineId) -> Option<TimelineRecord> {
+        self.read(&Key::Timeline(tli))
+    }
+
+    /// `sync`, as it was.
+    pub(in crate::sim) fn sync(&self) -> Option<SyncRecord> {
+        self.read(&Key::Sync)
+    }
+}
+
+impl Store {
+    /// Old revisions are forgotten: whoever watches from there has to list.
+    pub(in crate::sim) fn compact(&mut self) {
+        self.compacted = self.revision;
+        self.log.clear();
+    }
+
+    fn saved(&self, now: u64) -> Saved {
+        Saved { at: now, entries: self.entries.clone(), revision: self.revision }
+    }
+}
+
+impl World {
+    /// `sync` as whoever serves knows it: an etcd that went back says nothing of that.
+    pub(in crate::sim) fn sync_in_force(&self) -> Option<SyncRecord> {
+        let before = self.store.before.as_ref().and_then(Saved::sync);
+        let there = self.store.sync();
+        match (before, there) {
+            (Some(before), Some(there)) => Some(if there.term > before.term { there } else { before }),
+            (before, there) => before.or(there),
+        }
+    }
+
+    /// Somebody makes a backup every now and then.
+    pub(in crate::sim) fn back_up(&mut self) {
+        if self.store.before.is_none() {
+            let saved = self.store.saved(self.now);
+            self.store.backups.push(saved);
+            if self.store.backups.len() > 8 {
+                self.store.backups.remove(0);
+            }
+        }
+        self.later(20 * SECOND, Self::back_up);
+    }
+
+    /// The watch of a node misses what has changed by now, and says nothing.
+    pub(in crate::sim) fn watch_gap(&mut self, node: usize) {
+        let revision = self.store.revision;
+        if let Some(agent) = &mut self.nodes[node].agent
+            && !agent.client.broken
+        {
+            agent.client.seen = revision;
+        }
+    }
+
+    /// The watch of a node tells it again what it knows.
+    pub(in crate::sim) fn watch_replays(&mut self, node: usize) {
+        let (now, back) = (self.now, self.random.between(5, 300));
+        let Some(run) = self.nodes[node].agent_run().filter(|_| self.network.hears_etcd(node, now)) else { return };
+        let from = self.store.revision.saturating_sub(back);
+        let changes: Vec<Change> = self.store.log.iter().filter(|change| change.2 > from).cloned().collect();
+        let revision = self.store.revision;
+        self.deliver(node, run, Event::Changed { changes, revision });
+    }
+
+    /// An operator restores an old snapshot: revisions are given out a second time. Another one comes after `lasts`, and recovers.
+    pub(in crate::sim) fn restore_etcd(&mut self, lasts: u64) {
+        let now = self.now;
+        let old: Vec<Saved> = self.store.backups.iter().filter(|saved| saved.at + OLD <= now).cloned().collect();
+        if old.is_empty() || self.store.before.is_some() {
+            return;
+        }
+        let pick = usize::try_from(self.random.below(old.len() as u64)).unwrap_or_default();
+        self.store.before = Some(self.store.saved(now));
+        self.begin_anew(old[pick].entries.clone(), old[pick].revision);
+        self.coverage.etcd_restored += 1;
+        self.call_operator(lasts);
+    }
+
+    /// Somebody deletes every key of this cluster.
+    pub(in crate::sim) fn wipe_prefix(&mut self, lasts: u64) {
+        if self.store.before.is_some() || self.store.entries.is_empty() {
+            return;
+        }
+        self.store.before = Some(self.store.saved(self.now));
+        self.store.revision += 1;
+        let revision = self.store.revision;
+        let keys: Vec<Key> = std::mem::take(&mut self.store.entries).into_keys().collect();
+        self.store.log.extend(keys.into_iter().map(|key| (key, None, revision)));
+        self.tell_watchers();
+        self.coverage.etcd_wiped += 1;
+        self.call_operator(lasts);
+    }
+
+    fn begin_anew(&mut self, entries: BTreeMap<Key, Entry>, revision: u64) {
+        (self.store.entries, self.store.revision) = (entries, revision);
+        self.store.log.clear();
+        self.store.backups.clear();
+        self.store.compacted = 0;
+    }
+
+    /// An operator looks after `after`, and again until the records are made anew.
+    pub(in crate::sim) fn call_operator(&mut self, after: u64) {
+        self.later(after, |world| {
+            if world.store.before.is_some() && !world.recover() {
+                world.call_operator(2 * SECOND);
+            }
+        });
+    }
+
+    /// `etcd recover --confirm`, as its plan makes the records (protocol 1.2); `false` where that has to wait.
+    fn recover(&mut self) -> bool {
+        let Some(before) = self.store.before.clone() else { return true };
+        let there = self.store.saved(self.now);
+        let newest = if there.sync().map(|sync| sync.term) > before.sync().map(|sync| sync.term) { &there } else { &before };
+        let (Some(last), Some(leader)) = (newest.sync(), newest.read::<LeaderRecord>(&Key::Leader)) else { return false };
+        let running = self.nodes.iter().position(Node::is_primary);
+        let Some(chosen) = running.or_else(|| self.nodes.iter().position(|node| node.name == last.primary.node)) else { return false };
+        if !self.is_proven(chosen) {
+            return false;
+        }
+        let of = &self.nodes[chosen];
+        let (Some(data), Some(cluster)) = (&of.disk, newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
+        let branch = self.wal.branch_at(data.branch, self.wal.whole(data.branch, data.end));
+        let tli = self.wal.branches[branch].tli;
+        let position = lsn(self.wal.whole(data.branch, data.end));
+        let primary = Replica::new(of.name.clone(), of.file.data.clone());
+        let owns = running.is_some() || last.primary == primary || of.file.promoted.is_some_and(|promoted| promoted.tli == tli);
+        let files = self.nodes.iter().map(|node| &node.file);
+        let known = files.clone().flat_map(|file| [file.term, file.promised, file.claimed.unwrap_or(Term::ZERO)]).max();
+        let stored = [&before, &there].into_iter().filter_map(|saved| saved.read::<LeaderRecord>(&Key::Leader));
+        let term = stored.clone().map(|leader| leader.term).chain(known).max().unwrap_or(Term::ZERO).next();
+        let seq = stored.map(|leader| leader.seq).chain(files.clone().map(|file| file.floors.seq)).max().unwrap_or_default();
+        let generation = files.map(|file| file.floors.generation).chain([cluster.generation]).max().unwrap_or_default() + 1;
+        let leader = LeaderRecord {
+            term,
+            holder: Holder { node: of.name.clone(), data: of.file.data.clone(), guard: parsed("recovered"), postgres: of.address() },
+            nonce: parsed(&format!("r{generation}")),
+            seq: seq + 1,
+            tli,
+            lsn: position,
+            dead: None,
+            wal_end: None,
+            state: LeaderState::Vacant { reason: "etcd was recovered".to_owned() },
+            unknown: Unknown::new(),
+            ..leader
+        };
+        let sync = SyncRecord {
+            term: of.file.claimed.filter(|_| owns).unwrap_or(term),
+            nonce: leader.nonce.clone(),
+            primary: primary.clone(),
+            address: of.address(),
+            mode: SyncMode::Async,
+            k: 0,
+            voters: Vec::new(),
+            electable: vec![primary.clone()],
+            ..last.clone()
+        };
+        let cluster = ClusterRecord { generation, ..cluster };
+        let mut records = self.kept(&before, newest);
+        records.extend([
+            (Key::Term, to_text(&TermRecord { v: VERSION, term, holder: primary.clone() })),
+            (Key::Sync, to_text(&sync)),
+            (Key::Cluster, to_text(&cluster)),
+            (Key::Leader, to_text(&leader)),
+        ]);
+        if primary != last.primary {
+            // The operator was told what may be lost, and took it.
+            self.oracle.forgive();
+        }
+        self.trace.line(self.now, "----", &format!("etcd is recovered: {} may become primary in term {term}", primary.node));
+        let revision = self.store.revision + 1;
+        let entries = records.into_iter().map(|(key, text)| (key, Entry { text, revision, lease: None })).collect();
+        self.begin_anew(entries, revision);
+        self.store.compacted = revision;
+        self.store.before = None;
+        self.coverage.etcd_recovered += 1;
+        true
+    }
+
+    /// Whether the chosen node is there and whole, and every other one's PostgreSQL is no primary: its agent says so, or its host is off.
+    fn is_proven(&self, chosen: usize) -> bool {
+        let of = &self.nodes[chosen];
+        let whole = of.disk.as_ref().is_some_and(|data| data.broken.is_none()) && of.file.operation.is_none();
+        let harmless = |node: &Node| {
+            let server = node.server.as_ref();
+            !node.up
+                || (node.agent.is_some()
+                    && node.asleep_until <= self.now
+                    && server.is_none_or(|server| server.start == StartAs::Standby && !server.primary && !server.promoting))
+        };
+        let others = (0..self.nodes.len()).filter(|node| *node != chosen);
+        of.up && of.agent.is_some() && of.asleep_until <= self.now && whole && others.into_iter().all(|node| harmless(&self.nodes[node]))
+    }
+
+    /// What stays as it was. Ids that somebody promoted to, and that the ledger does not have, must never be given out again.
+    fn kept(&self, before: &Saved, newest: &Saved) -> BTreeMap<Key, String> {
+        let stays = |key: &Key| matches!(key, Key::Policy | Key::Timeline(_) | Key::TimelineBase | Key::History(_));
+        let entries = before.entries.iter().chain(&newest.entries).filter(|(key, _)| stays(key));
+        let mut records: BTreeMap<Key, String> = entries.map(|(key, entry)| (key.clone(), entry.text.clone())).collect();
+        let promoted: Vec<(TimelineId, Term, Replica)> = self
+            .nodes
+            .iter()
+            .filter_map(|node| {
+                node.file.promoted.map(|promoted| (promoted.tli, promoted.term, Replica::new(node.name.clone(), node.file.data.clone())))
+            })
+            .collect();
+        for (tli, term, owner) in promoted {
+            records.entry(Key::Timeline(tli)).or_insert_with(|| {
+                let (state, history) = (TimelineState::Burnt, format!("# timeline {tli} was given up in term {term}\n"));
+                to_text(&TimelineRecord { v: VERSION, owner, term, parent: None, switch: None, state, history, unknown: Unknown::new() })
+            });
+        }
+        records
+    }
+}
