@@ -332,10 +332,8 @@ pub(super) fn after_the_guard_died(s: &Snapshot, d: &mut Draft, leader: &Stored<
         return Flow::Goes;
     }
     d.because("guard-died", format!("the guard died and PostgreSQL with it: the lease of term {} is released", record.term));
-    if let Some(end) = evidence(s, d) {
-        if is_noted(s, d, leader, end) {
-            vacate(s, d, leader, end, "the guard died");
-        }
+    if let Some(end) = evidence(s, d).filter(|end| is_noted(s, d, leader, *end)) {
+        vacate(s, d, leader, end, "the guard died");
     }
     Flow::Settled
 }
