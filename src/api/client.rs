@@ -1,7 +1,7 @@
 //! The other end: how the CLI, and the lab, ask a node.
 
 use super::caller::ON_BEHALF_OF;
-use crate::{agent::handle::EventNews, model::moment::Span};
+use crate::{agent::handle::EventNews, model::moment::Span, peers::client::plain_http};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -95,17 +95,7 @@ impl Client {
 
     fn build(base: String, place: String, with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<Self, Error> {
         let fault = |why: String| Error::Address { place: place.clone(), why };
-        // Only plain HTTP is spoken here: no root is trusted, and the provider is named because there is no default one.
-        let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| fault(error.to_string()))?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(2));
+        let builder = plain_http().map_err(|error| fault(error.to_string()))?.connect_timeout(Duration::from_secs(2));
         let http = with(builder).build().map_err(|error| fault(chain(&error)))?;
         Ok(Self { http, base, place, actor: None, deadline: Duration::from_secs(11) })
     }

@@ -206,7 +206,7 @@ fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigge
         return;
     }
     let live = s.received_at.filter(|at| *at > trigger.from && s.now.boot.since(*at) < LIVE_STREAM);
-    if live.is_some() && !matches!(leader.record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. }) {
+    if live.is_some() && !leader.record.state.is_given_up() {
         d.alarm("live-stream", format!("{}, and yet WAL still comes in: this node does not claim", trigger.why));
         d.wake(s.now.boot.plus(LIVE_STREAM));
         return;

@@ -21,7 +21,7 @@ const LOOKED_FOR: Span = Span::from_millis(250);
 /// Who votes, where a holder can be deposed at all: it serves, and commits wait for these.
 fn electorate<'a>(s: &'a Snapshot, leader: &LeaderRecord) -> Option<&'a SyncRecord> {
     let sync = &s.sync()?.record;
-    let waits = sync.is_lossless() && !sync.voters.is_empty() && sync.term == leader.term && sync.primary == leader.holder.replica();
+    let waits = sync.has_voters() && sync.term == leader.term && sync.primary == leader.holder.replica();
     (waits && s.policy.depose == Depose::ByQuorum && leader.state == LeaderState::Serving).then_some(sync)
 }
 

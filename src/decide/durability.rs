@@ -85,7 +85,7 @@ pub(super) fn may_change(s: &Snapshot) -> bool {
 /// What a node that becomes primary in `term` notes: whether its voters have to confirm what it comes up with before clients may see it. A commit
 /// that was never acknowledged becomes visible with a restart (EXP-17), and would be gone again with this host.
 pub(super) fn barrier_of(s: &Snapshot, term: Term) -> Option<Term> {
-    s.sync().is_some_and(|sync| sync.record.is_lossless() && !sync.record.voters.is_empty()).then_some(term)
+    s.sync().is_some_and(|sync| sync.record.has_voters()).then_some(term)
 }
 
 /// Whether `pg_hba.conf` has to keep clients out. A server that was promoted let them in before, to read; they are kept from it by what routes
@@ -144,7 +144,7 @@ fn is_set_by_hand(s: &Snapshot, d: &mut Draft, facts: &ServerFacts) -> bool {
 /// Whatever may acknowledge now, nobody may elect by that: the record is narrowed to this node first, then the names are written again.
 fn repair(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>) {
     d.memory.names = None;
-    if sync.record.is_lossless() && !sync.record.voters.is_empty() {
+    if sync.record.has_voters() {
         write(s, d, sync, with(s, &sync.record, sync.record.mode, &Quorum::nobody()));
         return;
     }
@@ -315,7 +315,7 @@ fn is_needless(s: &Snapshot) -> bool {
 
 /// Why this node's PostgreSQL, once promoted, might acknowledge commits that nobody else has: it was not seen to wait by itself.
 pub(super) fn unready(s: &Snapshot) -> Option<&'static str> {
-    let waits = s.sync().is_some_and(|sync| sync.record.is_lossless() && !sync.record.voters.is_empty());
+    let waits = s.sync().is_some_and(|sync| sync.record.has_voters());
     let ready = s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready && node.record.data == s.file.data);
     (waits && !ready).then_some("it was not seen to wait for replicas by itself once it is promoted")
 }

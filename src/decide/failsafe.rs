@@ -116,6 +116,10 @@ fn api_of(s: &Snapshot, replica: &Replica) -> Option<String> {
 /// Until when the word of peers lets this node act in the term that it holds: their acks leave nobody who could be elected, by whichever
 /// `sync` may be in force. Counted from the earliest send among them.
 pub(super) fn until(s: &Snapshot) -> Option<Moment> {
+    // Nearly always: etcd answers, and nobody was asked.
+    if s.peers.acks.is_empty() && s.memory.failsafe.is_none() {
+        return None;
+    }
     let leader = s.leader().filter(|leader| s.holds() && superseded(s).is_none() && may_ask(s, &leader.record))?;
     let term = leader.record.term;
     in_force(s).into_iter().map(|sync| until_by(s, term, sync)).min()?
@@ -185,7 +189,7 @@ fn refusal(s: &Snapshot, ask: &Ask) -> Option<(String, Option<Term>)> {
         if leader.term == ask.term && leader.holder.replica() != ask.holder {
             return no(format!("{holder} holds that term"));
         }
-        if leader.term == ask.term && is_given_up(leader) {
+        if leader.term == ask.term && leader.state.is_given_up() {
             return no("it has given that term up".to_owned());
         }
     }
@@ -215,15 +219,11 @@ fn open_claim(s: &Snapshot) -> Option<Term> {
     s.file.claimed.filter(|claimed| !replaced(*claimed))
 }
 
-const fn is_given_up(leader: &LeaderRecord) -> bool {
-    matches!(leader.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. })
-}
-
 /// To whom this node is bound, and until when: it claims and promises nothing above that term. Whoever gives its term up needs no such word; and
 /// where `sync` was written in a higher one, too few had given it.
 pub(super) fn bound(s: &Snapshot) -> Option<(&Ack, Moment)> {
     let ack = s.file.ack.as_ref()?;
-    let given_up = |leader: &LeaderRecord| leader.term == ack.term && leader.holder.replica() == ack.holder && is_given_up(leader);
+    let given_up = |leader: &LeaderRecord| leader.term == ack.term && leader.holder.replica() == ack.holder && leader.state.is_given_up();
     let ends = ack.ends(&s.me.boot);
     let followed = s.sync().is_some_and(|sync| sync.record.term > ack.term);
     let binds = s.now.boot < ends && !followed && !s.leader().is_some_and(|leader| given_up(&leader.record));

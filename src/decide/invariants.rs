@@ -334,7 +334,7 @@ fn leader_write(
             return Some(format!("term {} would be claimed over before its lease is over for whoever holds it", before.term));
         }
     }
-    let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });
+    let given_up = record.state.is_given_up();
     if given_up && super::step_down::may_be_primary(s) {
         return Some("the lease would be given up while PostgreSQL may be a primary".to_owned());
     }

@@ -41,6 +41,9 @@ pub enum Error {
     /// No HTTP client can be made.
     #[error("make the client of peers")]
     Client(#[source] reqwest::Error),
+    /// What TLS would be made of cannot be named.
+    #[error("make the client of peers")]
+    Tls(#[source] rustls::Error),
     /// No reply, or none in time.
     #[error("{0}")]
     NoReply(String),
@@ -55,25 +58,26 @@ pub enum Error {
     Unreadable,
 }
 
+/// How HTTP is spoken between nodes and to them: plain, straight, and where it was sent.
+///
+/// # Errors
+/// rustls cannot do what the client asks of it.
+pub fn plain_http() -> Result<reqwest::ClientBuilder, rustls::Error> {
+    // No root is trusted, and the provider is named because there is no default one.
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().redirect(reqwest::redirect::Policy::none()))
+}
+
 impl Client {
     /// For the agent's run `run`.
     ///
     /// # Errors
-    /// [`Error::Client`].
+    /// [`Error::Tls`], [`Error::Client`].
     pub fn new(key: Key, cluster: ClusterName, run: Incarnation) -> Result<Self, Error> {
-        // Plain HTTP alone is spoken; what TLS would be made of has to be named all the same.
-        let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .map_err(|fault| Error::NoReply(fault.to_string()))?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .build()
-            .map_err(Error::Client)?;
+        let http = plain_http().map_err(Error::Tls)?.connect_timeout(CONNECT).build().map_err(Error::Client)?;
         Ok(Self { http, key, cluster, run, count: AtomicU64::new(0), runs: Mutex::default() })
     }
 

@@ -88,7 +88,7 @@ impl World {
             self.violation("O8", format!("leader goes back from term {} to {}", before.term, record.term));
         }
         self.judge_pause(before, record);
-        let given_up = matches!(record.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. });
+        let given_up = record.state.is_given_up();
         if given_up && self.nodes[writer].is_primary() && self.nodes[writer].name == record.holder.node {
             self.violation("O11", format!("{} gives term {} up while its PostgreSQL can acknowledge", record.holder.node, record.term));
         }

@@ -136,10 +136,7 @@ impl World {
     pub(super) fn judge_word(&mut self, name: &NodeName, term: Term, what: &str) {
         let Some((bound, holder)) = self.bound_to(name).filter(|(bound, _)| *bound < term) else { return };
         let leader = self.oracle.newest.get(&bound).map(|written| &written.record);
-        let given_up = leader.is_some_and(|leader| {
-            use crate::model::record::LeaderState;
-            matches!(leader.state, LeaderState::Vacant { .. } | LeaderState::Handoff { .. })
-        });
+        let given_up = leader.is_some_and(|leader| leader.state.is_given_up());
         let followed = self.oracle.syncs.keys().next_back().is_some_and(|newest| *newest > bound);
         if !given_up && !followed {
             self.violation("O21", format!("{name} {what} term {term}, and has given {holder} its word in term {bound}"));

@@ -101,6 +101,13 @@ pub enum LeaderState {
     },
 }
 
+impl LeaderState {
+    /// Whether its holder has given the term up: it does nothing by it any more.
+    pub const fn is_given_up(&self) -> bool {
+        matches!(self, Self::Vacant { .. } | Self::Handoff { .. })
+    }
+}
+
 /// A pause: nobody follows the holder, and nothing is done to PostgreSQL (protocol 1.12).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {

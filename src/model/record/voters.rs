@@ -43,6 +43,11 @@ impl SyncRecord {
         Quorum::new(self.k, self.voters.iter().cloned())
     }
 
+    /// Whether commits wait for voters, and these elect.
+    pub fn has_voters(&self) -> bool {
+        self.is_lossless() && !self.voters.is_empty()
+    }
+
     /// Whether nothing that was acknowledged may be lost: by the voters, or, while there is none, by the owner alone.
     pub fn is_lossless(&self) -> bool {
         self.mode != SyncMode::Async
