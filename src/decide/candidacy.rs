@@ -9,6 +9,7 @@ use super::{
     leadership::{disarm, next},
     ledger, operator, promotion, scan,
     snapshot::Snapshot,
+    went_back,
 };
 use crate::model::{
     instance::{DataDir, Pause, ServerRole, Whole},
@@ -174,25 +175,9 @@ fn left_to_another(s: &Snapshot, leader: &Stored<LeaderRecord>, trigger: &Trigge
 
 /// Whether we, the last primary, have lost what we once had; an alarm says what.
 fn owner_went_back(s: &Snapshot, d: &mut Draft, whole: Whole) -> bool {
-    let Some(lost) = lost_something(s, whole) else { return false };
+    let Some(lost) = went_back::lost(s, whole) else { return false };
     d.alarm("owner-went-back", format!("this node was the last primary, but its WAL ends at {} and {lost}: it does not claim", whole.lsn));
     true
-}
-
-/// What an owner must have and does not: then its disk went back.
-fn lost_something(s: &Snapshot, whole: Whole) -> Option<String> {
-    let noted = s.file.boundary.filter(|boundary| boundary.tli == whole.tli && boundary.lsn > whole.lsn);
-    if let Some(noted) = noted {
-        return Some(format!("its own file knows {}", noted.lsn));
-    }
-    let published = s.etcd.records.nodes.get(&s.me.node).map(|node| &node.record);
-    if let Some(node) = published.filter(|node| node.tli == Some(whole.tli) && node.whole > whole.lsn) {
-        return Some(format!("it once published {}", node.whole));
-    }
-    let (tli, lsn) = s.primary_position()?;
-    // A claimant that died before it served may be behind its predecessor's position, within `max_lag`: it never had that.
-    let ours = ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
-    (ours && tli == whole.tli && lsn > whole.lsn).then(|| format!("`leader` knows {lsn}"))
 }
 
 /// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
@@ -316,7 +301,7 @@ pub(super) fn unable(s: &Snapshot) -> Option<String> {
 }
 
 fn not_electable(s: &Snapshot, sync: &SyncRecord) -> String {
-    if sync.electable.iter().any(|replica| replica.node == s.me.node) {
+    if sync.electable.iter().chain([&sync.primary]).any(|replica| replica.node == s.me.node && replica.data != s.file.data) {
         return format!("`sync` lists it with another life of its data than {}", s.file.data);
     }
     if sync.primary.node == s.me.node {
@@ -376,7 +361,7 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
     let triggered = s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered);
     d.memory.claim = Some(ClaimStory {
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
-        lossless: s.sync().is_some_and(|sync| sync.record.is_lossless()),
+        lossless: s.is_lossless(),
         former_lsn: s.primary_position().map(|(_, lsn)| lsn),
         former_hold: Some(leader.record.hold),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 /// Whether the kernel lets nothing pass any more between this node and whoever it may have been following; sees to that.
 pub(super) fn off(s: &Snapshot, d: &mut Draft) -> bool {
-    let lossless = s.sync().is_some_and(|sync| sync.record.is_lossless());
+    let lossless = s.is_lossless();
     if !lossless || s.is_empty() {
         return true;
     }
@@ -50,7 +50,7 @@ fn change(s: &Snapshot, d: &mut Draft, from: BTreeSet<Address>) {
 
 /// Why this node cannot be cut off where it would have to be: in the quorum modes.
 pub(super) fn impossible(s: &Snapshot) -> Option<&str> {
-    let lossless = s.sync().is_some_and(|sync| sync.record.is_lossless());
+    let lossless = s.is_lossless();
     match s.guard().map(|guard| &guard.cut) {
         Some(Cut::Unable { why }) if lossless => Some(why),
         _ => None,

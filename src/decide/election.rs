@@ -131,7 +131,9 @@ fn elected(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, sync: &Sy
     // Each claim asks every voter anew: where disks are slow the next one has more time.
     let ends = claimed_at(s, d).plus(QUORUM_WINDOW.times(u64::from(s.memory.failed_claims.min(7)) + 1));
     let there: Vec<&Replica> = promised(s, term, &sync.voters).collect();
-    let missing: Vec<&str> = sync.voters.iter().filter(|voter| !there.contains(voter)).map(|voter| voter.node.as_str()).collect();
+    let lives = |voter: &Replica| s.etcd.records.nodes.get(&voter.node).is_none_or(|node| node.record.data == voter.data);
+    let name = |voter: &Replica| format!("{}{}", voter.node, if lives(voter) { "" } else { "'s data of then, which are gone," });
+    let missing: Vec<String> = sync.voters.iter().filter(|voter| !there.contains(voter)).map(name).collect();
     let text = format!(
         "{count} of {} voters have promised, {needed} have to: a commit that was acknowledged may be on {} alone",
         sync.voters.len(),

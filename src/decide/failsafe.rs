@@ -66,7 +66,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
 
 /// What a renewal would tell now. Where voters confirm, nothing of it can be lost, and nobody asks.
 fn position(s: &Snapshot, leader: &LeaderRecord) -> Lsn {
-    let waits = s.sync().is_some_and(|sync| sync.record.is_lossless());
+    let waits = s.is_lossless();
     let newest = s.boundary.filter(|boundary| !waits && boundary.tli == leader.tli).map(|boundary| boundary.lsn);
     newest.unwrap_or_default().max(leader.lsn)
 }

@@ -108,6 +108,12 @@ pub(super) fn conflict(s: &Snapshot) -> Option<TimelineId> {
     known_texts(s).into_iter().find(|(tli, text)| s.histories.get(tli).is_some_and(|there| !says_the_same(there, text))).map(|(tli, _)| tli)
 }
 
+/// Whether a directory's timeline is not the one that the ledger knows by that number: each was made by another node (EXP-7).
+pub(super) fn is_of_another(s: &Snapshot, tli: TimelineId, histories: &BTreeMap<TimelineId, String>) -> bool {
+    let there = histories.get(&tli).filter(|text| is_real(text));
+    known_texts(s).get(&tli).filter(|text| is_real(text)).zip(there).is_some_and(|(known, there)| !says_the_same(there, known))
+}
+
 /// What is wrong with the history files before a start: what has to be written; `None` when all is well.
 ///
 /// A server that starts in recovery takes the newest history file for its target, and dies where that is a comment of a burnt

@@ -86,6 +86,8 @@ pub struct Memory {
     /// A rewind that is being prepared: the directory first has to reach the end of its own WAL. Or, while a clone is noted,
     /// what it discards.
     pub rewind: Option<RewindPlan>,
+    /// When the file's floors and boundary were last written for their own sake.
+    pub noted: Option<Moment>,
 }
 
 /// What a holder that etcd does not answer asks of its peers.

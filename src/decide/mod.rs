@@ -48,6 +48,7 @@ pub mod transition;
 mod unheard;
 mod upkeep;
 mod vote;
+mod went_back;
 mod wording;
 
 pub use failsafe::answer_to;

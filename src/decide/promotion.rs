@@ -154,7 +154,7 @@ fn ended_in_this_term(s: &Snapshot, leader: &LeaderRecord) -> bool {
 fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
     let known = d.memory.claim.take().filter(|story| story.term == leader.term);
     let mut story = known.unwrap_or_else(|| ClaimStory {
-        lossless: s.sync().is_some_and(|sync| sync.record.is_lossless()),
+        lossless: s.is_lossless(),
         former_lsn: Some(leader.lsn),
         wal_end: candidacy::verified_end(s, leader),
         ..ClaimStory::begun(leader.term, "claimed by a former run of this agent".to_owned(), s.now.boot)

@@ -6,6 +6,7 @@ use super::{
     draft::Draft,
     durability,
     snapshot::Snapshot,
+    went_back,
 };
 use crate::model::{
     key::{Compare, Key, Txn, Write},
@@ -33,7 +34,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return registered(s, d, mine);
     }
     match mine {
-        Some(stored) if gone_back(s, &stored.record) => {
+        Some(stored) if went_back::file(s, &stored.record) => {
             d.alarm(
                 "data-went-back",
                 format!(
@@ -48,6 +49,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             d.act(s, Action::WriteFile(Box::new(file)));
             Flow::Settled
         }
+        _ if went_back::data(s, d) == Flow::Settled => Flow::Settled,
         Some(stored) if says_the_same(s, &stored.record) => {
             d.memory.registered = true;
             Flow::Goes
@@ -110,10 +112,11 @@ fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) ->
     Flow::Goes
 }
 
-/// Whether the file's boundary has moved on by so much, or to another timeline, that it is worth a write.
+/// Whether the file's boundary has moved on by so much, or to another timeline, that it is worth a write: the file itself is written
+/// rarely enough where nothing acknowledged may be lost.
 fn moved_far(s: &Snapshot, theirs: &NodeRecord) -> bool {
-    const WORTH: u64 = 16 << 20;
-    s.file.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= WORTH)
+    let worth = if s.is_lossless() { 1 } else { 16 << 20 };
+    s.file.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= worth)
 }
 
 /// The file that follows ours when the data directory begins a new life.
@@ -129,15 +132,6 @@ pub(super) fn new_life(s: &Snapshot) -> NodeFile {
         initialised: false,
         ..s.file.clone()
     }
-}
-
-/// At the first sight after our start our file must be ahead by the start that it counted, and behind in nothing: the key says
-/// only what the file said before. Our own start is there only if we wrote it: else a copy of us did.
-fn gone_back(s: &Snapshot, theirs: &NodeRecord) -> bool {
-    let noted = s.file.boundary.map(|boundary| (boundary.tli, boundary.lsn));
-    let behind = theirs.data == s.file.data && theirs.tli.is_some_and(|tli| noted.is_none_or(|noted| noted < (tli, theirs.whole)));
-    let copied = theirs.starts == s.file.starts && !s.memory.registering;
-    theirs.starts > s.file.starts || copied || behind
 }
 
 fn says_the_same(s: &Snapshot, theirs: &NodeRecord) -> bool {

@@ -43,6 +43,12 @@ pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, history: &Ti
             };
         }
     }
+    if ledger::is_of_another(s, whole.tli, &disk.histories) {
+        return Verdict::Unrelated(format!(
+            "timeline {} of this directory is not the one of the cluster: their histories differ",
+            whole.tli
+        ));
+    }
     compare(s.layout, &own, history, whole, target)
 }
 

@@ -60,6 +60,9 @@ fn begin(s: &Snapshot) -> Begin {
         if unseen && s.disk().is_none() {
             return Begin::Unknown;
         }
+        if tries(s) >= NOTED_TRIES {
+            return Begin::At(*replay, *tli);
+        }
         let tli = noted_timeline(s, *tli, &s.histories);
         return Begin::At(known_boundary(s, tli, *replay), tli);
     }
@@ -68,11 +71,20 @@ fn begin(s: &Snapshot) -> Begin {
         Some(DataDir::Missing | DataDir::Empty | DataDir::Unusable { .. }) => return Begin::Nowhere,
         Some(DataDir::Present(_)) | None => return Begin::Unknown,
     };
-    let tli = disk_timeline(s, disk);
-    // A scan that failed from a newer boundary begins at the checkpoint's redo: it is there by pg_control's word.
-    let tried = s.failures.get(&Task::Scan).map_or(0, |failure| failure.count);
+    let noted = disk_timeline(s, disk);
     let redo = disk.control.redo;
-    Begin::At(if tried == 0 { known_boundary(s, tli, redo) } else { redo }, tli)
+    // A scan that failed from a newer boundary begins at the checkpoint's redo: it is there by pg_control's word. So is its timeline: of a
+    // newer one that was noted a directory that was set back may have the history file alone.
+    match tries(s) {
+        0 => Begin::At(known_boundary(s, noted, redo), noted),
+        tried if tried < NOTED_TRIES => Begin::At(redo, noted),
+        _ => Begin::At(redo, disk.control.tli()),
+    }
+}
+
+/// How often a scan has failed since the last that did not.
+pub(super) fn tries(s: &Snapshot) -> u32 {
+    s.failures.get(&Task::Scan).map_or(0, |failure| failure.count)
 }
 
 fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
@@ -80,14 +92,16 @@ fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
     noted.into_iter().flatten().filter(|boundary| boundary.tli == tli).map(|boundary| boundary.lsn).fold(least, Lsn::max)
 }
 
+/// After so many scans that failed on a timeline that was noted, the one that `pg_control` names is scanned.
+const NOTED_TRIES: u32 = 3;
+
 /// After so many scans that failed, what a rewind has left is judged by what it says itself.
 const LABEL_TRIES: u32 = 2;
 
 /// The end of WAL that a directory needs which a rewind (or a copy) has left, where a scan finds none: `pg_control` is the source's, and its
 /// redo may lie beyond the WAL that was copied. Until it is consistent the directory holds nothing but the source's.
 pub(super) fn end_by_label(s: &Snapshot, disk: &DiskFacts) -> Option<Whole> {
-    let failed = s.failures.get(&Task::Scan).is_some_and(|failure| failure.count >= LABEL_TRIES);
-    let tli = disk.control.min_recovery_tli.filter(|_| failed && disk.backup_label)?;
+    let tli = disk.control.min_recovery_tli.filter(|_| tries(s) >= LABEL_TRIES && disk.backup_label)?;
     Some(Whole { tli, lsn: s.layout.boundary(disk.control.min_recovery) })
 }
 

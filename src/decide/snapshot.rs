@@ -275,6 +275,11 @@ impl Snapshot {
         self.etcd.records.sync.as_ref()
     }
 
+    /// Whether nothing acknowledged may be lost: the mode that `sync` names is one of those in which commits wait for voters.
+    pub fn is_lossless(&self) -> bool {
+        self.sync().is_some_and(|sync| sync.record.is_lossless())
+    }
+
     /// The guard's status, where one is in session.
     pub const fn guard(&self) -> Option<&GuardStatus> {
         self.guard.value()

@@ -32,6 +32,12 @@ pub const SILENT_AFTER: Span = SAID_AGAIN.plus(Span::from_secs(2));
 /// How often the file's floors and boundary are written when nothing else asks for a write.
 const FLOORS_EVERY: u64 = 10_000;
 
+/// So long the boundary in the file may lag behind the disk where a set-back disk could cost what was acknowledged (protocol 1.2, `nodes`).
+const NOTED_EVERY: Span = Span::from_secs(10);
+
+/// How far it may lag behind in bytes, in any mode.
+const NOTED_WITHIN: u64 = 16 << 20;
+
 /// Promises of terms so far back are removed.
 const PROMISES_KEPT: u64 = 16;
 
@@ -59,12 +65,27 @@ fn file(s: &Snapshot, d: &mut Draft) {
     // Floors and the boundary only help to notice that etcd or our disk went back; a little lag does no harm.
     let drift = s.etcd.records.revision.saturating_sub(s.file.floors.revision);
     let unknown_cluster = s.etcd.records.cluster.as_ref().is_some_and(|cluster| s.file.floors.uuid.as_ref() != Some(&cluster.record.uuid));
-    let moved = s
-        .boundary
-        .is_some_and(|now| s.file.boundary.is_none_or(|noted| noted.tli != now.tli || now.lsn.bytes_ahead_of(noted.lsn).get() > 16 << 20));
-    if s.etcd_answers() && (unknown_cluster || drift > FLOORS_EVERY || moved) {
+    if s.etcd_answers() && (unknown_cluster || drift > FLOORS_EVERY || boundary_to_note(s, d)) {
         d.act(s, Action::WriteFile(Box::new(s.file.clone())));
+        d.memory.noted = Some(s.now.boot);
     }
+}
+
+/// Whether the boundary has moved on so far, or so long ago, that it is worth a write.
+fn boundary_to_note(s: &Snapshot, d: &mut Draft) -> bool {
+    let (Some(now), noted) = (s.boundary, s.file.boundary) else { return false };
+    let behind = noted.filter(|noted| noted.tli == now.tli).map(|noted| now.lsn.bytes_ahead_of(noted.lsn).get());
+    if behind.is_none_or(|bytes| bytes > NOTED_WITHIN) {
+        return true;
+    }
+    // An election has better to do than to wait for this write.
+    let serving = s.leader().is_some_and(|leader| leader.record.state == LeaderState::Serving);
+    if behind == Some(0) || !s.is_lossless() || !serving {
+        return false;
+    }
+    let due = s.memory.noted.map(|at| at.plus(NOTED_EVERY));
+    d.wake(due.unwrap_or(s.now.boot));
+    due.is_none_or(|due| due <= s.now.boot)
 }
 
 /// Whether the managed configuration is in place for this `follow`; writes it where it is not.

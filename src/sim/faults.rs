@@ -280,6 +280,8 @@ impl World {
         let others = (0..self.nodes.len()).any(|other| other != node && self.nodes[other].is_primary());
         if others && self.nodes[node].server.is_none() && self.nodes[node].disk.is_some() {
             self.nodes[node].disk = None;
+            let who = self.nodes[node].who();
+            self.trace.line(self.now, &who, "data directory is wiped");
         }
     }
 

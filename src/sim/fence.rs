@@ -20,7 +20,7 @@ impl World {
         let bound = self.policy.timers().kill_bound;
         for node in 0..self.nodes.len() {
             let of = &self.nodes[node];
-            if !of.is_primary() || of.asleep_until > self.now || self.is_paused_for(node) {
+            if !of.is_primary() || of.asleep_until > self.now || self.is_paused_for(node) || of.is_excused(self.now) {
                 continue;
             }
             let now = of.clock.boot(self.now);

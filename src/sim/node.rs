@@ -157,8 +157,8 @@ pub(super) struct Node {
     pub(super) frozen_for: u64,
     /// Until then, on its own clock, it may act by an authority that was over while it was frozen.
     pub(super) excused: Option<Moment>,
-    /// The life of its data that a rollback ended, noticed or not.
-    pub(super) spoilt: Option<DataIncarnation>,
+    /// The lives of its data that a rollback ended, noticed or not.
+    pub(super) spoilt: BTreeSet<DataIncarnation>,
     /// What its disks held at some former points of time.
     pub(super) saved: Vec<(u64, NodeFile, Data)>,
     pub(super) file: NodeFile,
@@ -263,7 +263,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         late_until: Moment::ZERO,
         frozen_for: 0,
         excused: None,
-        spoilt: None,
+        spoilt: BTreeSet::new(),
         saved: Vec::new(),
         file,
         file_made: false,

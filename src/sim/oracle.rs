@@ -194,7 +194,7 @@ impl World {
         if holder.is_some_and(|holder| Some(&holder.guard) != guard) {
             self.violation("O4", format!("{name}: {what} in term {term} that was claimed under another guard"));
         }
-        let written = self.store.sync().is_some_and(|sync| sync.term >= term);
+        let written = self.oracle.syncs.range(term..).next().is_some();
         if !written {
             self.violation("O4", format!("{name}: {what} in term {term} before sync was written for it"));
         }
@@ -310,7 +310,9 @@ impl World {
         let tli = self.wal.branches[branch].tli;
         let name = self.nodes[node].who();
         let term = self.nodes[node].guard.as_ref().map_or(Term::ZERO, |guard| guard.term);
-        if let Some(other) = self.oracle.ids.insert(tli, branch) {
+        // In `async` nobody who has seen more has to agree: a node that was off when etcd went back cannot know (safety.md).
+        let misled = self.store.before.is_some() && !self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        if let Some(other) = self.oracle.ids.insert(tli, branch).filter(|_| !misled) {
             self.violation("O5", format!("{name} makes a second timeline {tli} (branches {other} and {branch})"));
         }
         // Frozen between its claim and its promotion: the id may have been given up meanwhile.
@@ -319,7 +321,11 @@ impl World {
             self.violation("O5", format!("{name} came up on timeline {tli}, for which the ledger has {ledger:?}"));
         }
         self.oracle.made.insert(branch, term);
-        self.mark_lost(branch, term);
+        // A promotion that was under way when its machine was frozen, and ends when others have long followed, leads nowhere.
+        let overtaken = self.nodes[node].is_excused(self.now) && self.oracle.newest.keys().next_back().is_some_and(|newest| *newest > term);
+        if !overtaken {
+            self.mark_lost(branch, term);
+        }
     }
 
     /// Which acknowledged commits this new branch does not have.

@@ -107,8 +107,12 @@ impl World {
         let Some(sync) = self.oracle.syncs.get(&term).filter(|sync| sync.primary.node == self.nodes[node].name) else {
             return false;
         };
-        let bound =
-            |replica: &&Replica| self.bound_to(&replica.node).is_some_and(|(of, holder)| of == term && holder == self.nodes[node].name);
+        // Whose file is lost begins another life of its data, and neither claims nor votes with that.
+        let lives = |replica: &Replica| self.nodes.iter().any(|of| of.name == replica.node && of.file_made && of.file.data == replica.data);
+        let bound = |replica: &&Replica| {
+            let word = self.bound_to(&replica.node).is_some_and(|(of, holder)| of == term && holder == self.nodes[node].name);
+            word || !lives(replica)
+        };
         match sync.is_lossless() {
             true => sync.voters.iter().filter(bound).count() >= sync.quorum().k() as usize,
             false => sync.electable.iter().all(|replica| bound(&replica)),

@@ -98,8 +98,8 @@ pub(super) struct Client {
     silent: bool,
     /// A list is on its way.
     listing: bool,
-    /// Requests that wait for an answer.
-    waiting: BTreeMap<u64, ()>,
+    /// Requests that wait for an answer, and when they were sent.
+    waiting: BTreeMap<u64, Moment>,
     /// The watch says nothing, and nobody notices, until then.
     pub(super) stalled_until: u64,
 }
@@ -214,13 +214,13 @@ impl World {
         let back = self.way();
         let token = self.token();
         self.later_at(node, ATTEMPT, move |world| {
-            if world.settle_request(node, run, token, false) {
+            if world.settle_request(node, run, token) {
                 world.nodes[node].agent_of(run).into_iter().for_each(|agent| agent.client.listing = false);
                 world.silence(node, run, "no answer within 350ms");
             }
         });
         if let Some(agent) = self.nodes[node].agent_of(run) {
-            agent.client.waiting.insert(token, ());
+            agent.client.waiting.insert(token, sent);
         }
         self.later(there, move |world| {
             if !world.network.reaches_etcd(node, world.now) || world.store.away_until > world.now {
@@ -229,7 +229,7 @@ impl World {
             world.refresh_lease(node, run);
             let (entries, revision) = if wants { (world.store.list(), world.store.revision) } else { (Vec::new(), 0) };
             world.later_at(node, back, move |world| {
-                if !world.network.hears_etcd(node, world.now) || !world.settle_request(node, run, token, true) {
+                if !world.network.hears_etcd(node, world.now) || !world.settle_request(node, run, token) {
                     return;
                 }
                 let Some(agent) = world.nodes[node].agent_of(run) else { return };
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// Whether this request still waited; it waits no more.
-    fn settle_request(&mut self, node: usize, run: u64, token: u64, _answered: bool) -> bool {
+    fn settle_request(&mut self, node: usize, run: u64, token: u64) -> bool {
         self.nodes[node].agent_of(run).is_some_and(|agent| agent.client.waiting.remove(&token).is_some())
     }
 
@@ -292,8 +292,9 @@ impl World {
     /// Sends a transaction; its outcome comes as an event, sooner or later, or not at all.
     pub(super) fn send_txn(&mut self, node: usize, run: u64, purpose: Option<Purpose>, txn: Txn, done: Reply) {
         let token = self.token();
+        let sent = self.nodes[node].clock.boot(self.now);
         if let Some(agent) = self.nodes[node].agent_of(run) {
-            agent.client.waiting.insert(token, ());
+            agent.client.waiting.insert(token, sent);
         }
         let open = self.network.reaches_etcd(node, self.now);
         if !open && self.random.chance(300) {
@@ -304,7 +305,7 @@ impl World {
         }
         let late = done.clone();
         self.later_at(node, ATTEMPT, move |world| {
-            if world.settle_request(node, run, token, false) {
+            if world.settle_request(node, run, token) {
                 world.note_ambiguous(purpose);
                 let outcome = TxnOutcome::Unknown { why: "no answer within 350ms".to_owned() };
                 world.finish(node, run, &late, outcome);
@@ -342,7 +343,11 @@ impl World {
             self.unclear(node, run, token, purpose, done);
             return;
         }
-        let outcome = self.commit(node, run, &txn);
+        let mut outcome = self.commit(node, run, &txn);
+        let asked = self.nodes[node].agent_of(run).and_then(|agent| agent.client.waiting.get(&token).copied());
+        if let (TxnOutcome::Applied { sent, .. } | TxnOutcome::Refused { sent, .. }, Some(asked)) = (&mut outcome, asked) {
+            *sent = asked;
+        }
         self.refresh_lease(node, run);
         if unclear {
             self.unclear(node, run, token, purpose, done);
@@ -365,7 +370,7 @@ impl World {
     fn answer(&mut self, node: usize, run: u64, after: u64, token: u64, done: Reply, outcome: TxnOutcome) {
         self.later_at(node, after, move |world| {
             let local = matches!(outcome, TxnOutcome::NotDone { .. });
-            if (local || world.network.hears_etcd(node, world.now)) && world.settle_request(node, run, token, true) {
+            if (local || world.network.hears_etcd(node, world.now)) && world.settle_request(node, run, token) {
                 world.finish(node, run, &done, outcome);
             }
         });

@@ -32,9 +32,13 @@ impl State {
             ("sync.term", records.sync.as_ref().map_or(0, |sync| sync.record.term.get()), floors.sync_term.get()),
             ("term", leader.map_or(0, |leader| leader.term.get()), self.known_term()),
         ];
-        checks.into_iter().find(|(_, there, floor)| there < floor).map(|(what, there, floor)| {
-            format!("its {what} is {there}, and this node has seen {floor}: it was restored from an older state, or is not the same etcd")
-        })
+        checks.into_iter().find(|(_, there, floor)| there < floor).map(|(what, there, floor)| went_back(what, there, floor))
+    }
+
+    /// The same of an answer that shows a few keys only: its revision says enough.
+    pub(super) fn undercut_by(&self, revision: u64, sent: Moment) -> Option<String> {
+        let floor = self.newest_floors().revision;
+        (sent >= self.floors_at && revision < floor).then(|| went_back("revision", revision, floor))
     }
 
     /// The file's floors, raised by what the believed view shows.
@@ -59,4 +63,8 @@ impl State {
         let seen = self.records.leader.as_ref().map_or(Term::ZERO, |leader| leader.record.term);
         seen.max(self.file.term).get()
     }
+}
+
+fn went_back(what: &str, there: u64, floor: u64) -> String {
+    format!("its {what} is {there}, and this node has seen {floor}: it was restored from an older state, or is not the same etcd")
 }

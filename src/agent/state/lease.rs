@@ -67,9 +67,9 @@ impl State {
                 }
                 None
             }
-            TxnOutcome::Refused { values, revision, .. } => {
+            TxnOutcome::Refused { values, revision, sent } => {
                 self.lease.unsettled.retain(|attempt| attempt.nonce != *nonce);
-                self.refused(values, revision, now);
+                self.refused(values, revision, sent, now);
                 None
             }
             TxnOutcome::NotDone { why } => {

@@ -175,6 +175,20 @@ fn an_answer_asked_for_after_the_higher_value_was_received_makes_etcd_suspect() 
     assert_eq!(state.suspect, None);
 }
 
+/// A holder whose renewals a restored etcd refuses would else send one after the other until the next list.
+#[test]
+fn a_refusal_at_a_lower_revision_makes_etcd_suspect() {
+    for (sent, believed) in [(50, false), (0, true)] {
+        let mut state = state();
+        state.apply(listed(&leader("n1", 3, "L9", 9), 30, 0), at(20));
+        let values = vec![(Key::Leader, Some(leader("n1", 3, "L1", 1)), 8)];
+        let refused = TxnOutcome::Refused { values, revision: 10, sent: at(sent).boot };
+        state.apply(Event::TxnDone { nonce: parsed("R"), task: Task::LeaderTxn, outcome: refused }, at(60));
+        assert_eq!(state.suspect.is_none(), believed, "{:?}", state.suspect);
+        assert_eq!(state.records.leader.as_ref().map(|leader| leader.record.seq), Some(9), "the believed view stays");
+    }
+}
+
 #[test]
 fn an_empty_prefix_and_another_uuid_are_suspect() {
     for entries in [Vec::new(), vec![(Key::Cluster, CLUSTER.replace("u1", "u2"), 99)]] {

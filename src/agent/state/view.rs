@@ -53,9 +53,10 @@ impl State {
     }
 
     /// A refusal is a linearizable look at the compared keys.
-    pub(super) fn refused(&mut self, values: Vec<(Key, Option<String>, u64)>, revision: u64, now: Clocks) {
+    pub(super) fn refused(&mut self, values: Vec<(Key, Option<String>, u64)>, revision: u64, sent: Moment, now: Clocks) {
         let deleted = values.iter().map(|(key, text, written)| (key, text.as_deref(), if text.is_some() { *written } else { revision }));
-        self.suspect = self.suspect.take().or_else(|| self.torn_down(deleted)).or_else(|| self.made_anew(&values));
+        let found = self.torn_down(deleted).or_else(|| self.made_anew(&values)).or_else(|| self.undercut_by(revision, sent));
+        self.suspect = self.suspect.take().or(found);
         if self.suspect.is_some() {
             return;
         }

@@ -78,7 +78,9 @@ impl World {
     pub(super) fn freeze(&mut self, node: usize, lasts: u64) {
         let now = self.now;
         let bound = self.policy.timers().kill_bound;
-        let authority = self.authority(node).map(|(_, until)| until.plus(bound));
+        // By the store's word or its peers', whichever its guard was armed for.
+        let armed = self.nodes[node].guard.as_ref().and_then(|guard| guard.armed.as_ref()).map(|armed| armed.until);
+        let authority = self.authority(node).map(|(_, until)| until).max(armed).map(|until| until.plus(bound));
         let of = &mut self.nodes[node];
         if !of.up || of.asleep_until > now {
             return;
@@ -138,9 +140,10 @@ impl World {
                 return;
             }
             of.disk = Some(disk);
-            of.spoilt = Some(of.file.data.clone());
+            of.spoilt.insert(of.file.data.clone());
             if file_too {
                 of.file = file;
+                of.spoilt.insert(of.file.data.clone());
             }
             world.coverage.rolled_back += 1;
             let who = world.nodes[node].who();
@@ -155,6 +158,8 @@ impl World {
             if world.can_spare(node) && !world.nodes[node].up && world.nodes[node].disk.as_ref().is_none_or(|disk| disk.broken.is_none()) {
                 world.nodes[node].file_made = false;
                 world.coverage.files_lost += 1;
+                let who = world.nodes[node].who();
+                world.trace.line(world.now, &who, "node file is lost");
             }
         });
     }
@@ -164,12 +169,20 @@ impl World {
         let Some(sync) = self.sync_in_force() else { return false };
         let known = |of: &crate::sim::node::Node| {
             let replica = crate::model::node::Replica::new(of.name.clone(), of.file.data.clone());
-            of.disk.is_some() && of.spoilt.as_ref() != Some(&of.file.data) && (sync.primary == replica || sync.electable.contains(&replica))
+            of.disk.is_some()
+                && of.file_made
+                && !of.spoilt.contains(&of.file.data)
+                && (sync.primary == replica || sync.electable.contains(&replica))
         };
         let end = |of: usize| self.nodes[of].disk.as_ref().map_or(0, |disk| disk.end);
         let others = (0..self.nodes.len()).filter(|other| *other != node);
         // In `async` nobody takes over who lacks more than `max_lag`.
         let near = sync.is_lossless() || others.clone().any(|other| end(other) + 500_000 > end(node));
-        near && self.nodes.len() > 1 && self.store.before.is_none() && others.into_iter().all(|other| known(&self.nodes[other]))
+        // What a life that is gone has confirmed may be here alone, until `sync` has dropped it.
+        let lives = |voter: &crate::model::node::Replica| self.nodes.iter().any(|of| of.name == voter.node && of.file.data == voter.data);
+        near && sync.voters.iter().all(lives)
+            && self.nodes.len() > 1
+            && self.store.before.is_none()
+            && others.into_iter().all(|other| known(&self.nodes[other]))
     }
 }

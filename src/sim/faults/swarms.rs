@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::sim::Swarm;
 
-/// What goes wrong in every cluster. Data that go back, an etcd that goes back, and machines that are frozen have swarms of their own.
+/// What goes wrong in every cluster.
 const KINDS: &[Fault] = &[
     Fault::AgentKilled,
     Fault::AgentKilled,
@@ -50,6 +50,11 @@ const KINDS: &[Fault] = &[
     Fault::WatchGap,
     Fault::WatchReplays,
     Fault::EtcdCompacted,
+    Fault::HostFrozen,
+    Fault::HostRolledBack,
+    Fault::FileLost,
+    Fault::EtcdRestored,
+    Fault::PrefixWiped,
 ];
 
 /// Operators at work, and what comes in their way.

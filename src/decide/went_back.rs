@@ -1,0 +1,67 @@
+//! Whether this node's disk still has what was noted of it: a file or a directory that went back begins a new life (protocol 1.2, `nodes`).
+
+use super::{Flow, decision::Action, draft::Draft, ledger, registration, scan, snapshot::Snapshot};
+use crate::model::{
+    instance::{DataDir, Whole},
+    record::NodeRecord,
+};
+
+/// After so many scans in vain, WAL that nothing can read is no proof of anything.
+const UNREADABLE: u32 = 6;
+
+/// At the first sight after our start our file must be ahead by the start that it counted, and behind in nothing: the key says
+/// only what the file said before. Our own start is there only if we wrote it: else a copy of us did.
+pub(super) fn file(s: &Snapshot, theirs: &NodeRecord) -> bool {
+    let noted = s.file.boundary.map(|boundary| (boundary.tli, boundary.lsn));
+    let behind = theirs.data == s.file.data && theirs.tli.is_some_and(|tli| noted.is_none_or(|noted| noted < (tli, theirs.whole)));
+    let copied = theirs.starts == s.file.starts && !s.memory.registering;
+    theirs.starts > s.file.starts || copied || behind
+}
+
+/// Data are compared with what was noted of them before this run of the agent says or does anything with them: whoever has acknowledged,
+/// votes or may be elected has to have what it once had.
+pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
+    let noted = s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some());
+    // A server that runs was looked at before it was started.
+    if !noted || !s.is_empty() || s.file.operation.is_some() {
+        return Flow::Goes;
+    }
+    match s.disk() {
+        Some(DataDir::Present(disk)) if !disk.backup_label && !s.disk().is_some_and(DataDir::is_half_rewound) => {}
+        Some(_) => return Flow::Goes,
+        None => {}
+    }
+    let lost = match s.whole_now() {
+        Some(whole) => lost(s, whole).map(|lost| format!("WAL here ends at {} on timeline {}, and {lost}", whole.lsn, whole.tli)),
+        // The last primary alone may be all there is: it waits until somebody makes its WAL readable.
+        None if scan::tries(s) >= UNREADABLE && !s.is_owner() => Some("the end of WAL here cannot be found".to_owned()),
+        None => {
+            scan::start(s, d);
+            return Flow::Settled;
+        }
+    };
+    let Some(lost) = lost else { return Flow::Goes };
+    d.alarm("data-went-back", format!("{lost}: the disk went back, or lost something; its data get a new incarnation"));
+    d.act(s, Action::WriteFile(Box::new(registration::new_life(s))));
+    Flow::Settled
+}
+
+/// What is known to have been on this disk in this life, and is not.
+pub(super) fn lost(s: &Snapshot, whole: Whole) -> Option<String> {
+    let end = (whole.tli, whole.lsn);
+    if let Some(noted) = s.file.boundary.filter(|noted| (noted.tli, noted.lsn) > end) {
+        return Some(format!("this node's file knows {} on timeline {}", noted.lsn, noted.tli));
+    }
+    if let Some((tli, lsn)) = published(s).and_then(|node| Some((node.tli?, node.whole))).filter(|published| *published > end) {
+        return Some(format!("it once published {lsn} on timeline {tli}"));
+    }
+    let (tli, lsn) = s.primary_position()?;
+    // A claimant that died before it served may be behind its predecessor's position, within `max_lag`: it never had that.
+    let ours = s.is_owner() && ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
+    (ours && (tli, lsn) > end).then(|| format!("`leader` knows {lsn} on timeline {tli}"))
+}
+
+/// What etcd has of this life of our data.
+fn published(s: &Snapshot) -> Option<&NodeRecord> {
+    s.etcd.records.nodes.get(&s.me.node).map(|node| &node.record).filter(|node| node.data == s.file.data)
+}
