@@ -18,7 +18,7 @@ use pgbaton::{
     model::{
         lsn::Bytes,
         moment::{Moment, Span},
-        policy::{ClusterPolicy, Durability, Preset},
+        policy::{Durability, Preset},
     },
 };
 use std::{
@@ -108,7 +108,7 @@ impl Bench {
         spec.keep_files = if env::var("BENCH_KEEP").is_ok() { Files::Keep } else { Files::RemoveAlways };
         if preset == "fast" {
             spec.timing = EtcdTiming::FAST;
-            spec.policy = ClusterPolicy { preset: Preset::Fast, ..ClusterPolicy::default() };
+            spec.policy.preset = Preset::Fast;
         }
         spec.policy.durability = durability();
         let lab = Lab::build(&spec, &|_| ()).expect("lab");

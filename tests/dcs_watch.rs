@@ -152,6 +152,7 @@ fn suspicion(lists: [Listing; 2]) -> Option<String> {
         tags: Tags::default(),
         version: String::new(),
         first_policy: ClusterPolicy::default(),
+        adopted_durability: pgbaton::model::policy::Durability::Async,
         major: 15,
         boot: clock::incarnation(),
         peer_key: false,

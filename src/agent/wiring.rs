@@ -356,6 +356,7 @@ fn me(config: &Config, agent: Incarnation, major: u32) -> Me {
         tags: config.tags.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         first_policy: config.bootstrap.policy.clone(),
+        adopted_durability: config.bootstrap.adopted_durability,
         major,
         // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
         peer_key: config.api.peer_key.is_some() && boot.is_some(),

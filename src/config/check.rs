@@ -12,7 +12,12 @@ use super::{
     node::{ApiConfig, BootstrapConfig, Config, GuardConfig, LogFormat, PostgresConfig, TelemetryConfig},
     policy_file,
 };
-use crate::model::{instance::KillMode, node::ClusterName, policy::ClusterPolicy, record::Tags};
+use crate::model::{
+    instance::KillMode,
+    node::ClusterName,
+    policy::{ClusterPolicy, Durability},
+    record::Tags,
+};
 use std::path::{Path, PathBuf};
 
 /// Reads and checks a node's configuration, the files that it names included.
@@ -148,9 +153,9 @@ fn bootstrap_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Boot
     let policy = optional(section.get("policy"), |entry| {
         let path = reader.beside(entry)?;
         if !reader.follow {
-            return Some(ClusterPolicy::default());
+            return Some((ClusterPolicy::default(), false));
         }
-        match policy_file::read_policy(&path) {
+        match policy_file::read_first_policy(&path) {
             Ok(policy) => Some(policy),
             Err(faults) => {
                 reader.faults.extend(faults);
@@ -160,7 +165,9 @@ fn bootstrap_section(reader: &mut Reader, root: &mut Section<'_>) -> Option<Boot
     });
     section.finish(reader);
     let initdb = initdb?.unwrap_or_default();
-    Some(BootstrapConfig { initdb, policy: policy?.unwrap_or_default() })
+    let (policy, named) = policy?.unwrap_or_default();
+    let adopted_durability = if named { policy.durability } else { Durability::Async };
+    Some(BootstrapConfig { initdb, policy, adopted_durability })
 }
 
 /// What `initdb` is given by ourselves; the second member says why.

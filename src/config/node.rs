@@ -7,7 +7,7 @@ use super::{
 use crate::model::{
     instance::KillMode,
     node::{Address, ClusterName, NodeName},
-    policy::ClusterPolicy,
+    policy::{ClusterPolicy, Durability},
     record::Tags,
 };
 use serde::Serialize;
@@ -173,6 +173,8 @@ pub struct BootstrapConfig {
     pub initdb: Vec<String>,
     /// The first policy: that of the named file, or the defaults.
     pub policy: ClusterPolicy,
+    /// What commits wait for in a cluster that was there before: what the named file says, else for nobody, as they did.
+    pub adopted_durability: Durability,
 }
 
 /// How PostgreSQL is ended when the deadline passes.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::{
     moment::Span,
-    policy::{AntiFlap, ClusterPolicy, CrashPolicy, Depose, Durability, Preset, Reclone, SlotRetention},
+    policy::{AntiFlap, ClusterPolicy, CrashPolicy, Depose, Durability, Preset, Reclone, SlotRetention, SyncSpread},
     policy_check::{self, MOST_CONFIRM, MOST_FAILOVERS},
 };
 use std::{collections::BTreeMap, path::Path};
@@ -18,6 +18,17 @@ use toml::de::DeValue;
 /// Everything that is wrong.
 pub fn read_policy(file: &Path) -> Result<ClusterPolicy, Faults> {
     check_policy(file, &file::read_file(file)?)
+}
+
+/// The policy of a new cluster, and whether its file names what commits wait for.
+///
+/// # Errors
+/// Everything that is wrong.
+pub(super) fn read_first_policy(file: &Path) -> Result<(ClusterPolicy, bool), Faults> {
+    let text = file::read_file(file)?;
+    let policy = check_policy(file, &text)?;
+    let named = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("durability"));
+    Ok((policy, named))
 }
 
 /// Checks a policy that was read from `file` (a name for the faults).
@@ -40,8 +51,7 @@ pub(super) fn check_text(file: &Path, text: &str) -> Result<(ClusterPolicy, Vec<
 }
 
 /// Keys of later versions: key, and what holds here instead.
-const NOT_YET: [(&str, &str); 2] =
-    [("target_rto", "remove it; choose a preset"), ("sync_spread", "remove it; voters are whichever members stream")];
+const NOT_YET: [(&str, &str); 1] = [("target_rto", "remove it; choose a preset")];
 
 fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy> {
     let mut policy = ClusterPolicy::default();
@@ -54,6 +64,7 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy
         ("quorum", Durability::Quorum),
         ("strict-quorum", Durability::StrictQuorum),
     ];
+    let spread = [("zone", SyncSpread::Zone), ("any", SyncSpread::Any)];
     let depose = [("by-quorum", Depose::ByQuorum), ("after-lease", Depose::AfterLease)];
     // One faulty key leaves its default in place: the fault is noted, and what is checked together still can be.
     set(&mut policy.preset, root.get("preset"), |entry| reader.word(entry, &presets));
@@ -63,6 +74,7 @@ fn root_keys(reader: &mut Reader, mut root: Section<'_>) -> Option<ClusterPolicy
     set(&mut policy.soft_stop, root.get("soft_stop"), |entry| span(reader, entry, "200ms").map(Some));
     set(&mut policy.durability, root.get("durability"), |entry| reader.word(entry, &durability));
     set(&mut policy.quorum_standbys, root.get("quorum_standbys"), |entry| reader.integer(entry, 1..=MOST_CONFIRM));
+    set(&mut policy.sync_spread, root.get("sync_spread"), |entry| reader.word(entry, &spread));
     set(&mut policy.depose, root.get("depose"), |entry| reader.word(entry, &depose));
     set(&mut policy.failsafe, root.get("failsafe"), |entry| reader.boolean(entry));
     set(&mut policy.max_lag, root.get("max_lag"), |entry| reader.bytes(entry, "\"1MB\""));

@@ -101,7 +101,7 @@ pub fn policy_reference() -> String {
         "# Change: live, where PostgreSQL can; else the node is shown as pending restart.\n",
         "#[parameters]\n",
         "#max_connections = 200\n",
-        "\n# Not available in this version: target_rto, sync_spread.\n",
+        "\n# Not available in this version: target_rto.\n",
     ));
     text
 }

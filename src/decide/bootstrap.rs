@@ -13,7 +13,7 @@ use crate::model::{
     node::SystemId,
     node_file::{NodeFile, Operation},
     observed::Observed,
-    policy::LONGEST_HOLD,
+    policy::{ClusterPolicy, LONGEST_HOLD},
     record::{
         BaseTimelines, BootstrapRecord, ClusterRecord, Holder, LeaderRecord, LeaderState, PolicyRecord, SyncMode, SyncRecord, TermRecord,
         TimelineRecord, TimelineState, Unknown, VERSION, to_text,
@@ -235,7 +235,8 @@ fn first_claim(s: &Snapshot, disk: &DiskFacts) -> Option<Txn> {
     ];
     if s.etcd.records.policy.is_none() {
         when.push(Compare::Missing(Key::Policy));
-        let policy = PolicyRecord { v: VERSION, version: 1, policy: s.me.first_policy.clone() };
+        let durability = if s.file.initialised { s.me.first_policy.durability } else { s.me.adopted_durability };
+        let policy = PolicyRecord { v: VERSION, version: 1, policy: ClusterPolicy { durability, ..s.me.first_policy.clone() } };
         then.push(Write::Put(Key::Policy, to_text(&policy)));
     }
     Some(Txn { nonce, when, then })

@@ -9,7 +9,7 @@ use super::{
     membership, names,
     snapshot::Snapshot,
     transition::{self, Step},
-    upkeep,
+    upkeep, voters,
 };
 use crate::model::{
     instance::{Cut, Process, ServerFacts, ServerRole, StartAs},
@@ -23,8 +23,6 @@ use crate::model::{
     record::{Stored, SyncMode, SyncRecord, to_text},
     term::Term,
 };
-use std::collections::BTreeSet;
-
 /// How many replicas that may take over end the `async` of a new cluster (`durability = "auto"`).
 const ENOUGH: usize = 2;
 
@@ -167,7 +165,7 @@ fn wanted_mode(s: &Snapshot, sync: &SyncRecord) -> SyncMode {
 
 fn keep(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, facts: &ServerFacts, mode: SyncMode, since: Moment) {
     let record = sync.record.quorum();
-    let wanted = wanted(s, d, &sync.record, facts, mode, since);
+    let wanted = voters::wanted(s, d, &sync.record, facts, mode, since);
     let may_wait = sync.record.mode == SyncMode::Async && mode != SyncMode::StrictQuorum;
     if may_wait && wanted.is_nobody() && !sync.record.electable.is_empty() {
         d.waits("voters", "no replica is ready yet to be waited for: commits wait for nobody until one is");
@@ -224,53 +222,6 @@ pub(super) fn wording(quorum: &Quorum, mode: SyncMode) -> String {
     }
     let nodes: Vec<&str> = quorum.members().iter().map(|replica| replica.node.as_str()).collect();
     format!("{} of {}", quorum.k(), nodes.join(", "))
-}
-
-/// Who should confirm: voters until they are silent or barred, and whoever has caught up and is ready to be promoted.
-fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, mode: SyncMode, since: Moment) -> Quorum {
-    let rows = |replica: &Replica| {
-        let name = replica.application_name();
-        // One that is only starting may be the next one of a receiver whose former walsender has not noticed its end.
-        facts.walsenders.iter().filter(move |row| row.streaming && row.application_name == name)
-    };
-    let mut members: BTreeSet<Replica> = BTreeSet::new();
-    for voter in &sync.voters {
-        if membership::barred_from_voting(s, voter) || !membership::is_heard(s, d, voter, since) {
-            continue;
-        }
-        if rows(voter).count() > 1 {
-            d.alarm(
-                "duplicate-walsender",
-                format!("several receivers call themselves {}: what they confirm counts for nothing", voter.application_name()),
-            );
-            continue;
-        }
-        members.insert(voter.clone());
-    }
-    let ServerRole::Primary { insert, .. } = &facts.role else { return Quorum::new(s.policy.quorum_standbys, members) };
-    for row in facts.walsenders.iter().filter(|row| row.streaming) {
-        let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
-        let caught_up = row.flush.is_some_and(|flush| insert.bytes_ahead_of(flush) <= s.policy.max_lag);
-        let joins = caught_up
-            && rows(&replica).count() == 1
-            && membership::is_recent(s, &replica)
-            && membership::is_present_life(s, &replica)
-            && !membership::barred_from_voting(s, &replica);
-        if joins {
-            members.insert(replica);
-        }
-    }
-    let most = u32::try_from(members.len()).unwrap_or(u32::MAX);
-    if mode == SyncMode::StrictQuorum && most < s.policy.quorum_standbys {
-        // Commits wait for those who are missing.
-        d.alarm(
-            "no-voter",
-            format!("{most} replicas can confirm commits, and {} have to: with strict-quorum they wait", s.policy.quorum_standbys),
-        );
-        let enough = sync.voters.len() >= s.policy.quorum_standbys as usize;
-        return if enough { Quorum::new(s.policy.quorum_standbys, sync.voters.iter().cloned()) } else { sync.quorum() };
-    }
-    Quorum::new(s.policy.quorum_standbys, members)
 }
 
 /// `synchronous_standby_names` for `quorum`. With strict-quorum fewer than the policy asks for confirm nothing.

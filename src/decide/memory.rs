@@ -5,7 +5,7 @@ use crate::model::{
     instance::Run,
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{Incarnation, NodeName, Nonce},
+    node::{Incarnation, NodeName, Nonce, Replica},
     node_file::Boundary,
     policy::CrashPolicy,
     record::Answer,
@@ -88,6 +88,19 @@ pub struct Memory {
     pub rewind: Option<RewindPlan>,
     /// When the file's floors and boundary were last written for their own sake.
     pub noted: Option<Moment>,
+    /// The replicas that could vote, as the holder.
+    pub seats: Vec<Seat>,
+}
+
+/// A replica that could vote, and how it has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// Which one.
+    pub replica: Replica,
+    /// Since when it has been fit to.
+    pub fit_since: Moment,
+    /// Since when it has been far behind.
+    pub slow_since: Option<Moment>,
 }
 
 /// What a holder that etcd does not answer asks of its peers.

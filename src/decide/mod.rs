@@ -48,6 +48,7 @@ pub mod transition;
 mod unheard;
 mod upkeep;
 mod vote;
+mod voters;
 mod went_back;
 mod wording;
 

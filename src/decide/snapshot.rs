@@ -8,7 +8,7 @@ use crate::model::{
     node::{Address, DataIncarnation, Incarnation, NodeName, Nonce, Replica},
     node_file::{Boundary, ClonePlace, NodeFile},
     observed::Observed,
-    policy::ClusterPolicy,
+    policy::{ClusterPolicy, Durability},
     record::{LeaderRecord, LeaderState, Stored, SyncRecord, Tags},
     records::Records,
     term::Term,
@@ -117,6 +117,8 @@ pub struct Me {
     pub version: String,
     /// The first policy of a new cluster.
     pub first_policy: ClusterPolicy,
+    /// What commits wait for in a cluster that was there before.
+    pub adopted_durability: Durability,
     /// PostgreSQL's major version by its binaries.
     pub major: u32,
     /// This boot of the machine.

@@ -7,7 +7,11 @@ use super::{
     node::Node,
     switch::ipv4,
 };
-use crate::model::{lsn::Bytes, moment::Span, policy::ClusterPolicy};
+use crate::model::{
+    lsn::Bytes,
+    moment::Span,
+    policy::{ClusterPolicy, Durability},
+};
 use anyhow::{Context, Result, bail};
 use std::{
     collections::BTreeMap,
@@ -95,7 +99,7 @@ impl LabSpec {
             members: 3,
             placement: Placement::Apart,
             timing: EtcdTiming::DEFAULT,
-            policy: ClusterPolicy::default(),
+            policy: ClusterPolicy { durability: Durability::Async, ..ClusterPolicy::default() },
             walls: None,
             disk: None,
             restart_after: Span::from_millis(200),

@@ -23,11 +23,14 @@ pub struct ClusterPolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_stop: Option<Span>,
     /// What a commit waits for.
-    #[serde(skip_serializing_if = "Durability::is_usual")]
+    #[serde(default = "Durability::unnamed", skip_serializing_if = "Durability::is_unnamed")]
     pub durability: Durability,
     /// How many voters must flush a commit before it is acknowledged (`quorum`, `strict-quorum`). From 1 to 4.
     #[serde(skip_serializing_if = "is_one")]
     pub quorum_standbys: u32,
+    /// Which replicas are chosen to vote.
+    #[serde(skip_serializing_if = "SyncSpread::is_usual")]
+    pub sync_spread: SyncSpread,
     /// When voters may follow a primary that they find gone.
     #[serde(skip_serializing_if = "Depose::is_usual")]
     pub depose: Depose,
@@ -115,10 +118,21 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// Agents that know nothing of it read a policy that does not name it.
+    /// What holds in a policy in etcd that does not name it: agents that know nothing of it read and write such a one.
+    const fn unnamed() -> Self {
+        Self::Async
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+    const fn is_unnamed(&self) -> bool {
+        matches!(self, Self::Async)
+    }
+}
+
+impl SyncSpread {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
     const fn is_usual(&self) -> bool {
-        matches!(self, Self::Async)
+        matches!(self, Self::Zone)
     }
 }
 
@@ -137,6 +151,16 @@ const fn is_one(number: &u32) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
 const fn is_true(flag: &bool) -> bool {
     *flag
+}
+
+/// Which replicas are chosen to vote where there are more than are needed (protocol 1.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncSpread {
+    /// Those outside the primary's zone first, and no two of one zone where another one has one too.
+    Zone,
+    /// Whichever keep up best.
+    Any,
 }
 
 /// When voters may follow a primary that they find gone, in the quorum modes (protocol 1.7 step 0).
@@ -193,8 +217,9 @@ impl Default for ClusterPolicy {
             hold_for: None,
             take_after: None,
             soft_stop: None,
-            durability: Durability::Async,
+            durability: Durability::Auto,
             quorum_standbys: 1,
+            sync_spread: SyncSpread::Zone,
             depose: Depose::ByQuorum,
             failsafe: true,
             max_lag: Bytes::new(1 << 20),

@@ -194,6 +194,7 @@ fn policy_of(draw: &mut Random) -> ClusterPolicy {
         reclone: Reclone::WhenRewindFails,
         stop_timeout: Span::from_secs(10),
         primary_start_timeout: Span::from_secs(15),
+        durability: Durability::Async,
         anti_flap: AntiFlap { failovers: draw.pick(&[0, 0, 3, 6]), ..AntiFlap::default() },
         ..ClusterPolicy::default()
     }

@@ -9,6 +9,7 @@ use crate::{
         moment::{Clocks, Moment},
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, SlotName},
         node_file::NodeFile,
+        term::Term,
         timeline::TimelineId,
     },
 };
@@ -157,6 +158,8 @@ pub(super) struct Node {
     pub(super) frozen_for: u64,
     /// Until then, on its own clock, it may act by an authority that was over while it was frozen.
     pub(super) excused: Option<Moment>,
+    /// What it had claimed and promised when its power went: such a write may still be under way.
+    pub(super) vowed: Term,
     /// The lives of its data that a rollback ended, noticed or not.
     pub(super) spoilt: BTreeSet<DataIncarnation>,
     /// What its disks held at some former points of time.
@@ -263,6 +266,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         late_until: Moment::ZERO,
         frozen_for: 0,
         excused: None,
+        vowed: Term::ZERO,
         spoilt: BTreeSet::new(),
         saved: Vec::new(),
         file,

@@ -127,9 +127,10 @@ impl World {
     /// Until when this node may act by what the store has taken; `None` where the store never gave it that.
     pub(super) fn authority(&self, node: usize) -> Option<(Term, Moment)> {
         let name = &self.nodes[node].name;
-        let newest = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *name)?;
-        let record = &newest.record;
-        let (_, sent) = self.oracle.sends.get(&record.nonce).filter(|(sender, _)| *sender == node)?;
+        // What an operator made anew in its name, or another node's swap, gives it nothing, and takes nothing back that it was given.
+        let own = |record: &LeaderRecord| self.oracle.sends.get(&record.nonce).filter(|(sender, _)| *sender == node);
+        let written = self.oracle.newest.values().rev().map(|written| &written.record);
+        let (record, (_, sent)) = written.filter(|record| record.holder.node == *name).find_map(|record| Some((record, own(record)?)))?;
         is_held(record).then(|| (record.term, sent.plus(record.hold)))
     }
 

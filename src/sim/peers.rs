@@ -138,7 +138,8 @@ impl World {
 
     /// The store has taken a claim or a promise: no word of that node stands against it (protocol 1.11).
     pub(super) fn judge_word(&mut self, name: &NodeName, term: Term, what: &str) {
-        let Some((bound, holder)) = self.bound_to(name).filter(|(bound, _)| *bound < term) else { return };
+        let before = self.nodes.iter().any(|of| of.name == *name && of.vowed >= term);
+        let Some((bound, holder)) = self.bound_to(name).filter(|_| !before).filter(|(bound, _)| *bound < term) else { return };
         let leader = self.oracle.newest.get(&bound).map(|written| &written.record);
         let given_up = leader.is_some_and(|leader| leader.state.is_given_up());
         let followed = self.oracle.syncs.keys().next_back().is_some_and(|newest| *newest > bound);

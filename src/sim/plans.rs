@@ -6,7 +6,7 @@ use super::{Options, SECOND, policy_of, random::Random, watch_leases, world::Wor
 use crate::{
     decide::decision::{Action, Purpose},
     model::{
-        policy::{ClusterPolicy, CrashPolicy},
+        policy::{ClusterPolicy, CrashPolicy, Durability},
         record::LeaderState,
     },
 };
@@ -98,7 +98,7 @@ pub fn interrupt(seed: u64, plan: Plan, step: u64, cut: Cut, trace: bool) -> Int
 /// # Panics
 /// Never: a world without a primary is a fault that is told.
 pub fn sick_claimant(seed: u64) -> (Vec<String>, String) {
-    let policy = ClusterPolicy::default();
+    let policy = ClusterPolicy { durability: Durability::Async, ..ClusterPolicy::default() };
     let mut world = World::new(seed, Options { trace: true, ..Options::default() }, policy, 3);
     for node in 0..3 {
         let after = world.random.millis(0, 500);

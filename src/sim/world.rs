@@ -189,6 +189,7 @@ impl World {
             zone: String::new(),
             tags: Tags::default(),
             version: "sim".to_owned(),
+            adopted_durability: policy.durability,
             first_policy: policy,
             major: 15,
             boot: parsed(&format!("b{}", of.life)),
@@ -413,8 +414,9 @@ impl World {
             Durability::Quorum | Durability::StrictQuorum => true,
         };
         let voters = sync.as_ref().map_or(0, |sync| sync.voters.len());
-        if (waits && voters != others) || (!waits && sync.is_some()) {
-            found.push(format!("{voters} of {others} others vote"));
+        let needed = self.store.policy().map_or(self.policy.quorum_standbys, |policy| policy.quorum_standbys) as usize + 1;
+        if (waits && voters != others.min(needed)) || (!waits && sync.is_some()) {
+            found.push(format!("{voters} of {others} others vote, and {} should", others.min(needed)));
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let server = node.server.as_ref();

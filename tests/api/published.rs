@@ -165,6 +165,7 @@ impl Builder {
             tags: self.tags.clone(),
             version: "0.1.0".to_owned(),
             first_policy: ClusterPolicy::default(),
+            adopted_durability: pgbaton::model::policy::Durability::Async,
             major: 15,
             boot: "b1".parse().expect("id"),
             peer_key: false,

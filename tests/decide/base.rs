@@ -16,7 +16,7 @@ use pgbaton::{
         node::{Address, Replica, SystemId},
         node_file::{Boundary, ClonePlace, Floors, NodeFile, Promoted},
         observed::Observed,
-        policy::ClusterPolicy,
+        policy::{ClusterPolicy, Durability},
         record::{
             ClusterRecord, Holder, Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, NodeRecord, PolicyRecord, Stored, SyncMode,
             SyncRecord, Tags, TermRecord, TimelineRecord, TimelineState, Unknown, VERSION,
@@ -211,7 +211,8 @@ fn node(number: u32) -> Snapshot {
             zone: String::new(),
             tags: Tags::default(),
             version: "0.1.0".to_owned(),
-            first_policy: ClusterPolicy::default(),
+            first_policy: policy(),
+            adopted_durability: Durability::Async,
             major: 15,
             boot: parsed("b1"),
             peer_key: true,
@@ -224,7 +225,7 @@ fn node(number: u32) -> Snapshot {
             floors: Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, seq: 40, sync_term: Term::new(3) },
             ..NodeFile::fresh(parsed("orders"), me.node, me.data)
         },
-        policy: ClusterPolicy::default(),
+        policy: policy(),
         guard: Observed::never(),
         former_guard: None,
         etcd: Etcd { records: Arc::new(records()), answered: Observed::known((), NOW), suspect: None },
@@ -299,7 +300,7 @@ pub(crate) fn standby(from: Option<u32>) -> ServerRole {
 }
 
 fn configuration(number: u32, follow: Option<u32>) -> Configuration {
-    let policy = ClusterPolicy::default();
+    let policy = policy();
     Configuration {
         follow: follow.map(|of| Follow { node: replica(of).node, address: address(of), slot: Some(replica(number).node.slot()) }),
         recovery_only: false,
@@ -453,8 +454,13 @@ fn records() -> Records {
         nodes: (1..=3).map(|number| (replica(number).node, Stored::written(node(number), 20))).collect(),
         promises: BTreeMap::new(),
         intent: None,
-        policy: Some(Stored::written(PolicyRecord { v: VERSION, version: 1, policy: ClusterPolicy::default() }, 10)),
+        policy: Some(Stored::written(PolicyRecord { v: VERSION, version: 1, policy: policy() }, 10)),
         members: (1..=3).map(|number| (replica(number).node, member(number))).collect(),
         unreadable: BTreeMap::new(),
     }
+}
+
+/// That of a cluster whose commits wait for nobody, unless a script says otherwise.
+fn policy() -> ClusterPolicy {
+    ClusterPolicy { durability: Durability::Async, ..ClusterPolicy::default() }
 }

@@ -221,6 +221,9 @@ fn child<'v>(at: &'v mut Value, part: &str) -> Result<&'v mut Value, String> {
         Value::Object(map) => Ok(map.entry(part).or_insert(Value::Null)),
         Value::Array(items) => {
             let index: usize = part.parse().map_err(|_| format!("{part:?} is no index"))?;
+            if index == items.len() {
+                items.push(Value::Null);
+            }
             items.get_mut(index).ok_or_else(|| format!("no item {index}"))
         }
         other => Err(format!("{part:?} of {other} cannot be set")),

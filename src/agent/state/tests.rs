@@ -39,6 +39,7 @@ fn state() -> State {
         tags: Tags::default(),
         version: String::new(),
         first_policy: ClusterPolicy::default(),
+        adopted_durability: crate::model::policy::Durability::Async,
         major: 15,
         boot: parsed("b1"),
         peer_key: false,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     lab::{EtcdTiming, Files, Lab, LabSpec, NotHere, Walls},
-    model::policy::{ClusterPolicy, Durability, Preset},
+    model::policy::{Durability, Preset},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -80,7 +80,7 @@ fn spec(options: &DemoOptions) -> Result<LabSpec> {
     spec.keep_files = Files::RemoveAlways;
     if options.preset == DemoPreset::Fast {
         spec.timing = EtcdTiming::FAST;
-        spec.policy = ClusterPolicy { preset: Preset::Fast, ..ClusterPolicy::default() };
+        spec.policy.preset = Preset::Fast;
     }
     spec.policy.durability = Durability::Quorum;
     Ok(spec)

@@ -48,7 +48,7 @@ pub const POLICY: &[Table] = &[
             key(
                 "durability",
                 Default,
-                "\"async\"",
+                "\"auto\"",
                 "auto, async, quorum or strict-quorum",
                 Live,
                 "What a commit waits for. async: for nobody. quorum: for quorum_standbys replicas, or as many as there are; with none left the primary goes on alone, which is recorded and alarmed. strict-quorum: for quorum_standbys replicas, whether they are there or not. auto: async until two replicas can take over, quorum for good from then on.",
@@ -60,6 +60,14 @@ pub const POLICY: &[Table] = &[
                 "number, 1 to 4",
                 Live,
                 "How many replicas must have flushed a commit before it is acknowledged (quorum, strict-quorum). So many hosts, the primary not counted, may be lost without a trace of the others and nothing acknowledged is lost.",
+            ),
+            key(
+                "sync_spread",
+                Default,
+                "\"zone\"",
+                "zone or any",
+                Live,
+                "Which replicas are waited for where there are more than quorum_standbys and one: zone chooses outside the primary's zone first, and from different zones; any those that keep up best.",
             ),
             key(
                 "depose",

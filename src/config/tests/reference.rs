@@ -47,7 +47,7 @@ fn the_reference_names_every_key_that_is_read_and_no_other() {
 
     let text = reference::policy_reference();
     let (policy, asked) = policy_file::check_text(Path::new("policy.toml"), &text).map_err(|faults| faults.to_string()).expect("valid");
-    let other = named(&["parameters", "target_rto", "sync_spread"]);
+    let other = named(&["parameters", "target_rto"]);
     assert_eq!(asked.into_iter().collect::<BTreeSet<_>>(), &catalogue(reference::POLICY) | &other);
     assert_eq!(policy, ClusterPolicy::default());
 }

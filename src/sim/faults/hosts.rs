@@ -21,6 +21,7 @@ impl World {
         of.up = false;
         of.asleep_until = 0;
         of.excused = None;
+        of.vowed = of.file.promised.max(of.file.claimed.unwrap_or(of.file.promised));
         self.later(back, move |world| world.boot_host(node));
     }
 

@@ -157,7 +157,12 @@ impl World {
         let newest = if there.sync().map(|sync| sync.term) > before.sync().map(|sync| sync.term) { &there } else { &before };
         let (Some(last), Some(leader)) = (newest.sync(), newest.read::<LeaderRecord>(&Key::Leader)) else { return false };
         let running = self.nodes.iter().position(Node::is_primary);
-        let Some(chosen) = running.or_else(|| self.nodes.iter().position(|node| node.name == last.primary.node)) else { return false };
+        // The last primary, unless its disk was set back as well: an operator sees by its end of WAL that others have more.
+        let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
+        let owner = || self.nodes.iter().position(|node| node.name == last.primary.node && intact(node));
+        let end = |node: usize| self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
+        let longest = || (0..self.nodes.len()).filter(|node| intact(&self.nodes[*node])).max_by_key(|node| end(*node));
+        let Some(chosen) = running.or_else(owner).or_else(longest) else { return false };
         if !self.is_proven(chosen) {
             return false;
         }

@@ -1,0 +1,195 @@
+//! Who should confirm commits, and so elect: as many as are needed and one more, of those that keep up (protocol 1.8).
+//!
+//! R = |V| − k + 1 of the voters have to promise, so each voter more than k + 1 is one more that must not be lost together with the primary.
+//! Who is chosen stays, until it is silent, barred, or falls behind while another one is there to take its place.
+
+use super::{decision::Seat, draft::Draft, membership, snapshot::Snapshot};
+use crate::model::{
+    instance::{ServerFacts, ServerRole},
+    lsn::Bytes,
+    moment::{Moment, Span},
+    node::Replica,
+    policy::SyncSpread,
+    quorum::Quorum,
+    record::{SyncMode, SyncRecord},
+};
+use std::collections::BTreeSet;
+
+/// For so long a replica has to be fit before it takes the place of another one, and slow before it loses its own.
+const SEASONED: Span = Span::from_secs(10);
+
+/// A voter that is so many times `max_lag` behind is slow.
+const SLOW: u64 = 4;
+
+/// A replica that could vote.
+struct Candidate {
+    replica: Replica,
+    votes: bool,
+    slow: bool,
+    seasoned: bool,
+    behind: Bytes,
+    zone: String,
+}
+
+/// Who should confirm: `quorum_standbys` of those that are chosen.
+pub(super) fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, mode: SyncMode, since: Moment) -> Quorum {
+    let fit = fit(s, d, sync, facts, since);
+    let most = u32::try_from(fit.len()).unwrap_or(u32::MAX);
+    let needed = s.policy.quorum_standbys;
+    if mode == SyncMode::StrictQuorum && most < needed && matches!(facts.role, ServerRole::Primary { .. }) {
+        // Commits wait for those who are missing.
+        d.alarm("no-voter", format!("{most} replicas can confirm commits, and {needed} have to: with strict-quorum they wait"));
+        let enough = sync.voters.len() >= needed as usize;
+        return if enough { Quorum::new(needed, sync.voters.iter().cloned()) } else { sync.quorum() };
+    }
+    let candidates = weigh(s, d, sync, facts, fit);
+    let apart = (s.policy.sync_spread == SyncSpread::Zone).then_some(s.me.zone.as_str());
+    Quorum::new(needed, choose(needed as usize + 1, apart, candidates))
+}
+
+/// Voters until they are silent or barred, and whoever has caught up and is ready to be promoted.
+fn fit(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, since: Moment) -> BTreeSet<Replica> {
+    let rows = |replica: &Replica| {
+        let name = replica.application_name();
+        // One that is only starting may be the next one of a receiver whose former walsender has not noticed its end.
+        facts.walsenders.iter().filter(move |row| row.streaming && row.application_name == name)
+    };
+    let mut members: BTreeSet<Replica> = BTreeSet::new();
+    for voter in &sync.voters {
+        if membership::barred_from_voting(s, voter) || !membership::is_heard(s, d, voter, since) {
+            continue;
+        }
+        if rows(voter).count() > 1 {
+            d.alarm(
+                "duplicate-walsender",
+                format!("several receivers call themselves {}: what they confirm counts for nothing", voter.application_name()),
+            );
+            continue;
+        }
+        members.insert(voter.clone());
+    }
+    for row in facts.walsenders.iter().filter(|row| row.streaming) {
+        let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
+        let joins = behind(facts, &replica).is_some_and(|behind| behind <= s.policy.max_lag)
+            && rows(&replica).count() == 1
+            && membership::is_recent(s, &replica)
+            && membership::is_present_life(s, &replica)
+            && !membership::barred_from_voting(s, &replica);
+        if joins {
+            members.insert(replica);
+        }
+    }
+    members
+}
+
+/// How far a replica's flush is behind what was inserted here; `None` where it does not stream, or we are no primary.
+fn behind(facts: &ServerFacts, replica: &Replica) -> Option<Bytes> {
+    let ServerRole::Primary { insert, .. } = &facts.role else { return None };
+    let name = replica.application_name();
+    let row = facts.walsenders.iter().find(|row| row.streaming && row.application_name == name)?;
+    row.flush.map(|flush| insert.bytes_ahead_of(flush))
+}
+
+/// How each of them has done, and for how long.
+fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fit: BTreeSet<Replica>) -> Vec<Candidate> {
+    d.memory.seats.retain(|seat| fit.contains(&seat.replica));
+    let limit = Bytes::new(s.policy.max_lag.get().saturating_mul(SLOW));
+    let candidates = fit.into_iter().map(|replica| {
+        let behind = behind(facts, &replica);
+        let votes = sync.voters.contains(&replica);
+        if !d.memory.seats.iter().any(|seat| seat.replica == replica) {
+            d.memory.seats.push(Seat { replica: replica.clone(), fit_since: s.now.boot, slow_since: None });
+        }
+        let lags = behind.is_none_or(|behind| behind > limit);
+        let zone = s.etcd.records.members.get(&replica.node).map(|member| member.record.zone.clone()).unwrap_or_default();
+        let mut candidate =
+            Candidate { votes, slow: false, seasoned: false, behind: behind.unwrap_or(Bytes::new(u64::MAX)), zone, replica };
+        for seat in d.memory.seats.iter_mut().filter(|seat| seat.replica == candidate.replica) {
+            seat.slow_since = lags.then(|| seat.slow_since.unwrap_or(s.now.boot));
+            candidate.slow = seat.slow_since.is_some_and(|since| s.now.boot.since(since) >= SEASONED);
+            candidate.seasoned = s.now.boot.since(seat.fit_since) >= SEASONED;
+        }
+        candidate
+    });
+    candidates.collect()
+}
+
+/// One seat after the other goes to the best of those who are left. `apart`: zones count, and this is the primary's.
+fn choose(seats: usize, apart: Option<&str>, mut left: Vec<Candidate>) -> Vec<Replica> {
+    let mut chosen: Vec<Candidate> = Vec::new();
+    while chosen.len() < seats && !left.is_empty() {
+        let best = left.iter().enumerate().min_by_key(|(_, candidate)| rank(apart, &chosen, candidate)).map(|(place, _)| place);
+        let Some(best) = best else { break };
+        chosen.push(left.swap_remove(best));
+    }
+    chosen.into_iter().map(|candidate| candidate.replica).collect()
+}
+
+/// The lower the better. Whom nobody has watched long enough takes an empty seat alone, and a slow voter gives its seat up to who keeps up.
+fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u8, Bytes, Replica) {
+    let worth = match (of.votes, of.slow, of.seasoned) {
+        (true, false, _) | (false, _, true) => 0,
+        (true, true, _) => 1,
+        (false, _, false) => 2,
+    };
+    let crowded = match apart {
+        Some(ours) if !of.zone.is_empty() && of.zone == ours => 2,
+        Some(_) if !of.zone.is_empty() => u8::from(chosen.iter().any(|other| other.zone == of.zone)),
+        _ => 0,
+    };
+    (worth, crowded, u8::from(!of.votes), if of.votes { Bytes::new(0) } else { of.behind }, of.replica.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `v` votes, `s` is slow, `f` is fresh; its name and its zone.
+    fn candidate(text: &str) -> Candidate {
+        let [flags, node, zone, behind] = text.split(' ').collect::<Vec<_>>().try_into().expect("four words");
+        Candidate {
+            replica: Replica::new(node.parse().expect("name"), "000000aa".parse().expect("id")),
+            votes: flags.contains('v'),
+            slow: flags.contains('s'),
+            seasoned: !flags.contains('f'),
+            behind: Bytes::new(behind.parse().expect("bytes")),
+            zone: zone.trim_matches('-').to_owned(),
+        }
+    }
+
+    fn chosen(apart: Option<&str>, of: &[&str]) -> Vec<String> {
+        let mut names: Vec<String> =
+            choose(2, apart, of.iter().map(|text| candidate(text)).collect()).into_iter().map(|replica| replica.node.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn one_more_than_has_to_confirm_is_chosen_and_whoever_votes_stays() {
+        assert_eq!(chosen(None, &["- n2 - 9", "- n3 - 0", "- n4 - 5"]), ["n3", "n4"]);
+        assert_eq!(chosen(None, &["v n2 - 9", "- n3 - 0", "v n4 - 5"]), ["n2", "n4"]);
+        assert_eq!(chosen(None, &["v n2 - 9"]), ["n2"]);
+    }
+
+    #[test]
+    fn a_slow_voter_makes_way_for_one_that_has_kept_up_for_a_while() {
+        assert_eq!(chosen(None, &["vs n2 - 900", "v n3 - 0", "f n4 - 0"]), ["n2", "n3"]);
+        assert_eq!(chosen(None, &["vs n2 - 900", "v n3 - 0", "- n4 - 0"]), ["n3", "n4"]);
+        assert_eq!(chosen(None, &["vs n2 - 900", "vs n3 - 900"]), ["n2", "n3"], "a slow one is better than none");
+    }
+
+    #[test]
+    fn an_empty_seat_goes_to_whoever_is_there() {
+        assert_eq!(chosen(None, &["v n2 - 0", "f n4 - 0"]), ["n2", "n4"]);
+    }
+
+    #[test]
+    fn voters_are_outside_the_primarys_zone_and_apart_from_each_other() {
+        assert_eq!(chosen(Some("a"), &["v n2 a 0", "- n3 b 0", "- n4 c 0"]), ["n3", "n4"]);
+        assert_eq!(chosen(Some("a"), &["v n2 b 0", "v n3 b 0", "- n4 c 0"]), ["n2", "n4"]);
+        assert_eq!(chosen(Some("a"), &["v n2 b 0", "v n3 b 0", "f n4 c 0"]), ["n2", "n3"], "not before it has kept up for a while");
+        assert_eq!(chosen(Some("a"), &["- n2 a 0", "- n3 b 0"]), ["n2", "n3"], "one in its zone is better than none");
+        assert_eq!(chosen(Some(""), &["v n2 - 0", "v n3 - 0", "- n4 - 0"]), ["n2", "n3"], "without zones nothing changes");
+        assert_eq!(chosen(None, &["v n2 a 0", "v n3 a 0", "- n4 c 0"]), ["n2", "n3"], "sync_spread = any");
+    }
+}
