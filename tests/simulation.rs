@@ -372,50 +372,64 @@ fn a_claimant_whose_disk_fails_for_good_makes_way() {
 }
 
 /// Interrupts a plan at every step, in every way: it converges, and no oracle sees anything.
-fn interrupt_at_every_step(plan: Plan) {
-    for cut in [Cut::Before, Cut::After, Cut::Answer] {
+fn interrupt_at_every_step(plan: Plan, durability: Durability) {
+    let cuts = [Cut::Before, Cut::After, Cut::Answer, Cut::Power];
+    // Without a first node there is no cluster that could come back.
+    for cut in cuts.into_iter().filter(|cut| plan != Plan::Bootstrap || *cut != Cut::Power) {
         let mut steps = 0;
         for step in 0..400 {
-            let outcome = interrupt(1 + step % 3, plan, step, cut, false);
-            assert!(outcome.faults.is_empty(), "{plan:?} {cut:?} at step {step}: {}", outcome.faults.join("\n  "));
+            let outcome = interrupt(1 + step % 3, plan, durability, step, cut, false);
+            assert!(outcome.faults.is_empty(), "{plan:?} {durability:?} {cut:?} at step {step}: {}", outcome.faults.join("\n  "));
             if !outcome.reached {
                 break;
             }
             steps = step + 1;
         }
-        println!("{plan:?}, {cut:?}: {steps} steps");
-        assert!(steps >= 4, "{plan:?} {cut:?}: only {steps} steps");
+        println!("{plan:?}, {durability:?}, {cut:?}: {steps} steps");
+        assert!(steps >= 4, "{plan:?} {durability:?} {cut:?}: only {steps} steps");
     }
 }
 
 #[test]
+fn an_interrupted_hand_over_converges() {
+    interrupt_at_every_step(Plan::Handover, Durability::Async);
+    interrupt_at_every_step(Plan::Handover, Durability::Quorum);
+}
+
+#[test]
+fn an_interrupted_failover_of_commits_that_wait_converges() {
+    interrupt_at_every_step(Plan::HostLoss, Durability::Quorum);
+    interrupt_at_every_step(Plan::Crash, Durability::StrictQuorum);
+}
+
+#[test]
 fn an_interrupted_bootstrap_converges() {
-    interrupt_at_every_step(Plan::Bootstrap);
+    interrupt_at_every_step(Plan::Bootstrap, Durability::Async);
 }
 
 #[test]
 fn an_interrupted_crash_failover_converges() {
-    interrupt_at_every_step(Plan::Crash);
+    interrupt_at_every_step(Plan::Crash, Durability::Async);
 }
 
 #[test]
 fn an_interrupted_host_loss_converges() {
-    interrupt_at_every_step(Plan::HostLoss);
+    interrupt_at_every_step(Plan::HostLoss, Durability::Async);
 }
 
 #[test]
 fn an_interrupted_restart_in_place_converges() {
-    interrupt_at_every_step(Plan::RestartInPlace);
+    interrupt_at_every_step(Plan::RestartInPlace, Durability::Async);
 }
 
 #[test]
 fn an_interrupted_rewind_converges() {
-    interrupt_at_every_step(Plan::Rewind);
+    interrupt_at_every_step(Plan::Rewind, Durability::Async);
 }
 
 #[test]
 fn an_interrupted_clone_converges() {
-    interrupt_at_every_step(Plan::Clone);
+    interrupt_at_every_step(Plan::Clone, Durability::Async);
 }
 
 /// Prints the trace of the seed in `SEED`, in the mode in `MODE`, with the faults in `KEEP` alone.

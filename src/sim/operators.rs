@@ -77,7 +77,7 @@ impl World {
     }
 
     /// As the API does it: in one transaction, where nothing else of this term waits.
-    fn request(&mut self, request: Request, term: crate::model::term::Term) {
+    pub(super) fn request(&mut self, request: Request, term: crate::model::term::Term) {
         let text = self.store.entries.get(&Key::Intent).map(|entry| entry.text.clone());
         let waits = text.as_ref().and_then(|text| serde_json::from_str::<IntentRecord>(text).ok());
         if waits.is_some_and(|waits| waits.term == term && !request.replaces(&waits.request)) {

@@ -8,8 +8,13 @@ use crate::{
     model::{
         policy::{ClusterPolicy, CrashPolicy, Durability},
         record::LeaderState,
+        request::Request,
+        term::Term,
     },
 };
+
+/// Steps of a plan are looked for until then: what an interruption leaves has to come right before the end.
+const LAST_STEP: u64 = 55 * SECOND;
 
 /// What a cluster of three is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub enum Plan {
     Rewind,
     /// A replica's directory is lost.
     Clone,
+    /// An operator wants a replica to take over from a primary that is well.
+    Handover,
 }
 
 /// How a step is interrupted.
@@ -35,6 +42,8 @@ pub enum Cut {
     Before,
     /// The agent dies when the action has left.
     After,
+    /// The host of the agent loses its power when the action has left.
+    Power,
     /// The transaction gets an answer that says nothing. Other actions are not cut.
     Answer,
 }
@@ -62,12 +71,13 @@ pub struct Interrupted {
 /// Runs `plan` and interrupts it at `step`, counted from 0 over the actions of all agents since the plan began.
 ///
 /// Renewals, and what members say of themselves, are no steps.
-pub fn interrupt(seed: u64, plan: Plan, step: u64, cut: Cut, trace: bool) -> Interrupted {
+pub fn interrupt(seed: u64, plan: Plan, durability: Durability, step: u64, cut: Cut, trace: bool) -> Interrupted {
     let policy = ClusterPolicy {
+        durability,
         crash_policy: if plan == Plan::RestartInPlace { CrashPolicy::Restart } else { CrashPolicy::Lossless },
         ..policy_of(&mut Random::new(seed))
     };
-    let mut world = World::new(seed, Options { trace, ..Options::default() }, policy, 3);
+    let mut world = World::new(seed, Options { trace, durability, ..Options::default() }, policy, 3);
     let cutting = Interruption { step, cut, seen: 0, done: false };
     if plan == Plan::Bootstrap {
         world.interruption = Some(cutting);
@@ -136,6 +146,11 @@ impl World {
         match plan {
             Plan::Bootstrap => {}
             Plan::Crash | Plan::RestartInPlace => self.kill_postmaster(primary),
+            Plan::Handover => {
+                let to = self.nodes[(primary + 1) % 3].name.clone();
+                let term = self.store.leader().map_or(Term::ZERO, |leader| leader.term);
+                self.request(Request::Failover { to, accept_loss: false, assert_dead: false }, term);
+            }
             Plan::HostLoss => self.lose_host(primary, 8 * SECOND),
             Plan::Rewind => {
                 let until = self.now + 3 * SECOND;
@@ -157,7 +172,8 @@ impl World {
     /// Before an action leaves. Whether the agent died instead.
     pub(super) fn cut_before(&mut self, node: usize, action: &Action) -> bool {
         let Some(cutting) = &mut self.interruption else { return false };
-        if cutting.done || matches!(action, Action::PutMember(_) | Action::Txn(Purpose::Renew, _)) || self.renewed_deadline(node, action) {
+        // What is done by and by afterwards is no step of the plan.
+        if cutting.done || self.now > LAST_STEP || matches!(action, Action::PutMember(_) | Action::Txn(Purpose::Renew, _)) || self.renewed_deadline(node, action) {
             return false;
         }
         let Some(cutting) = &mut self.interruption else { return false };
@@ -176,19 +192,26 @@ impl World {
                 self.store.ambiguous = (1_000, self.now + 20_000_000);
                 false
             }
-            Cut::Answer | Cut::After => false,
+            Cut::Answer | Cut::After | Cut::Power => false,
         }
     }
 
     /// When an action has left. Whether the agent died then.
     pub(super) fn cut_after(&mut self, node: usize) -> bool {
         let Some(cutting) = self.interruption.as_mut().filter(|cutting| !cutting.done && cutting.seen > cutting.step) else { return false };
-        if cutting.cut != Cut::After {
-            return false;
+        match cutting.cut {
+            Cut::After => {
+                cutting.done = true;
+                self.crash_agent(node, "interrupted after an action");
+                true
+            }
+            Cut::Power => {
+                cutting.done = true;
+                self.lose_host(node, 4 * SECOND);
+                true
+            }
+            Cut::Before | Cut::Answer => false,
         }
-        cutting.done = true;
-        self.crash_agent(node, "interrupted after an action");
-        true
     }
 
     fn renewed_deadline(&self, node: usize, action: &Action) -> bool {

@@ -110,7 +110,12 @@ impl Cluster {
         let ready = || {
             let records = self.lab.records("").ok()?;
             let (sync, policy) = (records.get("sync")?, records.get("policy")?);
-            let count = |of: &str| Some(sync.get(of)?.as_array()?.len());
+            // By the present lives of their data: one that is gone neither votes nor takes over.
+            let lives = |replica: &serde_json::Value| {
+                let of = records.get(&format!("nodes/{}", replica.get("node")?.as_str()?))?;
+                Some(of.get("data")? == replica.get("data")?)
+            };
+            let count = |of: &str| Some(sync.get(of)?.as_array()?.iter().filter(|replica| lives(replica) == Some(true)).count());
             // Where commits are to wait, they do.
             let waits = policy.pointer("/policy/durability").is_some();
             let votes = !waits || count("voters")? == others;
