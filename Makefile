@@ -11,6 +11,7 @@ CARGO ?= cargo
 SEEDS ?= 10000
 FIRST := $(or $(FIRST),$(shell date +%s))
 RUNS ?= 5
+PAIRS ?= 12
 ROUNDS ?= 10
 ARGS ?=
 MINUTES ?= 5
@@ -22,7 +23,7 @@ TORTURE_LOG ?= docs/measured/torture.csv
 NEXTEST := $(shell PATH='$(PATH)' command -v cargo-nextest 2>/dev/null)
 DENY = $(shell PATH='$(PATH)' command -v cargo-deny 2>/dev/null)
 
-.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak torture sim bench-failover bench-guard bench-decide demo clean
+.PHONY: help deps build fmt lint lint-deps unit doc test test-full soak torture sim bench-failover bench-commit bench-guard bench-decide demo clean
 
 help: ## This list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -98,6 +99,9 @@ sim: deps ## The simulator over SEEDS=n fresh seeds of ten minutes, in async and
 
 bench-failover: deps ## Longest gap between two acknowledged writes, by fault: medians of RUNS=5.
 	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --test bench_failover -- --ignored --nocapture --test-threads=1 bench_failover
+
+bench-commit: deps ## What a commit takes in quorum, against plain ANY 1 without agents: the ratio of PAIRS=12 interleaved pairs.
+	BENCH_PAIRS=$(PAIRS) $(CARGO) test --locked --release --test bench_commit -- --ignored --nocapture bench_commit
 
 bench-guard: deps ## From the deadline to the last process dead, by kill mode, also stopped: medians of RUNS=5.
 	BENCH_RUNS=$(RUNS) $(CARGO) test --locked --release --test guard -- --ignored --nocapture --test-threads=1 bench_

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Steps of a plan are looked for until then: what an interruption leaves has to come right before the end.
-const LAST_STEP: u64 = 55 * SECOND;
+const LAST_STEP: u64 = 40 * SECOND;
 
 /// What a cluster of three is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,11 @@ impl World {
     pub(super) fn cut_before(&mut self, node: usize, action: &Action) -> bool {
         let Some(cutting) = &mut self.interruption else { return false };
         // What is done by and by afterwards is no step of the plan.
-        if cutting.done || self.now > LAST_STEP || matches!(action, Action::PutMember(_) | Action::Txn(Purpose::Renew, _)) || self.renewed_deadline(node, action) {
+        if cutting.done
+            || self.now > LAST_STEP
+            || matches!(action, Action::PutMember(_) | Action::Txn(Purpose::Renew, _))
+            || self.renewed_deadline(node, action)
+        {
             return false;
         }
         let Some(cutting) = &mut self.interruption else { return false };
