@@ -129,6 +129,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
         Request::Resume { .. } => drop(s, d, stored, "nothing is paused".to_owned()),
         Request::Failover { to, .. } => match unfit(s, to) {
             Some(why) => drop(s, d, stored, why),
+            None if !s.etcd_answers() => {
+                d.waits("failover", format!("{actor} wants {to} to take over: that waits for an answer of etcd"));
+            }
             None => {
                 d.because("failover", format!("{actor} wants {to} to take over: PostgreSQL is stopped here, and the lease handed to it"))
             }

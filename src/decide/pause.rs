@@ -224,7 +224,8 @@ pub(super) fn holder(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>,
         None => {}
     }
     d.memory.resuming = None;
-    pause.ends.into_iter().for_each(|ends| d.wake(ends));
+    // What is over already waits for etcd, and that answer is an event.
+    pause.ends.into_iter().filter(|ends| *ends > s.now.boot).for_each(|ends| d.wake(ends));
     disarm(s, d, leader);
 }
 
