@@ -4,6 +4,8 @@
 //! clock runs too slow, right, or too fast. The holder's PostgreSQL must be dead when the taker's swap is taken. Until when the holder acts is said
 //! by the code that says it in production ([`Lease::until`]), how long the taker waits by the policy's own bound ([`Timers::least_wait`]).
 
+#![expect(clippy::expect_used, reason = "tests")]
+
 use pgbaton::{
     decide::snapshot::{Attempt, Lease},
     model::{
