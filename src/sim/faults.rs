@@ -66,6 +66,7 @@ pub(super) enum Fault {
     PromotionOrphaned,
     SyncHeld,
     ResumptionMissed,
+    StillUntilCut,
 }
 
 /// One fault of a seed's schedule.
@@ -188,6 +189,7 @@ impl World {
             Fault::SlowStreams => self.network.slow_streams = until,
             Fault::PromotionOrphaned => self.await_promotion(lasts),
             Fault::SyncHeld => self.await_sync(lasts),
+            Fault::StillUntilCut => self.await_cut(node, lasts),
             Fault::ResumptionMissed => self.await_resumption(lasts),
             _ => self.strike_etcd(fault, node, lasts),
         }

@@ -321,7 +321,7 @@ impl World {
             }
         });
         let queued = self.network.queued[node].saturating_sub(self.now);
-        let held = self.holds_sync(node, purpose, &txn);
+        let held = self.holds_write(node, purpose, &txn);
         let there = match held {
             Some(held) => held,
             None if queued > 0 && self.random.chance(500) => queued + self.random.millis(1, 60),

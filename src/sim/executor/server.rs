@@ -68,6 +68,7 @@ impl World {
                 server.drop_upstream();
                 if let Some(former) = former.filter(|_| world.random.chance(200)) {
                     world.start_late(node, id, former);
+                    world.after_cut();
                 }
             }
             world.deliver(node, run, Event::StreamCut);

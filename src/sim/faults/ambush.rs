@@ -12,6 +12,8 @@ pub(in crate::sim) struct Ambushes {
     promotion: (u64, u64),
     sync: (u64, u64),
     resumption: (u64, u64),
+    /// The primary that stands still until a voter has cut its stream.
+    cut: (u64, usize),
 }
 
 /// For so long a fault waits for its moment.
@@ -30,6 +32,32 @@ impl World {
         self.ambushes.resumption = (self.now + PATIENCE, lasts);
     }
 
+    /// The primary and its agent stand still, and nothing ends them: until a voter has cut its stream, for a few seconds at the most.
+    pub(super) fn await_cut(&mut self, node: usize, lasts: u64) {
+        self.ambushes.cut = (self.now + 4 * SECOND, node);
+        if let Some(agent) = &mut self.nodes[node].agent {
+            agent.paused_until = self.now + 4 * SECOND + lasts;
+        }
+        self.keep_still(node);
+    }
+
+    fn keep_still(&mut self, node: usize) {
+        let (until, of) = self.ambushes.cut;
+        let now = self.now;
+        if until < now || of != node {
+            return;
+        }
+        if let Some(server) = &mut self.nodes[node].server {
+            server.frozen_until = server.frozen_until.max(now + 60_000_000);
+        }
+        self.later(50_000_000, move |world| world.keep_still(node));
+    }
+
+    /// A stream is cut, and its walreceiver is about to come back: so is the primary.
+    pub(in crate::sim) fn after_cut(&mut self) {
+        self.ambushes.cut = (0, 0);
+    }
+
     /// A primary has come up: it never tells etcd of that, and dies once it has served for a while.
     pub(in crate::sim) fn after_promotion(&mut self, node: usize) {
         let (until, lasts) = std::mem::take(&mut self.ambushes.promotion);
@@ -45,7 +73,10 @@ impl World {
 
     /// A write of `sync` alone leaves a node: a member of etcd may hold it for as long as this, and take it all the same. Its sender dies, and
     /// now and then others that could follow it stand still.
-    pub(in crate::sim) fn holds_sync(&mut self, node: usize, purpose: Option<Purpose>, txn: &Txn) -> Option<u64> {
+    pub(in crate::sim) fn holds_write(&mut self, node: usize, purpose: Option<Purpose>, txn: &Txn) -> Option<u64> {
+        if purpose == Some(Purpose::Resume) {
+            return self.holds_resumption(node);
+        }
         let (until, lasts) = self.ambushes.sync;
         let writes = txn.then.iter().any(|write| matches!(write, Write::Put(Key::Sync, _)));
         if until < self.now || purpose != Some(Purpose::Membership) || !writes {
@@ -71,6 +102,23 @@ impl World {
         }
         let who = self.nodes[node].who();
         self.trace.line(self.now, &who, &format!("a write of sync is held for {:.1}s", held as f64 / 1e9));
+        Some(held)
+    }
+
+    /// The write that ends a pause is held, and its sender hears nothing of etcd any more; or it is left alone, and the moment after counts.
+    fn holds_resumption(&mut self, node: usize) -> Option<u64> {
+        let (until, lasts) = self.ambushes.resumption;
+        if until < self.now || self.random.chance(500) {
+            return None;
+        }
+        self.ambushes.resumption = (0, 0);
+        let (held, soon) = (self.random.millis(700, 5_000), self.random.millis(1, 60));
+        self.later(soon, move |world| {
+            let until = world.now + 6 * SECOND + lasts;
+            (world.network.to_etcd[node], world.network.from_etcd[node]) = (until, until);
+        });
+        let who = self.nodes[node].who();
+        self.trace.line(self.now, &who, &format!("its write that ends the pause is held for {:.1}s", held as f64 / 1e9));
         Some(held)
     }
 

@@ -119,6 +119,9 @@ const CLOCKS: &[Fault] = &[
     Fault::SlowServer,
     Fault::PostmasterKilled,
     Fault::HostLost,
+    Fault::StillUntilCut,
+    Fault::StillUntilCut,
+    Fault::StillUntilCut,
 ];
 
 /// Data that goes back, is lost, or is half there.
