@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -264,46 +264,48 @@ struct Broken {
     durability: Durability,
     swarm: Swarm,
     oracles: &'static [&'static str],
-    /// Within so many seeds one of them does; rarer ones are searched for by make test-full alone.
+    /// A seed in which one of them does.
+    kept: u64,
+    /// Within so many seeds another one is looked for where that one no longer shows it: each change of the model moves the seeds.
     within: u64,
 }
 
-const fn broken(mutation: Mutation, durability: Durability, swarm: Swarm, oracles: &'static [&'static str], within: u64) -> Broken {
-    Broken { mutation, durability, swarm, oracles, within }
+const fn broken(mutation: Mutation, durability: Durability, swarm: Swarm, oracles: &'static [&'static str], kept: u64) -> Broken {
+    Broken { mutation, durability, swarm, oracles, kept, within: 80 }
 }
 
 const RULES: &[Broken] = &[
-    broken(Mutation::ValidityFromReply, Durability::Async, Swarm::All, &["O1:", "O10:", "O4:"], 80),
-    broken(Mutation::DeafGuard, Durability::Async, Swarm::All, &["O1:", "O10:"], 80),
-    broken(Mutation::HastyRelease, Durability::Async, Swarm::All, &["O11:", "O1:"], 80),
-    broken(Mutation::Impatient, Durability::Async, Swarm::All, &["O1:", "O4:"], 80),
-    broken(Mutation::OwnWait, Durability::Async, Swarm::Policy, &["O1:"], 80),
-    broken(Mutation::LateArm, Durability::Async, Swarm::Policy, &["O1:", "O10:"], 0),
-    broken(Mutation::ForgottenClaim, Durability::Async, Swarm::All, &["O4:"], 80),
-    broken(Mutation::ForgottenPromise, Durability::Async, Swarm::All, &["O7:"], 80),
-    broken(Mutation::PromiseWithdrawn, Durability::Quorum, Swarm::All, &["O7:", "O8:"], 0),
-    broken(Mutation::UncheckedMembers, Durability::Async, Swarm::Members, &["O4:"], 0),
-    broken(Mutation::AnyGuard, Durability::Async, Swarm::All, &["O4:"], 0),
-    broken(Mutation::VacantIsDead, Durability::Quorum, Swarm::All, &["O2:", "O1:"], 0),
-    broken(Mutation::NamesBelieved, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 80),
-    broken(Mutation::FlagBelieved, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 0),
-    broken(Mutation::MarkBelieved, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 0),
-    broken(Mutation::LateFlag, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 80),
-    broken(Mutation::PromisesInvented, Durability::Quorum, Swarm::All, &["O2:"], 80),
-    broken(Mutation::CutBelieved, Durability::Quorum, Swarm::All, &["O2:", "O7:"], 0),
-    broken(Mutation::SettingsAlone, Durability::Quorum, Swarm::All, &["O2:", "O7:"], 0),
-    broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 0),
-    broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 80),
-    broken(Mutation::BurntThough, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 0),
-    broken(Mutation::StartsUnchecked, Durability::Quorum, Swarm::Data, &["O2:", "O5:", "I2:", "I7:"], 0),
-    broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 0),
-    broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 80),
-    broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 80),
-    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 80),
-    broken(Mutation::AcksForOneSync, Durability::Async, Swarm::All, &["O1:", "O10:"], 0),
-    broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 80),
-    broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 250),
-    broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 0),
+    broken(Mutation::ValidityFromReply, Durability::Async, Swarm::All, &["O1:", "O10:", "O4:"], 2),
+    broken(Mutation::DeafGuard, Durability::Async, Swarm::All, &["O1:", "O10:"], 2),
+    broken(Mutation::HastyRelease, Durability::Async, Swarm::All, &["O11:", "O1:"], 3),
+    broken(Mutation::Impatient, Durability::Async, Swarm::All, &["O1:", "O4:"], 2),
+    broken(Mutation::OwnWait, Durability::Async, Swarm::Policy, &["O1:"], 3),
+    broken(Mutation::LateArm, Durability::Async, Swarm::Policy, &["O1:", "O10:"], 2),
+    broken(Mutation::ForgottenClaim, Durability::Async, Swarm::All, &["O4:"], 2),
+    broken(Mutation::ForgottenPromise, Durability::Async, Swarm::All, &["O7:"], 2),
+    broken(Mutation::PromiseWithdrawn, Durability::Quorum, Swarm::All, &["O7:", "O8:"], 60),
+    broken(Mutation::UncheckedMembers, Durability::Async, Swarm::Members, &["O4:"], 9),
+    broken(Mutation::AnyGuard, Durability::Async, Swarm::All, &["O4:"], 6),
+    broken(Mutation::VacantIsDead, Durability::Quorum, Swarm::All, &["O2:", "O1:"], 10),
+    broken(Mutation::NamesBelieved, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 2),
+    broken(Mutation::FlagBelieved, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 2),
+    broken(Mutation::MarkBelieved, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 8),
+    broken(Mutation::LateFlag, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 2),
+    broken(Mutation::PromisesInvented, Durability::Quorum, Swarm::All, &["O2:"], 2),
+    broken(Mutation::CutBelieved, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 12),
+    broken(Mutation::SettingsAlone, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 4),
+    broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 13),
+    broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 2),
+    broken(Mutation::BurntThough, Durability::Quorum, Swarm::Promotions, &["O2:", "O5:", "I7:", "O16:"], 1),
+    broken(Mutation::StartsUnchecked, Durability::Quorum, Swarm::Data, &["O2:", "O5:", "I2:", "I7:"], 4),
+    broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 1),
+    broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 2),
+    broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 20),
+    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 1),
+    broken(Mutation::AcksForOneSync, Durability::Async, Swarm::All, &["O1:", "O10:"], 14),
+    broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 1),
+    broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
+    broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
 ];
 
 impl Broken {
@@ -317,7 +319,12 @@ impl Broken {
         outcome.violations.first().filter(|text| self.oracles.iter().any(|oracle| text.contains(oracle))).cloned()
     }
 
-    /// The first seed that shows it, of so many.
+    /// Whether nothing breaks in this seed without the mutation: what breaks with it does so by it.
+    fn is_well_without(&self, seed: u64) -> bool {
+        run(seed, Options { mutation: Mutation::None, ..self.options() }).violations.is_empty()
+    }
+
+    /// A seed that shows it, of so many.
     fn find(&self, seeds: u64) -> Option<(u64, String)> {
         let next = AtomicU64::new(1);
         let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
@@ -329,7 +336,7 @@ impl Broken {
                         if seed > seeds || found.lock().unwrap().is_some() {
                             break;
                         }
-                        if let Some(text) = self.seen_in(seed) {
+                        if let Some(text) = self.seen_in(seed).filter(|_| self.is_well_without(seed)) {
                             found.lock().unwrap().get_or_insert((seed, text));
                         }
                     }
@@ -340,21 +347,46 @@ impl Broken {
     }
 }
 
-/// Oracle O20: a rule that is broken is missed soon.
+/// Oracle O20: a rule that is broken is missed, in the seed that is kept for it or in one of the first.
 #[test]
 fn broken_rules_are_noticed() {
-    let common = RULES.iter().filter(|rule| rule.within > 0);
-    let unseen: Vec<String> = common.filter(|rule| rule.find(rule.within).is_none()).map(|rule| format!("{:?}", rule.mutation)).collect();
-    assert!(unseen.is_empty(), "nothing notices {}", unseen.join(", "));
+    let next = AtomicUsize::new(0);
+    let moved = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(rule) = RULES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if rule.seen_in(rule.kept).is_none() {
+                        moved.lock().unwrap().push(rule);
+                    }
+                }
+            });
+        }
+    });
+    let mut unseen = Vec::new();
+    for rule in moved.into_inner().unwrap() {
+        let (mutation, kept) = (rule.mutation, rule.kept);
+        match rule.find(rule.within) {
+            Some((seed, _)) => println!("{mutation:?}: seed {kept} no longer shows it, seed {seed} does; keep that one"),
+            None => unseen.push(format!(
+                "{mutation:?}: neither in the kept seed {kept} nor in the first {}; search anew, and keep what is found: \
+                 RULE={mutation:?} SEEDS=2000 cargo test --test simulation slow_every -- --ignored --nocapture",
+                rule.within
+            )),
+        }
+    }
+    assert!(unseen.is_empty(), "nothing notices\n  {}", unseen.join("\n  "));
 }
 
-/// Oracle O20, the rare ones too.
+/// Oracle O20, in other seeds than the kept ones too; `RULE` names one rule, and `SWARM` other faults.
 #[test]
 #[ignore = "minutes without optimisation; part of make test-full"]
 fn slow_every_broken_rule_is_noticed_within_two_thousand_seeds() {
     let only = std::env::var("RULE").ok();
+    let aimed = std::env::var_os("SWARM").map(|_| swarm());
+    let aimed = |rule: &Broken| Broken { swarm: aimed.unwrap_or(rule.swarm), ..*rule };
     let mut unseen = Vec::new();
-    for rule in RULES.iter().filter(|rule| only.as_ref().is_none_or(|only| format!("{:?}", rule.mutation) == *only)) {
+    for rule in RULES.iter().map(aimed).filter(|rule| only.as_ref().is_none_or(|only| format!("{:?}", rule.mutation) == *only)) {
         let found = rule.find(environment("SEEDS", 2_000));
         println!("{:?}: {found:?}", rule.mutation);
         unseen.extend(found.is_none().then(|| format!("{:?}", rule.mutation)));

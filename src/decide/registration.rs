@@ -45,7 +45,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             );
             // What was under way on the directory is, in whichever life.
             let operation = s.file.operation.clone();
-            let file = NodeFile { starts: stored.record.starts.saturating_add(1), operation, ..new_life(s) };
+            // After starts of which etcd never heard the file is ahead: a lower count would be taken for what an older agent wrote.
+            let starts = stored.record.starts.saturating_add(1).max(s.file.starts);
+            let file = NodeFile { starts, operation, ..new_life(s) };
             d.act(s, Action::WriteFile(Box::new(file)));
             Flow::Settled
         }

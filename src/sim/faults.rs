@@ -1,10 +1,13 @@
 //! What goes wrong, when, and for how long.
 //!
 //! The whole schedule is drawn from the seed before the run begins, and each fault has a seed of its own: a failing run is made shorter by
-//! dropping faults (`shrink`). `hosts`: what happens to a whole host; `swarms`: which faults there are.
+//! dropping faults (`shrink`). `hosts`: what happens to a whole host; `ambush`: faults that wait for their moment; `swarms`: which faults there are.
 
+mod ambush;
 mod hosts;
 mod swarms;
+
+pub(super) use ambush::Ambushes;
 
 use super::{Swarm, random::Random, world::World};
 use crate::model::{
@@ -60,6 +63,10 @@ pub(super) enum Fault {
     EtcdCompacted,
     EtcdRestored,
     PrefixWiped,
+    PromotionOrphaned,
+    SyncHeld,
+    ResumptionMissed,
+    StillUntilCut,
 }
 
 /// One fault of a seed's schedule.
@@ -180,6 +187,10 @@ impl World {
             }
             Fault::Ring => self.form_a_ring(until),
             Fault::SlowStreams => self.network.slow_streams = until,
+            Fault::PromotionOrphaned => self.await_promotion(lasts),
+            Fault::SyncHeld => self.await_sync(lasts),
+            Fault::StillUntilCut => self.await_cut(node, lasts),
+            Fault::ResumptionMissed => self.await_resumption(lasts),
             _ => self.strike_etcd(fault, node, lasts),
         }
     }
@@ -307,6 +318,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.trace.line(self.now, "----", "all faults end");
         self.network.heal();
+        self.call_off();
         self.store.ambiguous = (0, 0);
         self.store.away_until = 0;
         self.brittle = (0, 0);

@@ -11,7 +11,7 @@
 //!   failing seed needs;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
-//! - `oracle`: what must never happen (`fence`: by whom a server may act); `coverage`: what was exercised; `trace`: what happened; `random`: the one source of chance.
+//! - `oracle`: what must never happen (`fence`: by whom a server may act; `votes`: what promises are worth); `coverage`: what was exercised; `trace`: what happened; `random`: the one source of chance.
 
 mod coverage;
 mod executor;
@@ -30,6 +30,7 @@ mod server;
 mod shrink;
 mod store;
 mod trace;
+mod votes;
 mod wal;
 mod workload;
 mod world;
@@ -104,6 +105,8 @@ pub enum Swarm {
     Queues,
     /// Members that leave while others do not see it.
     Members,
+    /// Primaries that die before etcd has heard of their promotion.
+    Promotions,
 }
 
 impl std::str::FromStr for Swarm {
@@ -111,7 +114,8 @@ impl std::str::FromStr for Swarm {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let all = [Self::All, Self::Policy, Self::Etcd, Self::Clocks, Self::Data, Self::Queues, Self::Members, Self::Operators];
-        all.into_iter().find(|swarm| format!("{swarm:?}").eq_ignore_ascii_case(name)).ok_or_else(|| format!("there is no swarm {name}"))
+        let mut all = all.into_iter().chain([Self::Promotions]);
+        all.find(|swarm| format!("{swarm:?}").eq_ignore_ascii_case(name)).ok_or_else(|| format!("there is no swarm {name}"))
     }
 }
 

@@ -86,7 +86,8 @@ pub enum Mutation {
     FlagBelieved,
     /// A reserved timeline that somebody has come to is given up like any other.
     BurntThough,
-    /// A vacant `leader` counts as proof of death.
+    /// A vacant `leader` counts as a release: its primary is dead, and its WAL ends where the record says. (A death alone lets nobody lead
+    /// without promises: who does so has to have the end of WAL of the dead as well.)
     VacantIsDead,
     /// Nobody compares the node file with what etcd knows of it.
     StartsUnchecked,
@@ -127,25 +128,23 @@ impl Mutation {
             Self::PromisesInvented => invent_promises(s),
             Self::PromiseWithdrawn => s.file.promised = Term::ZERO,
             Self::MarkBelieved => {
-                if let Some(shown) = &mut s.shown {
-                    shown.mark = Some(Lsn::ZERO);
+                if let Some(mark) = s.shown.as_mut().and_then(|shown| shown.mark.as_mut()) {
+                    *mark = Lsn::ZERO;
                 }
             }
+            Self::CutBelieved => believe_cut(s),
             Self::VacantIsDead => {
                 let dead = s.sync().map(|sync| sync.record.term);
                 if let Some(leader) = &mut Arc::make_mut(&mut s.etcd.records).leader
                     && matches!(leader.record.state, LeaderState::Vacant { .. })
                 {
+                    if leader.record.dead != dead {
+                        leader.record.wal_end = Some(leader.record.lsn);
+                    }
                     leader.record.dead = dead;
                 }
             }
-            Self::StartsUnchecked => {
-                let (me, file) = (s.me.node.clone(), s.file.clone());
-                if let Some(mine) = Arc::make_mut(&mut s.etcd.records).nodes.get_mut(&me) {
-                    (mine.record.starts, mine.record.data, mine.record.tli) = (file.starts, file.data, None);
-                    s.memory.registering = true;
-                }
-            }
+            Self::StartsUnchecked => forget_starts(s),
             Self::AnyGuard => {
                 let Some(own) = s.guard().map(|guard| guard.incarnation.clone()) else { return };
                 let me = s.myself();
@@ -230,6 +229,33 @@ fn give_up(write: &mut Write) {
     if record.state == TimelineState::Used {
         (record.state, record.history) = (TimelineState::Burnt, format!("# timeline {tli} was given up\n"));
         *text = to_text(&record);
+    }
+}
+
+/// The settings that were written count, whatever streams.
+fn believe_cut(s: &mut Snapshot) {
+    let unconfigured = s.configured.as_ref().is_some_and(|configured| configured.follow.is_none());
+    if let Observed::Known { value: facts, .. } = &mut s.server
+        && let ServerRole::Standby { receiver, conninfo, .. } = &mut facts.role
+        && unconfigured
+    {
+        (*receiver, *conninfo) = (None, String::new());
+    }
+}
+
+/// The key says of this life only what the file says.
+fn forget_starts(s: &mut Snapshot) {
+    let (me, file) = (s.me.node.clone(), s.file.clone());
+    let Some(mine) = Arc::make_mut(&mut s.etcd.records).nodes.get_mut(&me) else { return };
+    let noted = file.boundary.map(|boundary| (boundary.tli, boundary.lsn));
+    let ahead = mine.record.tli.is_some_and(|tli| noted.is_none_or(|noted| noted < (tli, mine.record.whole)));
+    if mine.record.starts >= file.starts && !s.memory.registered {
+        mine.record.starts = file.starts;
+        s.memory.registering = true;
+    }
+    mine.record.starts = mine.record.starts.min(file.starts);
+    if mine.record.data == file.data && ahead {
+        (mine.record.tli, mine.record.whole) = (noted.map(|(tli, _)| tli), noted.map(|(_, lsn)| lsn).unwrap_or_default());
     }
 }
 

@@ -132,6 +132,9 @@ impl World {
         }
         if paused && record.state == LeaderState::Serving {
             self.coverage.resumptions += 1;
+            if let Some(node) = self.nodes.iter().position(|node| node.name == record.holder.node) {
+                self.after_resumption(node);
+            }
         }
     }
 

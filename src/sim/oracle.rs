@@ -61,7 +61,9 @@ pub(super) struct Oracle {
     /// When a node last claimed by an operator's word that accepts the loss of what was acknowledged before.
     pub(super) accepted_at: Option<u64>,
     /// By node: the newest promise that it published, up to where it had WAL then, and in which life of its data.
-    promised: BTreeMap<usize, (Term, u64, DataIncarnation)>,
+    pub(super) promised: BTreeMap<usize, (Term, u64, DataIncarnation)>,
+    /// By node and life of its data: the newest record that it has confirmed to a primary, as its branch and its end.
+    pub(super) confirmed: BTreeMap<(usize, DataIncarnation), (usize, u64)>,
     pub(super) claims_at: Vec<u64>,
     pub(super) serving: Option<(NodeName, Term)>,
 }
@@ -151,36 +153,6 @@ impl World {
         self.oracle.longest.entry(node).and_modify(|longest| *longest = until.max(*longest)).or_insert(until);
     }
 
-    /// The store has taken a promise: it is in the file first (O7).
-    pub(super) fn judge_promise(&mut self, term: Term, name: &NodeName) {
-        let noted = self.nodes.iter().find(|node| node.name == *name).map(|node| node.file.promised);
-        if noted.is_none_or(|noted| noted < term) {
-            self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
-        }
-        self.judge_word(name, term, "has promised");
-        if let Some(node) = self.nodes.iter().position(|node| node.name == *name) {
-            let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
-            let before = self.oracle.promised.get(&node).map_or(Term::ZERO, |(before, ..)| *before);
-            self.oracle.promised.insert(node, (term.max(before), end, self.nodes[node].file.data.clone()));
-        }
-    }
-
-    /// Whoever has promised confirms nothing more to a primary of a lower term (O7), in the modes where that is what commits wait for.
-    pub(super) fn judge_confirmation(&mut self, node: usize, to: usize, flush: u64) {
-        let Some((promised, end, data)) = self.oracle.promised.get(&node) else { return };
-        let (promised, more) = (*promised, flush > *end && *data == self.nodes[node].file.data);
-        let by = &self.nodes[to].name;
-        let former = self.oracle.newest.values().rev().find(|written| written.record.holder.node == *by).map(|written| written.record.term);
-        let former = former.unwrap_or(Term::ZERO);
-        if more && former < promised && self.nodes[to].is_primary() && self.waits(to) {
-            let text = format!(
-                "{} confirms commits to {} of term {former}, and has promised term {promised}",
-                self.nodes[node].name, self.nodes[to].name
-            );
-            self.violation("O7", text);
-        }
-    }
-
     /// I4, as far as `async` asks it.
     pub(super) fn judge_authority(&mut self, node: usize, term: Term, what: &str) {
         let name = self.nodes[node].who();
@@ -239,7 +211,7 @@ impl World {
     }
 
     /// Whether commits of this server wait for somebody.
-    fn waits(&self, node: usize) -> bool {
+    pub(super) fn waits(&self, node: usize) -> bool {
         self.nodes[node].server.as_ref().is_some_and(|server| server.defined)
     }
 

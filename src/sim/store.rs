@@ -124,7 +124,7 @@ impl World {
                     self.store.log.push((key.clone(), Some(text.clone()), revision));
                     match key {
                         Key::Leader => self.leader_written(node, before),
-                        Key::Sync => self.oracle.syncs.extend(self.store.sync().map(|sync| (sync.term, sync))),
+                        Key::Sync => self.sync_written(),
                         Key::Promise(term, of) => self.judge_promise(*term, of),
                         _ => {}
                     }
@@ -138,6 +138,15 @@ impl World {
         }
         self.tell_watchers();
         TxnOutcome::Applied { revision, sent }
+    }
+
+    fn sync_written(&mut self) {
+        let Some(sync) = self.store.sync() else { return };
+        let primary = self.nodes.iter().position(|node| node.name == sync.primary.node);
+        self.oracle.syncs.insert(sync.term, sync);
+        if let Some(primary) = primary {
+            self.judge_names(primary);
+        }
     }
 
     fn leader_written(&mut self, writer: usize, before: Option<LeaderRecord>) {
@@ -312,10 +321,15 @@ impl World {
             }
         });
         let queued = self.network.queued[node].saturating_sub(self.now);
-        let there = if queued > 0 && self.random.chance(500) { queued + self.random.millis(1, 60) } else { self.way() };
+        let held = self.holds_write(node, purpose, &txn);
+        let there = match held {
+            Some(held) => held,
+            None if queued > 0 && self.random.chance(500) => queued + self.random.millis(1, 60),
+            None => self.way(),
+        };
         let lost = self.lost();
         self.later(there, move |world| {
-            if !lost && world.network.reaches_etcd(node, world.now) {
+            if !lost && (held.is_some() || world.network.reaches_etcd(node, world.now)) {
                 world.arrive(node, run, token, purpose, txn, done);
             }
         });

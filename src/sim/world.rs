@@ -57,6 +57,8 @@ pub(super) struct World {
     /// By kind of fault: how often it struck, and the outages that began after it, in milliseconds.
     pub(super) hits: BTreeMap<String, (u64, Vec<u64>)>,
     pub(super) last_fault: Option<super::faults::Fault>,
+    /// Faults that wait for their moment.
+    pub(super) ambushes: super::faults::Ambushes,
     /// Since when nobody takes writes.
     outage: Option<u64>,
 }
@@ -86,6 +88,7 @@ impl World {
             struck: Vec::new(),
             hits: BTreeMap::new(),
             last_fault: None,
+            ambushes: super::faults::Ambushes::default(),
             outage: None,
         }
     }

@@ -53,7 +53,7 @@ impl World {
             let answers = world.nodes[node]
                 .server
                 .as_ref()
-                .is_some_and(|server| server.ready && server.postmaster && server.frozen_until <= world.now);
+                .is_some_and(|server| server.ready && server.postmaster && server.stopping.is_none() && server.frozen_until <= world.now);
             if !rendered || !answers {
                 let why = if rendered { "PostgreSQL does not answer" } else { "the managed configuration has not been written yet" };
                 world.end(node, run, 0, Task::CutStream, Err(why.to_owned()));
@@ -68,6 +68,7 @@ impl World {
                 server.drop_upstream();
                 if let Some(former) = former.filter(|_| world.random.chance(200)) {
                     world.start_late(node, id, former);
+                    world.after_cut();
                 }
             }
             world.deliver(node, run, Event::StreamCut);

@@ -72,6 +72,8 @@ const OPERATORS: &[Fault] = &[
     Fault::HostLost,
     Fault::Isolated,
     Fault::BrittleAgents,
+    Fault::ResumptionMissed,
+    Fault::ResumptionMissed,
 ];
 
 /// Holds and waits that change while answers are lost.
@@ -117,6 +119,9 @@ const CLOCKS: &[Fault] = &[
     Fault::SlowServer,
     Fault::PostmasterKilled,
     Fault::HostLost,
+    Fault::StillUntilCut,
+    Fault::StillUntilCut,
+    Fault::StillUntilCut,
 ];
 
 /// Data that goes back, is lost, or is half there.
@@ -145,6 +150,22 @@ const MEMBERS: &[Fault] = &[
     Fault::GuardKilled,
     Fault::EtcdMute,
     Fault::Isolated,
+    Fault::SyncHeld,
+    Fault::SyncHeld,
+];
+
+/// Primaries that nobody comes to know of: they die before etcd has heard of their promotion.
+const PROMOTIONS: &[Fault] = &[
+    Fault::PromotionOrphaned,
+    Fault::PromotionOrphaned,
+    Fault::PromotionOrphaned,
+    Fault::PostmasterKilled,
+    Fault::PostmasterKilled,
+    Fault::HostLost,
+    Fault::Isolated,
+    Fault::AgentKilled,
+    Fault::StreamsCut,
+    Fault::SlowStreams,
 ];
 
 /// Agents that are replaced while what they sent is still on its way; networks in pieces.
@@ -160,6 +181,9 @@ const QUEUES: &[Fault] = &[
     Fault::PolicyChanged,
     Fault::HostLost,
     Fault::BrittleAgents,
+    Fault::SyncHeld,
+    Fault::SyncHeld,
+    Fault::StreamsCut,
 ];
 
 impl Swarm {
@@ -172,6 +196,7 @@ impl Swarm {
             Self::Data => DATA,
             Self::Queues => QUEUES,
             Self::Members => MEMBERS,
+            Self::Promotions => PROMOTIONS,
             Self::Operators => OPERATORS,
         }
     }

@@ -56,6 +56,7 @@ impl World {
         self.coverage.promotions += 1;
         self.judge_branch(node, branch);
         self.opened(node, id, end);
+        self.after_promotion(node);
     }
 
     /// What the ledger has for this id.
