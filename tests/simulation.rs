@@ -294,7 +294,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::PromisesInvented, Durability::Quorum, Swarm::All, &["O2:"], 2),
     broken(Mutation::CutBelieved, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 12),
     broken(Mutation::SettingsAlone, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 4),
-    broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 13),
+    broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 54),
     broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 2),
     broken(Mutation::BurntThough, Durability::Quorum, Swarm::Promotions, &["O2:", "O5:", "I7:", "O16:"], 1),
     broken(Mutation::StartsUnchecked, Durability::Quorum, Swarm::Data, &["O2:", "O5:", "I2:", "I7:"], 4),

@@ -83,9 +83,20 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
 pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, noted: &NodeName, place: ClonePlace) {
     let source = candidates(s, target).find(|source| source.node == *noted).filter(|_| !has_failed(s));
     let source = source.unwrap_or_else(|| holder(target));
+    let other = another(s, &source.node, target);
+    if place == ClonePlace::InPlace && matches!(s.disk(), Some(DataDir::Present(_))) && other.is_none() {
+        // Who leads has changed since, or a replica is gone.
+        d.alarm(
+            "needs-copy",
+            format!(
+                "the copy of {} in place waits until another healthy copy besides the source is known: nothing is overwritten",
+                source.node
+            ),
+        );
+        return;
+    }
     d.because("clone", format!("copies {}", source.node));
     let discards = s.memory.rewind.as_ref().map(|plan| Fork { parent: plan.tli, at: plan.fork });
-    let other = another(s, &source.node, target);
     d.act(s, Action::Clone { source, place, other, discards });
 }
 

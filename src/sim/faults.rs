@@ -289,7 +289,9 @@ impl World {
     /// Somebody empties the data directory of a stopped node that is not the last one with data.
     fn wipe(&mut self, node: usize) {
         let others = (0..self.nodes.len()).any(|other| other != node && self.nodes[other].is_primary());
-        if others && self.nodes[node].server.is_none() && self.nodes[node].disk.is_some() {
+        // Nobody wipes the last primary's while nobody else has what it had.
+        let owner = self.sync_in_force().is_some_and(|sync| sync.primary.node == self.nodes[node].name);
+        if others && !owner && self.nodes[node].server.is_none() && self.nodes[node].disk.is_some() {
             self.nodes[node].disk = None;
             let who = self.nodes[node].who();
             self.trace.line(self.now, &who, "data directory is wiped");

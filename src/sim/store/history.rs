@@ -159,13 +159,14 @@ impl World {
         let running = self.nodes.iter().position(Node::is_primary);
         // The last primary, unless its disk was set back as well: an operator sees by its end of WAL that others have more.
         let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
-        let owner = || self.nodes.iter().position(|node| node.name == last.primary.node && intact(node));
+        let owner = self.nodes.iter().position(|node| node.name == last.primary.node);
         let end = |node: usize| self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
-        let longest = || (0..self.nodes.len()).filter(|node| intact(&self.nodes[*node])).max_by_key(|node| end(*node));
-        let Some(chosen) = running.or_else(owner).or_else(longest) else { return false };
-        if !self.is_proven(chosen) {
-            return false;
-        }
+        let longest = (0..self.nodes.len()).filter(|node| intact(&self.nodes[*node])).max_by_key(|node| end(*node));
+        let choices = [running, owner.filter(|owner| intact(&self.nodes[*owner])), longest, owner];
+        let choices: Vec<usize> = choices.into_iter().flatten().collect();
+        // Where a primary runs it is that one or none.
+        let first = if running.is_some() { 1 } else { choices.len() };
+        let Some(chosen) = choices.into_iter().take(first).find(|chosen| self.is_proven(*chosen)) else { return false };
         let of = &self.nodes[chosen];
         let (Some(data), Some(cluster)) = (&of.disk, newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
         let branch = self.wal.branch_at(data.branch, self.wal.whole(data.branch, data.end));
@@ -211,7 +212,7 @@ impl World {
             (Key::Cluster, to_text(&cluster)),
             (Key::Leader, to_text(&leader)),
         ]);
-        if primary != last.primary {
+        if primary != last.primary || !intact(of) {
             // The operator was told what may be lost, and took it.
             self.oracle.forgive();
         }
