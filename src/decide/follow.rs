@@ -9,7 +9,7 @@ use super::{
     rejoin::{self, Verdict},
     scan,
     snapshot::Snapshot,
-    stop, unheard, upkeep,
+    stop, unheard, upkeep, vote,
 };
 use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, Run, ServerRole, StartAs, Whole},
@@ -280,7 +280,7 @@ fn drop_stale_slot(s: &Snapshot, d: &mut Draft) {
 }
 
 fn start(s: &Snapshot, d: &mut Draft) {
-    if rests(s, d) {
+    if vote::is_due(s) || rests(s, d) {
         return;
     }
     d.hurry = true;

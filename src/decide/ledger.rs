@@ -69,11 +69,13 @@ fn owned(texts: BTreeMap<TimelineId, &str>) -> BTreeMap<TimelineId, String> {
     texts.into_iter().map(|(tli, text)| (tli, text.to_owned())).collect()
 }
 
-/// The ids that were given out after `since` and burnt.
+/// The ids that were given out after `since` and lead nowhere: burnt ones, and those of a claimant that came up and was followed by somebody
+/// who did not have its timeline before anyone knew that it served. `on`: the one that goes on.
 ///
 /// `longest`: for how long a claimant may have acknowledged unseen.
-pub(super) fn given_up(s: &Snapshot, since: TimelineId, longest: Span) -> Vec<GivenUp> {
-    let later = s.etcd.records.timelines.iter().filter(|(given, stored)| **given > since && stored.record.state == TimelineState::Burnt);
+pub(super) fn given_up(s: &Snapshot, since: TimelineId, on: TimelineId, longest: Span) -> Vec<GivenUp> {
+    let ended = |record: &TimelineRecord| record.state != TimelineState::Reserved;
+    let later = s.etcd.records.timelines.iter().filter(|(given, stored)| **given > since && **given != on && ended(&stored.record));
     let given_up = later.map(|(tli, stored)| GivenUp {
         tli: *tli,
         node: stored.record.owner.node.clone(),

@@ -239,7 +239,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
         former_lsn: former,
         loss_bound: lost,
         unseen_ms: unseen.as_millis(),
-        given_up: ledger::given_up(s, since, longest),
+        given_up: ledger::given_up(s, since, leader.record.tli, longest),
         phases,
         at: s.fresh.wall.clone(),
     };

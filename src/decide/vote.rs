@@ -6,14 +6,20 @@ use super::{
     draft::Draft,
     failsafe, scan,
     snapshot::Snapshot,
+    stop,
 };
 use crate::model::{
-    instance::{DataDir, ServerRole, Whole},
+    instance::{DataDir, Process, ServerRole, StartAs, Whole},
     key::{Compare, Key, Txn, Write},
+    moment::Span,
     node_file::NodeFile,
+    observed::Observed,
     record::{LeaderRecord, LeaderState, PromiseRecord, Stored, VERSION, to_text},
     timeline::TimelineId,
 };
+
+/// So long a standby may be silent before it is stopped for a promise.
+const MUTE: Span = Span::from_secs(2);
 
 /// As a voter: somebody else has claimed.
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
@@ -48,6 +54,15 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
         d.act(s, Action::WriteFile(Box::new(file)));
         return None;
     }
+    if is_due(s) && is_mute(s) {
+        // It cannot show that its stream is gone, nor be told. Stopped, it receives nothing, and its WAL says what it has.
+        d.waits(
+            "cut",
+            "PostgreSQL does not answer, so that nobody knows whether its stream is cut: it is stopped, to promise by what lies here",
+        );
+        stop::stop_postgres(s, d);
+        return None;
+    }
     // After our own start it is not known what the managed files say: they are written first, with nobody to follow.
     if s.configured.is_none() && !s.is_empty() {
         super::upkeep::configured(s, d, None, false);
@@ -63,6 +78,20 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
         return None;
     }
     scan::whole(s, d)
+}
+
+/// Whether a promise was noted that others do not see yet: until they do, what lies here is looked at, and PostgreSQL stays as it is.
+pub(super) fn is_due(s: &Snapshot) -> bool {
+    let Some(leader) = s.leader().filter(|leader| leader.record.state == LeaderState::Claimed) else { return false };
+    let term = leader.record.term;
+    let noted = s.is_elector() && leader.record.holder.node != s.me.node && s.file.promised == term && s.file.operation.is_none();
+    noted && s.etcd.records.text(&Key::Promise(term, s.me.node.clone())).is_none()
+}
+
+/// Whether a standby runs that has not answered for a while: it may wait for WAL that nobody will send any more.
+fn is_mute(s: &Snapshot) -> bool {
+    let runs = matches!(s.process(), Some(Process::Running { start: StartAs::Standby, .. }));
+    runs && matches!(&s.server, Observed::Unknown { since, .. } if s.now.boot.since(*since) >= MUTE)
 }
 
 /// Whether nothing can be received any more: nothing runs, or the conninfo in force is empty and no walreceiver is there.
