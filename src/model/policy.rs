@@ -23,7 +23,7 @@ pub struct ClusterPolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_stop: Option<Span>,
     /// What a commit waits for.
-    #[serde(default = "Durability::unnamed", skip_serializing_if = "Durability::is_unnamed")]
+    #[serde(default = "Durability::unnamed")]
     pub durability: Durability,
     /// How many voters must flush a commit before it is acknowledged (`quorum`, `strict-quorum`). From 1 to 4.
     #[serde(skip_serializing_if = "is_one")]
@@ -118,14 +118,9 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// What holds in a policy in etcd that does not name it: agents that know nothing of it read and write such a one.
+    /// What holds in a policy in etcd that does not name it: agents that knew nothing of it wrote such a one.
     const fn unnamed() -> Self {
         Self::Async
-    }
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
-    const fn is_unnamed(&self) -> bool {
-        matches!(self, Self::Async)
     }
 }
 
@@ -426,5 +421,13 @@ mod tests {
         let policy = ClusterPolicy { hold_for: Some(Span::from_millis(2_000)), ..ClusterPolicy::default() };
         let text = serde_json::to_string(&policy).expect("json");
         assert_eq!(serde_json::from_str::<ClusterPolicy>(&text).expect("policy"), policy);
+    }
+
+    /// A file that does not name it means the default, a record that does not name it is older than it: so it is always named.
+    #[test]
+    fn what_commits_wait_for_is_named_in_every_policy() {
+        let policy = ClusterPolicy { durability: Durability::Async, ..ClusterPolicy::default() };
+        assert!(serde_json::to_string(&policy).expect("json").contains(r#""durability":"async""#));
+        assert_eq!(serde_json::from_str::<ClusterPolicy>("{}").expect("policy").durability, Durability::Async);
     }
 }

@@ -117,7 +117,7 @@ impl Cluster {
             };
             let count = |of: &str| Some(sync.get(of)?.as_array()?.iter().filter(|replica| lives(replica) == Some(true)).count());
             // Where commits are to wait, they do.
-            let waits = policy.pointer("/policy/durability").is_some();
+            let waits = policy.pointer("/policy/durability").is_some_and(|mode| mode != "async");
             let votes = !waits || count("voters")? == others;
             (sync.pointer("/primary/node")?.as_str()? == primary && count("electable")? == others && votes).then_some(())
         };
