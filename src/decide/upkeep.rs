@@ -36,7 +36,7 @@ const FLOORS_EVERY: u64 = 10_000;
 const NOTED_EVERY: Span = Span::from_secs(10);
 
 /// How far it may lag behind in bytes, in any mode.
-const NOTED_WITHIN: u64 = 16 << 20;
+pub(super) const NOTED_WITHIN: u64 = 16 << 20;
 
 /// Promises of terms so far back are removed.
 const PROMISES_KEPT: u64 = 16;

@@ -27,7 +27,7 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Goes;
     }
     match s.disk() {
-        Some(DataDir::Present(disk)) if !disk.backup_label && !s.disk().is_some_and(DataDir::is_half_rewound) => {}
+        Some(dir @ DataDir::Present(disk)) if !disk.backup_label && !dir.is_half_rewound() => {}
         Some(_) => return Flow::Goes,
         None => {}
     }
