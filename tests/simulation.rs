@@ -464,7 +464,7 @@ fn an_interrupted_clone_converges() {
     interrupt_at_every_step(Plan::Clone, Durability::Async);
 }
 
-/// Prints the trace of the seed in `SEED`, in the mode in `MODE`, with the faults in `KEEP` alone.
+/// Prints the trace of the seed in `SEED`, in the mode in `MODE`, with the faults in `KEEP` alone. With `SHRINK=1`: which faults it needs.
 #[test]
 #[ignore = "for looking at one seed"]
 fn one_seed() {
@@ -472,7 +472,12 @@ fn one_seed() {
     let durability = if std::env::var_os("MODE").is_some() { durability(seed) } else { Durability::Async };
     let kept: Option<BTreeSet<usize>> = std::env::var("KEEP").ok().map(|text| text.split(',').filter_map(|one| one.parse().ok()).collect());
     let dropped = kept.iter().flat_map(|kept| (0..10_000).filter(|index| !kept.contains(index))).collect();
-    let outcome = run_without(seed, Options { trace: true, durability, swarm: swarm(), ..Options::default() }, &dropped);
+    let options = Options { trace: true, durability, swarm: swarm(), ..Options::default() };
+    let outcome = run_without(seed, options, &dropped);
+    if environment("SHRINK", 0) == 1 {
+        println!("{}", tell(&outcome, Options { trace: false, ..options }, true));
+        return;
+    }
     println!("{}", outcome.trace);
     println!("{:#?}\n{:?}\n{:#?}", outcome.coverage, outcome.alarms, outcome.violations);
 }
