@@ -387,8 +387,9 @@ async fn show_names(tools: &Tools, names: String, checkpoints: bool, run: Run) -
 }
 
 async fn look(tools: &Tools, run: Run) {
+    let asked = clock::boot();
     if let Ok(facts) = tools.server.probe(run, postgres::Via::Kept, SQL_LIMIT).await {
-        publish(tools, Event::Server(normal(facts, layout(&tools.server)))).await;
+        publish(tools, Event::Server { facts: normal(facts, layout(&tools.server)), asked }).await;
     }
 }
 

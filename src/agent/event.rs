@@ -67,7 +67,12 @@ pub enum Event {
         why: String,
     },
     /// PostgreSQL answered.
-    Server(ServerFacts),
+    Server {
+        /// What it said.
+        facts: ServerFacts,
+        /// When it was asked: what it said may be as old as that.
+        asked: Moment,
+    },
     /// PostgreSQL did not answer.
     ServerSilent {
         /// In which run.

@@ -2,6 +2,7 @@
 
 use super::event::Event;
 use crate::{
+    clock,
     dcs::{Etcd, Update},
     model::{
         failsafe::Asked,
@@ -66,11 +67,12 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
         if let Some((guard, run)) = now.run {
             looks = looks.wrapping_add(1);
             let via = if closed || (now.calm && looks.is_multiple_of(FRESH_EVERY)) { Via::Fresh } else { Via::Kept };
+            let asked = clock::boot();
             let seen = server.probe(run, via, LOOK_LIMIT).await;
             // A kept session says nothing of whether anybody new is let in: that is asked until somebody is.
             closed = via == Via::Fresh && matches!(&seen, Err(fault) if is_no_answer(fault));
             let event = match seen {
-                Ok(facts) => Event::Server(normal(facts, laid_out.of(&guard, run, || layout(&server)))),
+                Ok(facts) => Event::Server { facts: normal(facts, laid_out.of(&guard, run, || layout(&server))), asked },
                 Err(fault) => {
                     let inconsistent = matches!(fault, postgres::Error::NotReady { why: NotReady::NotConsistent, .. });
                     Event::ServerSilent { run, why: chain(&fault), inconsistent }

@@ -240,7 +240,7 @@ impl State {
             Event::TxnDone { nonce, task, outcome } => self.txn_done(&nonce, task, outcome, now),
             Event::Guard(status) => self.guard(status, now.boot),
             Event::GuardGone { why } => self.guard_gone(why, now.boot),
-            Event::Server(facts) => self.server(facts, now.boot),
+            Event::Server { facts, asked } => self.server(facts, asked, now.boot),
             Event::ServerSilent { run, why, inconsistent } => self.server_silent(run, why, inconsistent, now.boot),
             Event::Disk { dir, at } => self.disk(dir, at),
             Event::Measured(place) => self.place = Some(place),

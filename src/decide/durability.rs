@@ -68,7 +68,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
                 "durability",
                 "commits wait for nobody from now on; each replica may take over once it has what was acknowledged before",
             );
-            d.memory.joins_at = None;
+            (d.memory.joins_from, d.memory.joins_at) = (None, None);
             write(s, d, sync, SyncRecord { mode, voters: Vec::new(), electable: Vec::new(), ..sync.record.clone() });
         }
         _ => keep(s, d, sync, facts, mode, since),

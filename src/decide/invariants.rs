@@ -4,7 +4,7 @@ use super::{
     decision::{Action, Decision, Purpose},
     failsafe, ledger, promotion,
     snapshot::Snapshot,
-    transition::Older,
+    transition::{InForce, Older},
 };
 use crate::model::{
     instance::{DataDir, StartAs},
@@ -224,13 +224,18 @@ fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Deci
             (misses && !complete && !accepted && !s.is_owner()).then(|| format!("{count} voters of {} have promised", before.voters.len()))
         }
         Purpose::Membership if next.mode != SyncMode::Async && !next.voters.is_empty() => {
-            let names = decision.memory.names.as_ref()?;
-            let Older::These(older) = &names.in_force.older else {
+            if (next.mode, next.quorum()) == (before.mode, before.quorum()) {
+                return None;
+            }
+            // What an earlier server of ours was told says nothing of this one.
+            let guard = s.guard().map(|guard| &guard.incarnation);
+            let names = decision.memory.names.as_ref().filter(|names| s.run() == Some(names.run) && guard == Some(&names.guard));
+            let Some(InForce { newest, older: Older::These(older) }) = names.map(|names| &names.in_force) else {
                 let fewer =
                     before.voters.iter().all(|voter| next.voters.contains(voter)) && next.k <= before.k && !before.voters.is_empty();
                 return (!fewer).then(|| "`sync` would ask for more than names that are not known".to_owned());
             };
-            let missed = names.in_force.newest.iter().chain(older).find(|names| {
+            let missed = newest.iter().chain(older).find(|names| {
                 let among = names.members().iter().filter(|name| next.voters.contains(name)).count();
                 let strangers = names.members().len() - among;
                 (names.k() as usize) < strangers + next.k as usize

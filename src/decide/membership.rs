@@ -55,14 +55,21 @@ fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, since: Moment) -> V
 }
 
 /// What a replica must have confirmed before it may take over in `async`: all that had been flushed when the mode, or this agent's watch, began.
-/// Commits that voters acknowledged may not have reached it.
+/// Commits that voters acknowledged may not have reached it. A look from before says too little: some were acknowledged since.
 fn joins_at(s: &Snapshot, d: &mut Draft, term: Term) -> Lsn {
     if let Some((_, at)) = d.memory.joins_at.filter(|(of, _)| *of == term) {
         return at;
     }
-    let Some(ServerRole::Primary { flush, .. }) = s.role() else { return Lsn::MAX };
-    d.memory.joins_at = Some((term, *flush));
-    *flush
+    let (_, since) = *d.memory.joins_from.insert(s.memory.joins_from.filter(|(of, _)| *of == term).unwrap_or((term, s.now.boot)));
+    let flush = match s.role() {
+        Some(ServerRole::Primary { flush, .. }) if s.server.seen_at().is_some_and(|at| at >= since) => *flush,
+        _ => {
+            d.hurry = true;
+            return Lsn::MAX;
+        }
+    };
+    d.memory.joins_at = Some((term, flush));
+    flush
 }
 
 /// How long a replica may be silent.

@@ -1,7 +1,7 @@
 //! Proving that newer `synchronous_standby_names` alone are in force (protocol 1.8, EXP-24).
 
 use super::{
-    decision::{Action, Names},
+    decision::{Action, Names, Task},
     draft::Draft,
     durability::{text, wording},
     snapshot::{Shown, Snapshot},
@@ -61,7 +61,8 @@ impl Names {
 pub(super) fn prove(s: &Snapshot, d: &mut Draft, facts: &ServerFacts, names: &mut Names, mode: SyncMode) -> bool {
     let Some(newest) = names.in_force.newest.clone() else { return false };
     let text = text(s, &newest, mode);
-    if s.configured.as_ref().is_none_or(|configured| configured.sync_names != text) {
+    // One that is being written may put others in force after these were seen.
+    if s.busy(Task::Configure) || s.configured.as_ref().is_none_or(|configured| configured.sync_names != text) {
         names.written = None;
         d.waits("sync-names", "synchronous_standby_names is being written");
         return false;

@@ -25,6 +25,8 @@ const SLOW: u64 = 4;
 struct Candidate {
     replica: Replica,
     votes: bool,
+    /// Its turn has begun: `synchronous_standby_names` lists it by now.
+    named: bool,
     slow: bool,
     seasoned: bool,
     behind: Bytes,
@@ -94,8 +96,10 @@ fn behind(facts: &ServerFacts, replica: &Replica) -> Option<Bytes> {
 fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fit: BTreeSet<Replica>) -> Vec<Candidate> {
     d.memory.seats.retain(|seat| fit.contains(&seat.replica));
     let limit = Bytes::new(s.policy.max_lag.get().saturating_mul(SLOW));
+    let newest = s.memory.names.as_ref().and_then(|names| names.in_force.newest.clone());
     let candidates = fit.into_iter().map(|replica| {
         let behind = behind(facts, &replica);
+        let named = newest.as_ref().is_some_and(|newest| newest.members().contains(&replica));
         let votes = sync.voters.contains(&replica);
         if !d.memory.seats.iter().any(|seat| seat.replica == replica) {
             d.memory.seats.push(Seat { replica: replica.clone(), fit_since: s.now.boot, slow_since: None });
@@ -103,7 +107,7 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
         let lags = behind.is_none_or(|behind| behind > limit);
         let zone = s.etcd.records.members.get(&replica.node).map(|member| member.record.zone.clone()).unwrap_or_default();
         let mut candidate =
-            Candidate { votes, slow: false, seasoned: false, behind: behind.unwrap_or(Bytes::new(u64::MAX)), zone, replica };
+            Candidate { votes, named, slow: false, seasoned: false, behind: behind.unwrap_or(Bytes::new(u64::MAX)), zone, replica };
         for seat in d.memory.seats.iter_mut().filter(|seat| seat.replica == candidate.replica) {
             seat.slow_since = lags.then(|| seat.slow_since.unwrap_or(s.now.boot));
             candidate.slow = seat.slow_since.is_some_and(|since| s.now.boot.since(since) >= SEASONED);
@@ -137,19 +141,26 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u
         Some(_) if !of.zone.is_empty() => u8::from(chosen.iter().any(|other| other.zone == of.zone)),
         _ => 0,
     };
-    (worth, crowded, u8::from(!of.votes), if of.votes { Bytes::new(0) } else { of.behind }, of.replica.clone())
+    // Who is a few bytes ahead changes with every look.
+    let known = match (of.votes, of.named) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 2,
+    };
+    (worth, crowded, known, if known < 2 { Bytes::new(0) } else { of.behind }, of.replica.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `v` votes, `s` is slow, `f` is fresh; its name and its zone.
+    /// `v` votes, `n` is named, `s` is slow, `f` is fresh; its name and its zone.
     fn candidate(text: &str) -> Candidate {
         let [flags, node, zone, behind] = text.split(' ').collect::<Vec<_>>().try_into().expect("four words");
         Candidate {
             replica: Replica::new(node.parse().expect("name"), "000000aa".parse().expect("id")),
             votes: flags.contains('v'),
+            named: flags.contains('n'),
             slow: flags.contains('s'),
             seasoned: !flags.contains('f'),
             behind: Bytes::new(behind.parse().expect("bytes")),
@@ -181,6 +192,12 @@ mod tests {
     #[test]
     fn an_empty_seat_goes_to_whoever_is_there() {
         assert_eq!(chosen(None, &["v n2 - 0", "f n4 - 0"]), ["n2", "n4"]);
+    }
+
+    #[test]
+    fn whose_turn_has_begun_is_not_passed_over_by_who_is_a_little_ahead() {
+        assert_eq!(chosen(None, &["v n2 - 0", "fn n3 - 9", "f n4 - 0"]), ["n2", "n3"]);
+        assert_eq!(chosen(None, &["v n2 - 0", "fn n3 - 9", "- n4 - 0"]), ["n2", "n4"], "one that was watched longer goes first");
     }
 
     #[test]

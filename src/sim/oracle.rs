@@ -239,8 +239,7 @@ impl World {
         }
         let voters: std::collections::BTreeSet<String> =
             record.members().iter().map(crate::model::node::Replica::application_name).collect();
-        // Nobody bears that name: by it nothing is acknowledged.
-        let mut views: Vec<&str> = server.views().filter(|view| *view != crate::model::quorum::NOBODY_CONFIRMS).collect();
+        let mut views: Vec<&str> = server.views().collect();
         if !server.defined {
             views.push("");
         }
@@ -278,13 +277,17 @@ impl World {
         }
     }
 
+    /// Whether etcd went back in `async`, where nobody who has seen more has to agree: a node that was off meanwhile cannot know (safety.md).
+    fn may_mislead(&self) -> bool {
+        self.store.before.is_some() && !self.sync_in_force().is_some_and(|sync| sync.is_lossless())
+    }
+
     /// A promotion has made a branch.
     pub(super) fn judge_branch(&mut self, node: usize, branch: usize) {
         let tli = self.wal.branches[branch].tli;
         let name = self.nodes[node].who();
         let term = self.nodes[node].guard.as_ref().map_or(Term::ZERO, |guard| guard.term);
-        // In `async` nobody who has seen more has to agree: a node that was off when etcd went back cannot know (safety.md).
-        let misled = self.store.before.is_some() && !self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        let misled = self.may_mislead();
         if let Some(other) = self.oracle.ids.insert(tli, branch).filter(|_| !misled) {
             self.violation("O5", format!("{name} makes a second timeline {tli} (branches {other} and {branch})"));
         }
@@ -328,7 +331,7 @@ impl World {
     /// The published bound must cover what was lost (oracle O3).
     pub(super) fn judge_history(&mut self, record: &HistoryRecord) {
         // Records that an operator had made anew know nothing of how long the last primary went on.
-        if record.why.contains("etcd was recovered") {
+        if record.why.contains("etcd was recovered") || self.may_mislead() {
             return;
         }
         let lost = self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term) && !ack.lossless);

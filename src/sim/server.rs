@@ -195,9 +195,10 @@ impl Server {
         self.senders.retain(|_, row| !names.contains(&row.name));
     }
 
-    /// The names that each walsender acts on.
+    /// The names that each walsender acts on. One that does not find its own among them releases nobody.
     pub(super) fn views(&self) -> impl Iterator<Item = &str> {
-        self.senders.values().map(|row| row.names.as_str())
+        let acts = |row: &&Sender| listed(&row.names).is_none_or(|view| view.names.contains(&row.name));
+        self.senders.values().filter(acts).map(|row| row.names.as_str())
     }
 
     pub(super) fn upstream_node(&self) -> Option<usize> {

@@ -19,11 +19,12 @@ use crate::{
         snapshot::{Fresh, Me},
     },
     model::{
+        key::{Key, Write},
         instance::ServerRole,
         node::{Address, DataIncarnation},
         node_file::NodeFile,
         policy::{ClusterPolicy, Durability},
-        record::Tags,
+        record::{SyncRecord, Tags},
     },
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -376,7 +377,7 @@ impl World {
         // A server that stands still is given up only after the look's limit.
         let takes = if frozen { 3_000_000_000 } else { self.random.tailed(1, 5) };
         let event = match self.facts(node) {
-            Some(facts) => Event::Server(facts),
+            Some(facts) => Event::Server { facts, asked: self.nodes[node].clock.boot(self.now) },
             None => Event::ServerSilent { run: server_run, why: "no answer".to_owned(), inconsistent },
         };
         self.deliver_after(node, run, takes, event);
@@ -453,16 +454,24 @@ impl World {
     pub(super) fn note_action(&mut self, node: usize, action: &Action) {
         if self.options.trace {
             let text = match action {
-                Action::Txn(purpose, txn) => format!("txn {purpose:?} {}", txn.nonce),
+                Action::Txn(purpose, txn) => {
+                    let sync = txn.then.iter().find_map(|write| match write {
+                        Write::Put(Key::Sync, text) => serde_json::from_str::<SyncRecord>(text).ok(),
+                        _ => None,
+                    });
+                    let votes = sync.map(|sync| format!(" {:?} {:?} of {:?}", sync.mode, sync.k, sync.quorum().names()));
+                    format!("txn {purpose:?} {}{}", txn.nonce, votes.unwrap_or_default())
+                }
                 Action::PutMember(_) => return,
                 Action::WriteFile(file) => format!(
                     "writes file: term {} promised {} claimed {:?} promoted {:?} demoted {:?} data {} op {:?}",
                     file.term, file.promised, file.claimed, file.promoted, file.demoted, file.data, file.operation
                 ),
                 Action::Configure(conf) => format!(
-                    "configures: follow {:?} recovery_only {}",
+                    "configures: follow {:?} recovery_only {} names {:?}",
                     conf.follow.as_ref().map(|follow| follow.node.to_string()),
-                    conf.recovery_only
+                    conf.recovery_only,
+                    conf.sync_names
                 ),
                 Action::AppendHistory(record) => format!(
                     "history: term {} switch {:?} former {:?} bound {:?} unseen {}",

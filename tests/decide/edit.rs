@@ -93,6 +93,9 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
     } else if line == "postgres lets nobody in" {
         s.server.lost(s.now.boot, "recovery has not reached a consistent state yet");
         s.inconsistent_since = Some(s.now.boot);
+    } else if line == "postgres is asked again" {
+        let Observed::Known { at, .. } = &mut s.server else { return Err("it does not answer".to_owned()) };
+        *at = s.now.boot;
     } else if line == "postgres has not been asked yet" {
         s.server = Observed::never();
     } else if line == "the guard is gone" {

@@ -40,7 +40,7 @@ impl State {
             Event::Done { task: task @ (Task::Arm | Task::PutMember), outcome: Ok(()) } => {
                 !self.held.contains(task) && !self.failures.contains_key(task)
             }
-            Event::Server(facts) => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
+            Event::Server { facts, .. } => self.server.value().is_some_and(|known| is_idle_repetition(known, facts)),
             Event::Changed { changes, .. } => {
                 matches!(self.answered, Observed::Known { .. })
                     && changes.iter().all(|(key, text, written)| {

@@ -13,7 +13,11 @@ use crate::{
 };
 
 impl State {
-    pub(super) fn server(&mut self, facts: ServerFacts, now: Moment) {
+    pub(super) fn server(&mut self, facts: ServerFacts, asked: Moment, now: Moment) {
+        // There are two who look: the older answer may come last.
+        if matches!(&self.server, Observed::Known { value, at } if value.run == facts.run && *at > asked) {
+            return;
+        }
         match &facts.role {
             ServerRole::Primary { tli, insert, flush } => {
                 if let Some((_, inserted)) = self.inserted.filter(|(run, inserted)| *run == facts.run && inserted.lsn <= *flush) {
@@ -33,7 +37,7 @@ impl State {
             }
         }
         self.inconsistent_since = None;
-        self.server = Observed::known(facts, now);
+        self.server = Observed::known(facts, asked);
         self.learn_boundary_from_leader();
     }
 

@@ -299,7 +299,7 @@ fn guard(run: u64, process: fn(Run) -> Process) -> Event {
 
 const RUNS: fn(Run) -> Process = |run| Process::Running { run, start: StartAs::Standby, stopping: None };
 
-fn standby(run: u64) -> Event {
+fn standby(run: u64, asked: u64) -> Event {
     let role = ServerRole::Standby {
         tli: TimelineId::FIRST,
         receive: Some(Lsn::new(50)),
@@ -309,7 +309,7 @@ fn standby(run: u64) -> Event {
         pause: None,
         replay_ms: 0,
     };
-    Event::Server(ServerFacts {
+    let facts = ServerFacts {
         run: Run(run),
         version_num: 150_000,
         system_id: crate::model::node::SystemId::new(7),
@@ -320,7 +320,8 @@ fn standby(run: u64) -> Event {
         oldest_wal: None,
         sync_names: String::new(),
         waiting: None,
-    })
+    };
+    Event::Server { facts, asked: at(asked).boot }
 }
 
 fn scan(run: u64, began: u64) -> Event {
@@ -328,10 +329,22 @@ fn scan(run: u64, began: u64) -> Event {
 }
 
 #[test]
+fn what_the_server_said_is_as_old_as_the_question() {
+    let mut state = state();
+    state.apply(guard(1, RUNS), at(0));
+    state.apply(standby(1, 10), at(30));
+    assert_eq!(state.server.seen_at(), Some(at(10).boot));
+    state.apply(standby(1, 5), at(40));
+    assert_eq!(state.server.seen_at(), Some(at(10).boot), "the older answer came last");
+    state.apply(standby(1, 45), at(50));
+    assert_eq!(state.server.seen_at(), Some(at(45).boot));
+}
+
+#[test]
 fn facts_of_one_run_say_nothing_of_another() {
     let mut state = state();
     state.apply(guard(1, RUNS), at(0));
-    state.apply(standby(1), at(10));
+    state.apply(standby(1, 5), at(10));
     state.apply(scan(1, 10), at(20));
     state.apply(Event::Disk { dir: DataDir::Empty, at: at(20).boot }, at(20));
     assert!(state.whole.is_some() && state.server.value().is_some());

@@ -73,7 +73,8 @@ impl World {
             }
             world.deliver(node, run, Event::StreamCut);
             if let Some(facts) = world.facts(node) {
-                world.deliver(node, run, Event::Server(facts));
+                let asked = world.nodes[node].clock.boot(world.now);
+                world.deliver(node, run, Event::Server { facts, asked });
             }
             world.end(node, run, 0, Task::CutStream, Ok(()));
         });
@@ -186,7 +187,8 @@ impl World {
                 effect(data, tli, end);
             }
             if let Some(facts) = world.facts(node).filter(|_| task == Task::Slot) {
-                world.deliver(node, run, Event::Server(facts));
+                let asked = world.nodes[node].clock.boot(world.now);
+                world.deliver(node, run, Event::Server { facts, asked });
             }
             world.end(node, run, 0, task, Ok(()));
         });

@@ -100,7 +100,8 @@ impl World {
         let lossless = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
         self.judge_ack(node);
         let waits = self.nodes[node].server.as_ref().is_some_and(|server| server.defined);
-        if !waits && self.nodes[node].is_excused(self.now) {
+        // Names that are still in force while `sync` says `async` promise nothing.
+        if !(waits && lossless) && self.nodes[node].is_excused(self.now) {
             self.coverage.after_freeze += 1;
             return;
         }
