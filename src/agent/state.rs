@@ -62,6 +62,8 @@ pub struct State {
     gone: BTreeMap<Key, u64>,
     answered: Observed<()>,
     suspect: Option<String>,
+    /// It is suspect by a list that was asked for after what it undercuts was known, and it is no other cluster's.
+    went_back: bool,
     /// When the highest values of `file.floors` were received: only answers asked for later can undercut them.
     floors_at: Moment,
     lease: Lease,
@@ -119,6 +121,7 @@ impl State {
             gone: BTreeMap::new(),
             answered: Observed::never(),
             suspect: None,
+            went_back: false,
             floors_at: now.boot,
             lease: Lease::default(),
             standing: None,
@@ -166,7 +169,12 @@ impl State {
             policy: self.policy.clone(),
             guard: self.guard.clone(),
             former_guard: self.former_guard.clone(),
-            etcd: Etcd { records: Arc::clone(&self.records), answered: self.answered.clone(), suspect: self.suspect.clone() },
+            etcd: Etcd {
+                records: Arc::clone(&self.records),
+                answered: self.answered.clone(),
+                suspect: self.suspect.clone().or_else(|| self.doubted()),
+                went_back: self.went_back && self.suspect.is_some(),
+            },
             lease: self.lease.clone(),
             standing: self.standing.clone(),
             server: self.server.clone(),

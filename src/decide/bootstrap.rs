@@ -73,7 +73,7 @@ fn without_data(s: &Snapshot, d: &mut Draft) {
         None => {
             d.waits("bootstrap", "the cluster does not exist yet; this node asks to initialise it");
             let record = BootstrapRecord { v: VERSION, node: s.me.node.clone(), agent: s.me.agent.clone() };
-            let missing = [Key::Bootstrap, Key::Cluster, Key::Leader].map(Compare::Missing);
+            let missing = [Key::Bootstrap, Key::Cluster, Key::Leader, Key::Doubt].map(Compare::Missing);
             let then = vec![Write::Put(Key::Bootstrap, to_text(&record))];
             d.act(s, Action::Txn(Purpose::Bootstrap, Txn { nonce: s.nonce("bootstrap"), when: missing.to_vec(), then }));
         }

@@ -416,6 +416,7 @@ fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::te
             Compare::Is(Key::Leader, leader.text.clone()),
             Compare::Is(Key::Sync, sync.text.clone()),
             Compare::Is(Key::Term, term_record.text.clone()),
+            s.doubt_as_known(),
         ],
         then: vec![Write::Put(Key::Leader, to_text(&record)), Write::Put(Key::Term, to_text(&TermRecord { v: VERSION, term, holder: me }))],
     };

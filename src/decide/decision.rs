@@ -239,6 +239,8 @@ pub enum Purpose {
     Intent,
     /// To remove what is old.
     Prune,
+    /// To say that this etcd went back, or to take that back.
+    Doubt,
 }
 
 impl Purpose {
@@ -247,7 +249,14 @@ impl Purpose {
         match self {
             Self::FirstClaim | Self::Renew | Self::Adopt | Self::Claim | Self::Serve | Self::Release | Self::Handoff => true,
             Self::Pause | Self::Resume | Self::Acknowledge => true,
-            Self::Bootstrap | Self::Prepare | Self::Membership | Self::Promise | Self::Register | Self::Intent | Self::Prune => false,
+            Self::Bootstrap
+            | Self::Prepare
+            | Self::Membership
+            | Self::Promise
+            | Self::Register
+            | Self::Intent
+            | Self::Prune
+            | Self::Doubt => false,
         }
     }
 }

@@ -1,7 +1,22 @@
 //! What keeps this node from acting at all.
 
-use super::{Flow, decision::Action, draft::Draft, leadership, snapshot::Snapshot};
-use crate::model::{instance::DataDir, key::Key, observed::Observed, record::LeaderState};
+use super::{
+    Flow,
+    decision::{Action, Purpose, Task},
+    draft::Draft,
+    leadership,
+    snapshot::Snapshot,
+};
+use crate::model::{
+    instance::DataDir,
+    key::{Compare, Key, Txn, Write},
+    moment::Span,
+    observed::Observed,
+    record::{DoubtRecord, LeaderState, VERSION, to_text},
+};
+
+/// An etcd that is not believed may be put back once more.
+const DOUBT_EVERY: Span = Span::from_secs(10);
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if s.guard().is_none() {
@@ -10,9 +25,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Settled;
     }
     if let Some(why) = &s.etcd.suspect {
+        doubt(s, d, why);
         d.alarm("etcd-suspect", format!("etcd is not believed: {why}. Nobody claims or renews; look at etcd, then `pgbaton etcd recover`"));
         return Flow::Settled;
     }
+    believe(s, d);
     if let Observed::Known { value: DataDir::Unusable { why }, .. } = &s.disk {
         d.alarm("data-directory", format!("the data directory cannot be used: {why}"));
         if s.authority().is_some() && !s.is_empty() {
@@ -23,7 +40,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             d.refused("release", "the lease is not released: what is on the disk cannot be read; it runs out by itself");
         }
         let looked_at = s.disk.seen_at().unwrap_or_default();
-        let again = looked_at.plus(crate::model::moment::Span::from_secs(5));
+        let again = looked_at.plus(Span::from_secs(5));
         if s.now.boot >= again {
             d.act(s, Action::InspectDisk);
         }
@@ -31,6 +48,31 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Settled;
     }
     unreadable_records(s, d)
+}
+
+/// Whoever has seen less than this node would believe this etcd, claim in it, and be a second writer: it is told in that very etcd.
+fn doubt(s: &Snapshot, d: &mut Draft, why: &str) {
+    let again = s.memory.doubted.map(|at| at.plus(DOUBT_EVERY));
+    if !s.etcd.went_back || s.busy(Task::Txn) {
+        return;
+    }
+    if let Some(again) = again.filter(|again| s.now.boot < *again) {
+        d.wake(again);
+        return;
+    }
+    let known = s.etcd.records.cluster.as_ref().map_or(0, |cluster| cluster.record.generation);
+    let record = DoubtRecord { v: VERSION, node: s.me.node.clone(), generation: known.max(s.file.floors.generation), why: why.to_owned() };
+    let txn = Txn { nonce: s.nonce("doubt"), when: Vec::new(), then: vec![Write::Put(Key::Doubt, to_text(&record))] };
+    if d.act(s, Action::Txn(Purpose::Doubt, txn)) {
+        d.memory.doubted = Some(s.now.boot);
+    }
+}
+
+/// What this node said of an etcd that it believes again holds nobody up.
+fn believe(s: &Snapshot, d: &mut Draft) {
+    let Some(doubt) = s.etcd.records.doubt.as_ref().filter(|doubt| doubt.record.node == s.me.node) else { return };
+    let when = vec![Compare::Is(Key::Doubt, doubt.text.clone())];
+    d.act(s, Action::Txn(Purpose::Doubt, Txn { nonce: s.nonce("doubt"), when, then: vec![Write::Delete(Key::Doubt)] }));
 }
 
 /// A record that this version cannot read stops it from acting on it; authority that we have is kept.

@@ -59,6 +59,8 @@ pub struct Memory {
     pub failsafe: Option<Failsafe>,
     /// The question of a peer that was refused.
     pub refused: Option<Refused>,
+    /// When this node last said in etcd that it went back.
+    pub doubted: Option<Moment>,
     /// In `async`: since when commits wait for nobody in this term.
     pub joins_from: Option<(Term, Moment)>,
     /// In `async`: a replica joins once it has confirmed this, and with it all that was acknowledged before.

@@ -3,6 +3,7 @@
 use crate::model::{
     failsafe::Peers,
     instance::{DataDir, GuardStatus, KillMode, Process, Run, ServerFacts, ServerRole, Whole},
+    key::{Compare, Key},
     lsn::{Bytes, Lsn},
     moment::{Clocks, Moment, Span},
     node::{Address, DataIncarnation, Incarnation, NodeName, Nonce, Replica},
@@ -136,6 +137,9 @@ pub struct Etcd {
     pub answered: Observed<()>,
     /// Why this etcd must not be believed, where that is so.
     pub suspect: Option<String>,
+    /// This node has seen more than this cluster's etcd shows: others should know.
+    #[serde(default)]
+    pub went_back: bool,
 }
 
 /// The observation of one value of `leader` (protocol 1.4, *Taker*).
@@ -447,6 +451,12 @@ impl Snapshot {
     /// Whether this node may become primary with the fencing it has.
     pub fn may_lead_unfenced(&self) -> bool {
         self.is_fenced() || self.policy.allow_unfenced
+    }
+
+    /// Nobody has said meanwhile that this etcd went back.
+    pub fn doubt_as_known(&self) -> Compare {
+        let doubt = self.etcd.records.doubt.as_ref();
+        doubt.map_or(Compare::Missing(Key::Doubt), |doubt| Compare::Is(Key::Doubt, doubt.text.clone()))
     }
 
     /// Whether etcd answered lately enough to act on what it shows.

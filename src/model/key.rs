@@ -12,6 +12,8 @@ pub enum Key {
     Bootstrap,
     /// Which cluster this is.
     Cluster,
+    /// A node's word that this etcd went back.
+    Doubt,
     /// The newest claim.
     Term,
     /// Who may write.
@@ -43,6 +45,7 @@ impl fmt::Display for Key {
         match self {
             Self::Bootstrap => f.write_str("bootstrap"),
             Self::Cluster => f.write_str("cluster"),
+            Self::Doubt => f.write_str("doubt"),
             Self::Term => f.write_str("term"),
             Self::Leader => f.write_str("leader"),
             Self::Sync => f.write_str("sync"),
@@ -72,6 +75,7 @@ impl FromStr for Key {
         let key = match parts.as_slice() {
             ["bootstrap"] => Some(Self::Bootstrap),
             ["cluster"] => Some(Self::Cluster),
+            ["doubt"] => Some(Self::Doubt),
             ["term"] => Some(Self::Term),
             ["leader"] => Some(Self::Leader),
             ["sync"] => Some(Self::Sync),
@@ -155,6 +159,7 @@ mod tests {
         let keys = [
             Key::Bootstrap,
             Key::Cluster,
+            Key::Doubt,
             Key::Term,
             Key::Leader,
             Key::Sync,

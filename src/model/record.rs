@@ -17,7 +17,7 @@ mod operator;
 mod voters;
 
 pub use chronicle::{AuditRecord, GivenUp, HistoryRecord};
-pub use cluster::{BootstrapRecord, ClusterRecord};
+pub use cluster::{BootstrapRecord, ClusterRecord, DoubtRecord};
 pub use leader::{Failovers, Holder, LeaderRecord, LeaderState, Pause, TermRecord};
 pub use ledger::{BaseTimelines, TimelineRecord, TimelineState};
 pub use node::{Answer, Lag, MemberRecord, MemberRole, NodeRecord, Tags};

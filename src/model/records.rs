@@ -4,8 +4,8 @@ use super::{
     key::Key,
     node::NodeName,
     record::{
-        BaseTimelines, BootstrapRecord, ClusterRecord, IntentRecord, LeaderRecord, MemberRecord, NodeRecord, PolicyRecord, PromiseRecord,
-        Stored, SyncRecord, TermRecord, TimelineRecord,
+        BaseTimelines, BootstrapRecord, ClusterRecord, DoubtRecord, IntentRecord, LeaderRecord, MemberRecord, NodeRecord, PolicyRecord,
+        PromiseRecord, Stored, SyncRecord, TermRecord, TimelineRecord,
     },
     term::Term,
     timeline::TimelineId,
@@ -25,6 +25,8 @@ pub struct Records {
     pub bootstrap: Option<Stored<BootstrapRecord>>,
     /// Which cluster.
     pub cluster: Option<Stored<ClusterRecord>>,
+    /// Who says that this etcd went back.
+    pub doubt: Option<Stored<DoubtRecord>>,
     /// The newest claim.
     pub term: Option<Stored<TermRecord>>,
     /// Who may write.
@@ -98,6 +100,7 @@ impl Records {
         let outcome = match key {
             Key::Bootstrap => set(&mut self.bootstrap, text, revision),
             Key::Cluster => set(&mut self.cluster, text, revision),
+            Key::Doubt => set(&mut self.doubt, text, revision),
             Key::Term => set(&mut self.term, text, revision),
             Key::Leader => set(&mut self.leader, text, revision),
             Key::Sync => set(&mut self.sync, text, revision),
@@ -129,6 +132,7 @@ impl Records {
         match key {
             Key::Bootstrap => self.bootstrap.as_ref().map(|s| s.text.as_str()),
             Key::Cluster => self.cluster.as_ref().map(|s| s.text.as_str()),
+            Key::Doubt => self.doubt.as_ref().map(|s| s.text.as_str()),
             Key::Term => self.term.as_ref().map(|s| s.text.as_str()),
             Key::Leader => self.leader.as_ref().map(|s| s.text.as_str()),
             Key::Sync => self.sync.as_ref().map(|s| s.text.as_str()),
@@ -148,6 +152,7 @@ impl Records {
         match key {
             Key::Bootstrap => self.bootstrap.as_ref().map(|s| s.revision),
             Key::Cluster => self.cluster.as_ref().map(|s| s.revision),
+            Key::Doubt => self.doubt.as_ref().map(|s| s.revision),
             Key::Term => self.term.as_ref().map(|s| s.revision),
             Key::Leader => self.leader.as_ref().map(|s| s.revision),
             Key::Sync => self.sync.as_ref().map(|s| s.revision),
@@ -164,7 +169,8 @@ impl Records {
 
     /// Every key that is readable in this view.
     pub fn keys(&self) -> Vec<Key> {
-        let single = [Key::Bootstrap, Key::Cluster, Key::Term, Key::Leader, Key::Sync, Key::TimelineBase, Key::Intent, Key::Policy];
+        let single =
+            [Key::Bootstrap, Key::Cluster, Key::Doubt, Key::Term, Key::Leader, Key::Sync, Key::TimelineBase, Key::Intent, Key::Policy];
         let mut keys: Vec<Key> = single.into_iter().filter(|key| self.revision_of(key).is_some()).collect();
         keys.extend(self.timelines.keys().map(|tli| Key::Timeline(*tli)));
         keys.extend(self.nodes.keys().cloned().map(Key::Node));

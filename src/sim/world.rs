@@ -19,8 +19,8 @@ use crate::{
         snapshot::{Fresh, Me},
     },
     model::{
-        key::{Key, Write},
         instance::ServerRole,
+        key::{Key, Write},
         node::{Address, DataIncarnation},
         node_file::NodeFile,
         policy::{ClusterPolicy, Durability},

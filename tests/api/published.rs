@@ -118,7 +118,7 @@ impl Builder {
             policy: self.policy.clone(),
             guard: Observed::known(self.guard(), now.boot),
             former_guard: None,
-            etcd: Etcd { records: self.records().into(), answered: Observed::known((), now.boot), suspect: None },
+            etcd: Etcd { records: self.records().into(), answered: Observed::known((), now.boot), suspect: None, went_back: false },
             lease: Lease { confirmed, unsettled: Vec::new() },
             standing: Some(Standing { nonce: "l9".parse().expect("nonce"), since: now.mono, suspended: now.suspended() }),
             server: if self.running {

@@ -228,7 +228,7 @@ fn node(number: u32) -> Snapshot {
         policy: policy(),
         guard: Observed::never(),
         former_guard: None,
-        etcd: Etcd { records: Arc::new(records()), answered: Observed::known((), NOW), suspect: None },
+        etcd: Etcd { records: Arc::new(records()), answered: Observed::known((), NOW), suspect: None, went_back: false },
         lease: Lease::default(),
         standing: Some(Standing { nonce: parsed("L40"), since: mono(), suspended: SLEPT }),
         server: Observed::never(),
@@ -445,6 +445,7 @@ fn records() -> Records {
     Records {
         revision: 100,
         bootstrap: None,
+        doubt: None,
         cluster: Some(Stored::written(cluster, 10)),
         term: Some(Stored::written(TermRecord { v: VERSION, term, holder: replica(1) }, 50)),
         leader: Some(Stored::written(leader, 100)),

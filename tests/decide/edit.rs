@@ -12,7 +12,7 @@ use pgbaton::{
         moment::{Moment, Span},
         node_file::Boundary,
         observed::Observed,
-        record::{IntentRecord, LeaderState, Pause, Stored, VERSION, to_text},
+        record::{DoubtRecord, IntentRecord, LeaderState, Pause, Stored, VERSION, to_text},
         records::Records,
     },
 };
@@ -93,6 +93,9 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
     } else if line == "postgres lets nobody in" {
         s.server.lost(s.now.boot, "recovery has not reached a consistent state yet");
         s.inconsistent_since = Some(s.now.boot);
+    } else if let Some(node) = line.strip_suffix(" doubts this etcd") {
+        let record = DoubtRecord { v: VERSION, node: base::parsed(node), generation: 1, why: "its revision is 10".to_owned() };
+        Arc::make_mut(&mut s.etcd.records).doubt = Some(Stored::written(record, 160));
     } else if line == "postgres is asked again" {
         let Observed::Known { at, .. } = &mut s.server else { return Err("it does not answer".to_owned()) };
         *at = s.now.boot;

@@ -18,7 +18,7 @@ impl State {
         let Some(cluster) = &records.cluster else {
             return Some(format!("nothing is left under this cluster's prefix; this node knows it with uuid {uuid}"));
         };
-        if cluster.record.uuid != *uuid {
+        if self.is_foreign(records) {
             return Some(format!("the cluster there has uuid {}, this node belongs to {uuid}", cluster.record.uuid));
         }
         if cluster.record.generation > floors.generation {
@@ -33,6 +33,19 @@ impl State {
             ("term", leader.map_or(0, |leader| leader.term.get()), self.known_term()),
         ];
         checks.into_iter().find(|(_, there, floor)| there < floor).map(|(what, there, floor)| went_back(what, there, floor))
+    }
+
+    /// Whether these are the records of another cluster than this node's.
+    pub(super) fn is_foreign(&self, records: &Records) -> bool {
+        let ours = self.newest_floors().uuid;
+        records.cluster.as_ref().zip(ours).is_some_and(|(cluster, ours)| cluster.record.uuid != ours)
+    }
+
+    /// What another node says that has seen more than this one, of the records as they are now.
+    pub(super) fn doubted(&self) -> Option<String> {
+        let doubt = &self.records.doubt.as_ref()?.record;
+        let raised = self.records.cluster.as_ref().is_some_and(|cluster| cluster.record.generation > doubt.generation);
+        (doubt.node != self.me.node && !raised).then(|| format!("{} says: {}", doubt.node, doubt.why))
     }
 
     /// The same of an answer that shows a few keys only: its revision says enough.

@@ -200,6 +200,22 @@ fn an_empty_prefix_and_another_uuid_are_suspect() {
     }
 }
 
+/// Who has seen less goes by the word of who has seen more, until the records are made anew.
+#[test]
+fn an_etcd_that_another_node_doubts_is_suspect() {
+    let doubt = |node: &str| (Key::Doubt, format!(r#"{{"v":1,"node":"{node}","generation":1,"why":"its revision is 10"}}"#), 11);
+    let suspect = |entries: Vec<(Key, String, u64)>| {
+        let mut state = state();
+        let entries = [vec![(Key::Cluster, CLUSTER.to_owned(), 1)], entries].concat();
+        state.apply(Event::Listed { entries, revision: 12, sent: at(0).boot }, at(10));
+        state.doubted()
+    };
+    assert_eq!(suspect(vec![doubt("n2")]).as_deref(), Some("n2 says: its revision is 10"));
+    assert_eq!(suspect(vec![doubt("n1")]), None, "its own word of before");
+    let raised = (Key::Cluster, CLUSTER.replace(r#""generation":1"#, r#""generation":2"#), 12);
+    assert_eq!(suspect(vec![doubt("n2"), raised]), None, "the records were made anew since");
+}
+
 /// A wiped prefix shows itself key by key to whoever watches: what the node knows of its cluster must outlast it.
 #[test]
 fn a_cluster_record_that_is_deleted_makes_etcd_suspect_before_the_next_list() {

@@ -18,6 +18,7 @@ impl State {
     pub(super) fn listed(&mut self, entries: &[(Key, String, u64)], revision: u64, sent: Moment, now: Clocks) {
         let records = Records::listed(entries, revision);
         self.suspect = self.undercut(&records, sent);
+        self.went_back = self.suspect.is_some() && !self.is_foreign(&records);
         if self.suspect.is_some() {
             // What an etcd that is not believed shows is not taken over: the last believed view stays.
             self.answered = Observed::known((), now.boot);

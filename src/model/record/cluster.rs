@@ -16,6 +16,20 @@ pub struct BootstrapRecord {
     pub agent: Incarnation,
 }
 
+/// `doubt`: a node has seen more than this etcd holds (protocol 1.2, *suspect etcd*). Who has seen less believes it on that node's word.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DoubtRecord {
+    /// Format version.
+    #[serde(default = "super::version")]
+    pub v: u32,
+    /// Who says so.
+    pub node: NodeName,
+    /// The generation of the records that it knows. One that is raised (`etcd recover`) ends the doubt.
+    pub generation: u64,
+    /// What went back, for people.
+    pub why: String,
+}
+
 /// `cluster`: which cluster this is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterRecord {
