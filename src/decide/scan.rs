@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, Task},
     draft::Draft,
+    failure::Failure,
     ledger,
     snapshot::Snapshot,
 };
@@ -82,9 +83,9 @@ fn begin(s: &Snapshot) -> Begin {
     }
 }
 
-/// How often a scan has failed since the last that did not.
+/// How often a scan has read the log, and found no end of it, since the last that did. A disk that cannot be read says nothing of what is on it.
 pub(super) fn tries(s: &Snapshot) -> u32 {
-    s.failures.get(&Task::Scan).map_or(0, |failure| failure.count)
+    s.failures.get(&Task::Scan).map_or(0, Failure::begun)
 }
 
 fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
