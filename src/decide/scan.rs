@@ -115,6 +115,14 @@ pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
     noted_timeline(s, disk.control.tli(), &disk.histories)
 }
 
+/// The timeline that a running standby is on. It shows the one before until it has replayed something of the newer one, and where nothing was
+/// written there it never does: a promotion that was killed behind its history file leaves such a one.
+pub(super) fn server_timeline(s: &Snapshot, shown: TimelineId, replay: Lsn) -> TimelineId {
+    let noted = noted_timeline(s, shown, &s.histories);
+    let left = disk_history(&s.histories, noted).leaves(shown);
+    if left.is_some_and(|fork| replay <= s.layout.boundary(fork)) { noted } else { shown }
+}
+
 /// The newest timeline that we noted of this directory, if it is newer than what the server or `pg_control` show.
 fn noted_timeline(s: &Snapshot, shown: TimelineId, histories: &BTreeMap<TimelineId, String>) -> TimelineId {
     let is_here = |tli: &TimelineId| histories.get(tli).is_some_and(|text| ledger::is_real(text));
