@@ -15,7 +15,7 @@ use crate::{
     clock, dcs,
     dcs::{Etcd, Hedge},
     decide::{
-        decision::{Action, Configuration, Purpose},
+        decision::{Action, Configuration, Purpose, Task},
         snapshot::{Probed, Shown},
     },
     guard::{
@@ -116,6 +116,10 @@ pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context)
         .await;
         return;
     }
+    if let Action::Scan { from, tli } = action {
+        publish_scan(&tools, from, tli, context.run).await;
+        return;
+    }
     let completes = action.completes();
     let outcome = perform(&tools, action, context).await;
     if let (Some(completed), Ok(())) = (completes, &outcome) {
@@ -152,7 +156,7 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
 async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), String> {
     let Context { run, file, term, swapped, ledger } = context;
     match action {
-        Action::Txn(..) | Action::Exit { .. } => Ok(()),
+        Action::Txn(..) | Action::Scan { .. } | Action::Exit { .. } => Ok(()),
         Action::PutMember(record) => {
             tools.etcd.put_member(&tools.node, to_text(&*record), TXN_LIMIT).await.map(drop).map_err(|fault| chain(&fault))
         }
@@ -186,7 +190,6 @@ async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), 
         Action::CutStream => cut_stream(tools, running(run)?).await,
         Action::InspectDisk => inspect(tools).await,
         Action::MeasureCopy { source } => copy::measure(tools, source).await,
-        Action::Scan { from, tli } => scan_wal(tools, from, tli, run).await,
         Action::WriteHistories(texts) => write_histories(tools, texts, run, ledger).await,
         Action::InitDb => initdb(tools, &file).await,
         Action::DiscardInitialised => discard(tools, &file).await,
@@ -403,11 +406,18 @@ async fn inspect(tools: &Tools) -> Result<(), String> {
     Ok(())
 }
 
-async fn scan_wal(tools: &Tools, from: Lsn, tli: TimelineId, run: Option<Run>) -> Result<(), String> {
-    let at = clock::boot();
-    let whole = scan::whole(&tools.settings, from, tli, SCAN_LIMIT).await.map_err(|fault| chain(&fault))?;
-    publish(tools, Event::Scanned { whole, run, at }).await;
-    Ok(())
+/// That the log has no such end is an outcome of a scan. That it could not be read is none.
+async fn publish_scan(tools: &Tools, from: Lsn, tli: TimelineId, run: Option<Run>) {
+    let (task, at) = (Task::Scan, clock::boot());
+    let ended = match scan::whole(&tools.settings, from, tli, SCAN_LIMIT).await {
+        Ok(whole) => {
+            publish(tools, Event::Scanned { whole, run, at }).await;
+            Event::Done { task, outcome: Ok(()) }
+        }
+        Err(fault @ postgres::Error::Scan(_)) => Event::Done { task, outcome: Err(chain(&fault)) },
+        Err(fault) => Event::Held { task, why: chain(&fault) },
+    };
+    publish(tools, ended).await;
 }
 
 async fn publish_ledger(tools: &Tools, ledger: Option<BTreeMap<TimelineId, String>>) -> Result<(), String> {

@@ -104,7 +104,7 @@ pub enum Event {
     FileWritten(Box<NodeFile>),
     /// The managed configuration is in force (or will be from the next start on).
     Configured(Box<Configuration>),
-    /// A task was not begun: what it needs is not there yet.
+    /// A task was not begun, or came to nothing that says anything: what it needs is not there yet.
     Held {
         /// Of what kind.
         task: Task,

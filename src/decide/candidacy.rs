@@ -272,7 +272,9 @@ fn unfit(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, order: Opti
         Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
         // The voters' promises tell whether anything is missing.
         Some(ServerRole::Standby { .. }) if sync.record.is_lossless() || accepts => None,
-        Some(ServerRole::Standby { tli, receive, replay, .. }) => behind(s, leader, *tli, receive.unwrap_or_default().max(*replay)),
+        Some(ServerRole::Standby { tli, receive, replay, .. }) => {
+            behind(s, leader, scan::server_timeline(s, *tli, *replay), receive.unwrap_or_default().max(*replay))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Failure {
     pub at: Moment,
     /// How.
     pub why: String,
-    /// How many of these were not even begun, as what they need was not there yet.
+    /// How many of these were not even begun, as what they need was not there yet: a source that answers, a disk that can be read.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub held: u32,
 }

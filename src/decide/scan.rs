@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, Task},
     draft::Draft,
+    failure::Failure,
     ledger,
     snapshot::Snapshot,
 };
@@ -82,9 +83,9 @@ fn begin(s: &Snapshot) -> Begin {
     }
 }
 
-/// How often a scan has failed since the last that did not.
+/// How often a scan has read the log, and found no end of it, since the last that did. A disk that cannot be read says nothing of what is on it.
 pub(super) fn tries(s: &Snapshot) -> u32 {
-    s.failures.get(&Task::Scan).map_or(0, |failure| failure.count)
+    s.failures.get(&Task::Scan).map_or(0, Failure::begun)
 }
 
 fn known_boundary(s: &Snapshot, tli: TimelineId, least: Lsn) -> Lsn {
@@ -112,6 +113,14 @@ pub(super) fn end_by_label(s: &Snapshot, disk: &DiskFacts) -> Option<Whole> {
 /// better, where its history file is here too (EXP-7, scenario 68). Else WAL beyond a switch point would not be found.
 pub(super) fn disk_timeline(s: &Snapshot, disk: &DiskFacts) -> TimelineId {
     noted_timeline(s, disk.control.tli(), &disk.histories)
+}
+
+/// The timeline that a running standby is on. It shows the one before until it has replayed something of the newer one, and where nothing was
+/// written there it never does: a promotion that was killed behind its history file leaves such a one.
+pub(super) fn server_timeline(s: &Snapshot, shown: TimelineId, replay: Lsn) -> TimelineId {
+    let noted = noted_timeline(s, shown, &s.histories);
+    let left = disk_history(&s.histories, noted).leaves(shown);
+    if left.is_some_and(|fork| replay <= s.layout.boundary(fork)) { noted } else { shown }
 }
 
 /// The newest timeline that we noted of this directory, if it is newer than what the server or `pg_control` show.

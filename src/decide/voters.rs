@@ -25,7 +25,7 @@ const SLOW: u64 = 4;
 struct Candidate {
     replica: Replica,
     votes: bool,
-    /// Its turn has begun: `synchronous_standby_names` lists it by now.
+    /// It stands in the names that were written last, and votes once that is proven.
     named: bool,
     slow: bool,
     seasoned: bool,
@@ -95,19 +95,25 @@ fn behind(facts: &ServerFacts, replica: &Replica) -> Option<Bytes> {
 /// How each of them has done, and for how long.
 fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fit: BTreeSet<Replica>) -> Vec<Candidate> {
     d.memory.seats.retain(|seat| fit.contains(&seat.replica));
+    let named = named(s, facts);
     let limit = Bytes::new(s.policy.max_lag.get().saturating_mul(SLOW));
-    let newest = s.memory.names.as_ref().and_then(|names| names.in_force.newest.clone());
     let candidates = fit.into_iter().map(|replica| {
         let behind = behind(facts, &replica);
-        let named = newest.as_ref().is_some_and(|newest| newest.members().contains(&replica));
         let votes = sync.voters.contains(&replica);
         if !d.memory.seats.iter().any(|seat| seat.replica == replica) {
             d.memory.seats.push(Seat { replica: replica.clone(), fit_since: s.now.boot, slow_since: None });
         }
         let lags = behind.is_none_or(|behind| behind > limit);
         let zone = s.etcd.records.members.get(&replica.node).map(|member| member.record.zone.clone()).unwrap_or_default();
-        let mut candidate =
-            Candidate { votes, named, slow: false, seasoned: false, behind: behind.unwrap_or(Bytes::new(u64::MAX)), zone, replica };
+        let mut candidate = Candidate {
+            votes,
+            named: named.contains(&replica),
+            slow: false,
+            seasoned: false,
+            behind: behind.unwrap_or(Bytes::new(u64::MAX)),
+            zone,
+            replica,
+        };
         for seat in d.memory.seats.iter_mut().filter(|seat| seat.replica == candidate.replica) {
             seat.slow_since = lags.then(|| seat.slow_since.unwrap_or(s.now.boot));
             candidate.slow = seat.slow_since.is_some_and(|since| s.now.boot.since(since) >= SEASONED);
@@ -116,6 +122,14 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
         candidate
     });
     candidates.collect()
+}
+
+/// Those of whom the server was last told to wait. A proof takes a while (two checkpoints, when nobody was waited for before): who is a few
+/// bytes ahead meanwhile must not begin it anew, again and again.
+fn named(s: &Snapshot, facts: &ServerFacts) -> BTreeSet<Replica> {
+    let guard = s.guard().map(|guard| &guard.incarnation);
+    let present = s.memory.names.as_ref().filter(|names| guard == Some(&names.guard) && names.run == facts.run);
+    present.and_then(|names| names.in_force.newest.as_ref()).map(|newest| newest.members().clone()).unwrap_or_default()
 }
 
 /// One seat after the other goes to the best of those who are left. `apart`: zones count, and this is the primary's.
@@ -141,7 +155,6 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u
         Some(_) if !of.zone.is_empty() => u8::from(chosen.iter().any(|other| other.zone == of.zone)),
         _ => 0,
     };
-    // Who is a few bytes ahead changes with every look.
     let known = match (of.votes, of.named) {
         (true, _) => 0,
         (false, true) => 1,
@@ -154,13 +167,13 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u
 mod tests {
     use super::*;
 
-    /// `v` votes, `n` is named, `s` is slow, `f` is fresh; its name and its zone.
+    /// `v` votes, `w` is in the names that were written, `s` is slow, `f` is fresh; its name and its zone.
     fn candidate(text: &str) -> Candidate {
         let [flags, node, zone, behind] = text.split(' ').collect::<Vec<_>>().try_into().expect("four words");
         Candidate {
             replica: Replica::new(node.parse().expect("name"), "000000aa".parse().expect("id")),
             votes: flags.contains('v'),
-            named: flags.contains('n'),
+            named: flags.contains('w'),
             slow: flags.contains('s'),
             seasoned: !flags.contains('f'),
             behind: Bytes::new(behind.parse().expect("bytes")),
@@ -195,9 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn whose_turn_has_begun_is_not_passed_over_by_who_is_a_little_ahead() {
-        assert_eq!(chosen(None, &["v n2 - 0", "fn n3 - 9", "f n4 - 0"]), ["n2", "n3"]);
-        assert_eq!(chosen(None, &["v n2 - 0", "fn n3 - 9", "- n4 - 0"]), ["n2", "n4"], "one that was watched longer goes first");
+    fn whoever_was_named_stays_until_it_is_proven() {
+        assert_eq!(chosen(None, &["w n2 - 9", "- n3 - 0", "w n4 - 5"]), ["n2", "n4"]);
+        assert_eq!(chosen(None, &["fw n2 - 9", "f n3 - 0", "fw n4 - 5"]), ["n2", "n4"]);
+        assert_eq!(chosen(None, &["v n2 - 0", "f n3 - 0", "fw n4 - 9"]), ["n2", "n4"], "also before one that is not behind at all");
+        assert_eq!(chosen(None, &["v n2 - 9", "- n3 - 0", "w n4 - 5"]), ["n2", "n4"], "who votes comes first all the same");
     }
 
     #[test]

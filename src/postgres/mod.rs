@@ -136,6 +136,12 @@ pub enum Error {
     /// The end of WAL cannot be told.
     #[error("find the end of WAL")]
     Scan(#[from] scan::BadScan),
+    /// The kernel could not read a file of the WAL.
+    #[error("read the WAL: {said}")]
+    Unreadable {
+        /// What the program that reads it said.
+        said: String,
+    },
     /// Something PostgreSQL wrote or said is not what this version understands.
     #[error("understand {what}: {text:?}")]
     Malformed {
@@ -218,6 +224,7 @@ impl Error {
             | Self::Sql { .. }
             | Self::ControlData { .. }
             | Self::Scan(_)
+            | Self::Unreadable { .. }
             | Self::Rewind { touched: false, .. } => Outcome::NotDone,
             Self::Program(_)
             | Self::File { .. }

@@ -3,7 +3,7 @@
 //! What a server says of itself is no boundary (receive and flush positions lie inside records), or is forgotten by a
 //! restart (EXP-25, EXP-28), and ends rounded to pages tie where rows differ (EXP-31). So the log itself is read, from a
 //! boundary that is known to be there. `pg_waldump` is PostgreSQL's own reader of WAL: what it takes for a record,
-//! recovery takes for one. Of its messages only three phrases are relied on, the same in 14 to 18; where the log ends is
+//! recovery takes for one. Of its messages only four phrases are relied on, the same in 14 to 18; where the log ends is
 //! computed from the last record that it could read, whatever it says is wrong behind it.
 
 use super::{
@@ -201,6 +201,7 @@ impl<'a> Wal<'a> {
     async fn forward(&self, from: Lsn, first: u64, last: u64) -> Result<Forward, Error> {
         let program = self.program().args(["-q", "-s", &from.to_string()]).args(self.range(self.tli, first, last));
         let ended = program.run_to_end(self.left(), |_, _| ()).await?;
+        readable(&ended.stderr)?;
         // Printed up to 16, logged to stderr since 17.
         let said = format!("{}\n{}", ended.text(), ended.stderr);
         if let Some(near) = said.split_once("first record is after ").and_then(|(_, rest)| after(rest, ", at ")) {
@@ -237,7 +238,8 @@ impl<'a> Wal<'a> {
             }
         };
         // It ends with an error at the end of the log: what it listed before that counts.
-        program.run_to_end(self.left(), see).await?;
+        let ended = program.run_to_end(self.left(), see).await?;
+        readable(&ended.stderr)?;
         Ok(newest)
     }
 
@@ -287,6 +289,12 @@ impl<'a> Wal<'a> {
     }
 }
 
+/// A file that the kernel could not read (`…: Input/output error`, not `…: read 0 of 8192`) says nothing of where the log ends.
+fn readable(stderr: &str) -> Result<(), Error> {
+    let failed = stderr.lines().find(|line| line.contains("could not read from file ") && !line.contains(": read "));
+    failed.map_or(Ok(()), |line| Err(Error::Unreadable { said: line.to_owned() }))
+}
+
 /// What `pg_waldump` said as it failed.
 fn verdict(stderr: &str, from: Lsn) -> Forward {
     if let Some(start) = after(stderr, "error in WAL record at ") {
@@ -333,6 +341,13 @@ mod tests {
         assert_eq!(verdict("pg_waldump: error: could not find a valid record after 0/2418BE0", from), Forward::Nothing);
         assert_eq!(verdict("pg_waldump: error: could not read from file 0001, offset 0: read 0 of 8192", from), Forward::Unsaid);
         assert_eq!(verdict("pg_waldump: error: error in WAL record at 0/0: invalid record length at 0/2418BE0", from), Forward::Nothing);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_is_no_end_of_the_log() {
+        assert!(readable("pg_waldump: error: could not read from file \"0001\", offset 8192: Input/output error\n").is_err());
+        assert!(readable("pg_waldump: error: could not read from file \"0001\", offset 8192: read 0 of 8192\n").is_ok());
+        assert!(readable("pg_waldump: error: error in WAL record at 0/2418BB8: invalid record length at 0/2418BE0\n").is_ok());
     }
 
     #[test]

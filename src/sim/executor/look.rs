@@ -93,8 +93,13 @@ impl World {
             });
             let sick = world.nodes[node].sick_disk > world.now;
             let found = found.map(|end| world.options.mutation.end(end));
+            if sick {
+                let why = "read of WAL: Input/output error".to_owned();
+                world.trace.line(world.now, &world.nodes[node].who(), &format!("Scan is held: {why}"));
+                world.deliver(node, run, Event::Held { task: Task::Scan, why });
+                return;
+            }
             let outcome = match found {
-                _ if sick => Err("read of WAL: Input/output error".to_owned()),
                 Some(end) if end >= from.get() => {
                     world.deliver(node, run, Event::Scanned { whole: Whole { tli, lsn: lsn(end) }, run: began_in, at });
                     Ok(())
