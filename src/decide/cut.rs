@@ -31,10 +31,11 @@ pub(super) fn off(s: &Snapshot, d: &mut Draft) -> bool {
     match s.guard().map(|guard| &guard.cut) {
         Some(Cut::From(from)) if from.is_superset(&wanted) => return true,
         Some(Cut::From(from)) => change(s, d, from.union(&wanted).cloned().collect()),
-        Some(Cut::Unknown) => change(s, d, wanted),
+        // By now the records may name others than those whom a change without a certain end was about.
+        Some(Cut::Unknown) => change(s, d, wanted.union(&s.memory.cut_off).cloned().collect()),
         Some(Cut::Unable { why }) => {
             // Tried again all the same, after a rest: what was missing may be here by now.
-            d.act(s, Action::Cut(wanted));
+            put(s, d, wanted.union(&s.memory.cut_off).cloned().collect());
             d.refused("cut", format!("this node promises nothing: it cannot be cut off from its former primary in the kernel ({why})"));
         }
         None => {}
@@ -45,6 +46,12 @@ pub(super) fn off(s: &Snapshot, d: &mut Draft) -> bool {
 fn change(s: &Snapshot, d: &mut Draft, from: BTreeSet<Address>) {
     let names: Vec<String> = from.iter().map(ToString::to_string).collect();
     d.waits("cut", format!("the kernel is to let nothing pass between this node and {}", names.join(", ")));
+    put(s, d, from);
+}
+
+/// Whatever becomes of the change, the next one begins from this.
+fn put(s: &Snapshot, d: &mut Draft, from: BTreeSet<Address>) {
+    d.memory.cut_off.clone_from(&from);
     d.act(s, Action::Cut(from));
 }
 
@@ -74,12 +81,12 @@ pub(super) fn opens(s: &Snapshot, d: &mut Draft, to: &Address) -> bool {
     match s.guard().map(|guard| &guard.cut) {
         Some(Cut::From(from)) if from.contains(to) => {
             d.waits("cut", format!("{to} is let through again"));
-            d.act(s, Action::Cut(from.iter().filter(|address| *address != to).cloned().collect()));
+            put(s, d, from.iter().filter(|address| *address != to).cloned().collect());
             false
         }
         // What is there may be in the way. In `async` that is left of another mode at the most: it is taken away, and not waited for.
         Some(Cut::Unknown) => {
-            d.act(s, Action::Cut(BTreeSet::new()));
+            put(s, d, s.memory.cut_off.iter().filter(|address| *address != to).cloned().collect());
             s.sync().is_none_or(|sync| !sync.record.is_lossless())
         }
         _ => true,
@@ -88,12 +95,13 @@ pub(super) fn opens(s: &Snapshot, d: &mut Draft, to: &Address) -> bool {
 
 /// Lets everybody through: this node has found its new primary, or is it.
 pub(super) fn lift(s: &Snapshot, d: &mut Draft) {
+    d.memory.cut_off.clear();
     let nothing = match s.guard().map(|guard| &guard.cut) {
         Some(Cut::From(from)) => from.is_empty(),
         Some(Cut::Unknown) => false,
         Some(Cut::Unable { .. }) | None => true,
     };
     if !nothing {
-        d.act(s, Action::Cut(BTreeSet::new()));
+        put(s, d, BTreeSet::new());
     }
 }

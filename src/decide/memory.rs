@@ -5,7 +5,7 @@ use crate::model::{
     instance::Run,
     lsn::Lsn,
     moment::{Moment, Span},
-    node::{Incarnation, NodeName, Nonce, Replica},
+    node::{Address, Incarnation, NodeName, Nonce, Replica},
     node_file::Boundary,
     policy::CrashPolicy,
     record::Answer,
@@ -55,6 +55,8 @@ pub struct Memory {
     pub awaited: Option<Boundary>,
     /// The value of `leader` whose holder this voter finds gone.
     pub finds_gone: Option<Nonce>,
+    /// From whom the kernel was last told to keep this node.
+    pub cut_off: BTreeSet<Address>,
     /// As a holder that etcd does not answer: what is asked of the peers.
     pub failsafe: Option<Failsafe>,
     /// The question of a peer that was refused.

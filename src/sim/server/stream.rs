@@ -189,7 +189,7 @@ impl World {
         let Some(data) = &self.nodes[node].disk else { return };
         let to = self.wal.boundary_before(data.branch, data.end, lag);
         let restart = self.random.chance(20);
-        let tli = self.wal.branches[self.wal.branch_at(data.branch, to)].tli;
+        let branch = data.branch;
         let Some(server) = self.server_of(node, id) else { return };
         server.replay = server.replay.max(to);
         let (replay, inconsistent) = (server.replay, server.inconsistent);
@@ -202,6 +202,8 @@ impl World {
             }
             return;
         }
+        // A checkpoint's redo lies on the timeline that pg_control names with it.
+        let tli = self.wal.branches[self.wal.branch_at(branch, replay)].tli;
         if restart && let Some(data) = &mut self.nodes[node].disk {
             (data.redo, data.checkpoint_tli, data.min_recovery) = (replay, tli, (replay, Some(tli)));
         }
