@@ -86,18 +86,23 @@ pub(super) fn barrier_of(s: &Snapshot, term: Term) -> Option<Term> {
     s.sync().is_some_and(|sync| sync.record.has_voters()).then_some(term)
 }
 
+/// Whether our server may still show what its voters lack. A later claim of ours, while it runs, ends that no more than the one it started by.
+pub(super) fn shows_more(s: &Snapshot, term: Term) -> bool {
+    s.file.barrier.is_some_and(|of| of <= term)
+}
+
 /// Whether `pg_hba.conf` has to keep clients out. A server that was promoted let them in before, to read; they are kept from it by what routes
 /// writes.
 pub(super) fn members_only(s: &Snapshot) -> bool {
     let ours = s.leader().filter(|leader| leader.record.holder.node == s.me.node);
     let promoted = matches!(s.process(), Some(Process::Running { start: StartAs::Standby, .. }));
-    !promoted && ours.is_some_and(|leader| s.file.barrier == Some(leader.record.term))
+    !promoted && ours.is_some_and(|leader| shows_more(s, leader.record.term))
 }
 
 /// The voters confirm what this server came up with: then clients may see it.
 fn open_doors(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts) {
     let ServerRole::Primary { insert, .. } = &facts.role else { return };
-    if s.file.barrier != Some(sync.term) {
+    if !shows_more(s, sync.term) {
         d.memory.came_up_with = None;
         return;
     }

@@ -4,7 +4,7 @@ use super::{
     decision::{Routing, Writable},
     depose,
     draft::Draft,
-    operator, pause,
+    durability, operator, pause,
     snapshot::Snapshot,
 };
 use crate::model::{instance::ServerRole, record::LeaderState};
@@ -18,7 +18,7 @@ fn writes(s: &Snapshot) -> Option<Writable> {
     let leader = s.leader()?;
     let is_primary = matches!(s.role(), Some(ServerRole::Primary { .. }));
     // What it came up with may be on this node alone.
-    let shows_more = s.file.barrier == Some(leader.record.term);
+    let shows_more = durability::shows_more(s, leader.record.term);
     if operator::hands_to(s).is_some() || s.stopping || shows_more || !is_primary {
         return None;
     }
