@@ -1,6 +1,6 @@
 //! What keeps this node from acting at all.
 
-use super::{Flow, decision::Action, draft::Draft, leadership, snapshot::Snapshot};
+use super::{Flow, decision::Action, draft::Draft, leadership, snapshot::Snapshot, went_back};
 use crate::model::{instance::DataDir, key::Key, observed::Observed, record::LeaderState};
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
@@ -11,6 +11,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     }
     if let Some(why) = &s.etcd.suspect {
         d.alarm("etcd-suspect", format!("etcd is not believed: {why}. Nobody claims or renews; look at etcd, then `pgbaton etcd recover`"));
+        went_back::look(s, d);
         return Flow::Settled;
     }
     if let Observed::Known { value: DataDir::Unusable { why }, .. } = &s.disk {
