@@ -252,7 +252,7 @@ impl Status {
             alarms: alarms.cloned().collect(),
             stopping: s.stopping,
             file: s.file.clone(),
-            position: position(s),
+            position: s.position(),
             primary_of: s.guard().and_then(|guard| guard.primary_of),
             verified_empty: s.is_empty(),
         }
@@ -273,17 +273,6 @@ fn system_id(s: &Snapshot) -> Option<SystemId> {
         Some(DataDir::Present(disk)) => Some(disk.control.system_id),
         _ => s.server().map(|facts| facts.system_id),
     }
-}
-
-fn position(s: &Snapshot) -> Option<Boundary> {
-    let noted = s.boundary.or(s.file.boundary);
-    let tli = match (s.role(), s.disk()) {
-        (Some(ServerRole::Primary { tli, .. } | ServerRole::Standby { tli, .. }), _) => *tli,
-        // After a promotion the control file shows the former timeline until the first checkpoint.
-        (None, Some(DataDir::Present(disk))) => disk.control.tli().max(s.file.promoted.map_or(TimelineId::FIRST, |promoted| promoted.tli)),
-        (None, _) => return noted,
-    };
-    Some(noted.filter(|noted| noted.tli == tli).unwrap_or(Boundary { tli, lsn: Lsn::ZERO }))
 }
 
 fn role(s: &Snapshot) -> MemberRole {

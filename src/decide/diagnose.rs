@@ -6,6 +6,7 @@ use super::{
     draft::Draft,
     leadership,
     snapshot::Snapshot,
+    went_back,
 };
 use crate::model::{
     instance::DataDir,
@@ -27,6 +28,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if let Some(why) = &s.etcd.suspect {
         doubt(s, d, why);
         d.alarm("etcd-suspect", format!("etcd is not believed: {why}. Nobody claims or renews; look at etcd, then `pgbaton etcd recover`"));
+        went_back::look(s, d);
         return Flow::Settled;
     }
     believe(s, d);

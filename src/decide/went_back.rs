@@ -2,8 +2,11 @@
 
 use super::{Flow, decision::Action, draft::Draft, ledger, registration, scan, snapshot::Snapshot};
 use crate::model::{
-    instance::{DataDir, Whole},
+    instance::{DataDir, ServerRole, Whole},
+    lsn::Lsn,
+    node_file::Boundary,
     record::NodeRecord,
+    timeline::TimelineId,
 };
 
 /// After so many scans in vain, WAL that nothing can read is no proof of anything.
@@ -21,15 +24,8 @@ pub(super) fn file(s: &Snapshot, theirs: &NodeRecord) -> bool {
 /// Data are compared with what was noted of them before this run of the agent says or does anything with them: whoever has acknowledged,
 /// votes or may be elected has to have what it once had.
 pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
-    let noted = s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some());
-    // A server that runs was looked at before it was started.
-    if !noted || !s.is_empty() || s.file.operation.is_some() {
+    if !can_be_compared(s) {
         return Flow::Goes;
-    }
-    match s.disk() {
-        Some(dir @ DataDir::Present(disk)) if !disk.backup_label && !dir.is_half_rewound() => {}
-        Some(_) => return Flow::Goes,
-        None => {}
     }
     let lost = match s.whole_now() {
         Some(whole) => lost(s, whole).map(|lost| format!("WAL here ends at {} on timeline {}, and {lost}", whole.lsn, whole.tli)),
@@ -44,6 +40,47 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
     d.alarm("data-went-back", format!("{lost}: the disk went back, or lost something; its data get a new incarnation"));
     d.act(s, Action::WriteFile(Box::new(registration::new_life(s))));
     Flow::Settled
+}
+
+fn can_be_compared(s: &Snapshot) -> bool {
+    let noted = s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some());
+    let whole = match s.disk() {
+        Some(dir @ DataDir::Present(disk)) => !disk.backup_label && !dir.is_half_rewound(),
+        Some(_) => false,
+        None => true,
+    };
+    // A server that runs was looked at before it was started.
+    noted && whole && s.is_empty() && s.file.operation.is_none()
+}
+
+/// In an etcd that is not believed nothing is published, but `etcd recover` asks every node what it has: that has to be so.
+pub(super) fn look(s: &Snapshot, d: &mut Draft) {
+    if s.is_empty() && s.disk().is_none() {
+        d.act(s, Action::InspectDisk);
+        return;
+    }
+    data(s, d);
+}
+
+impl Snapshot {
+    /// The newest record boundary that is known to be on our disk, on the timeline that it is on; zero where the timeline alone is known. `None`
+    /// where nothing is there, and until a directory has been compared with what was noted of it.
+    pub fn position(&self) -> Option<Boundary> {
+        if let Some(whole) = self.whole_now().filter(|_| self.is_empty()) {
+            return Some(Boundary { tli: whole.tli, lsn: whole.lsn });
+        }
+        let noted = self.boundary.or(self.file.boundary);
+        let tli = match (self.role(), self.disk()) {
+            (Some(ServerRole::Primary { tli, .. } | ServerRole::Standby { tli, .. }), _) => *tli,
+            (None, Some(DataDir::Present(_))) if can_be_compared(self) && scan::tries(self) < UNREADABLE => return None,
+            // After a promotion the control file shows the former timeline until the first checkpoint.
+            (None, Some(DataDir::Present(disk))) => {
+                disk.control.tli().max(self.file.promoted.map_or(TimelineId::FIRST, |promoted| promoted.tli))
+            }
+            (None, _) => return None,
+        };
+        Some(noted.filter(|noted| noted.tli == tli).unwrap_or(Boundary { tli, lsn: Lsn::ZERO }))
+    }
 }
 
 /// What is known to have been on this disk in this life, and is not.

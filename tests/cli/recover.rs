@@ -9,8 +9,9 @@ use super::{
 use pgbaton::{
     agent::handle::Published,
     dcs::Etcd,
+    decide::snapshot::Scanned,
     model::{
-        instance::Process,
+        instance::{Process, Whole},
         moment::Span,
         node_file::{Boundary, Promoted},
         record::LeaderState,
@@ -37,6 +38,8 @@ fn suspicious(builder: Builder, stopped: bool) -> Published {
     }
     if stopped && let pgbaton::model::observed::Observed::Known { value, .. } = &mut s.guard {
         value.process = Process::Empty { last: None };
+        let end = s.file.boundary.expect("boundary");
+        s.whole = Some(Scanned { whole: Whole { tli: end.tli, lsn: end.lsn }, run: None, at: s.now.boot });
     }
     published.decision.routing.writes = None;
     published
@@ -104,6 +107,18 @@ fn the_last_primary_may_go_on_once_the_others_are_accounted_for() {
     assert_eq!(records.cluster.as_ref().map(|cluster| cluster.record.generation), Some(2));
     assert_eq!(records.policy.as_ref().map(|policy| policy.record.version), Some(3));
     assert!(cluster.etcd.must(&["get", "--prefix", "/pgbaton/orders/audit/"]).contains("etcd-recover"));
+}
+
+#[test]
+fn data_that_were_not_compared_with_what_was_noted_of_them_are_not_chosen() {
+    let cluster = Cluster::new();
+    let mut published = suspicious(primary(Span::from_secs(600)), true);
+    published.snapshot.whole = None;
+    let (_n1, n2) = (cluster.n1.agent(published), cluster.second());
+    let arguments = ["etcd", "recover", "--peer", &n2.address(), "--assert-dead", "n3", "--assert-dead", "n4", "--confirm"];
+    let ran = cluster.n1.run(&arguments);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("was not looked at yet"), "{}", ran.stderr);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
         timeline::TimelineId,
     },
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the operator says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -319,8 +319,19 @@ fn ledger(
     notes: &mut Vec<String>,
 ) -> Vec<(Key, String)> {
     let based = best.base.as_ref().is_some_and(|base| base.record.newest >= position.tli);
-    let used = best.timelines.get(&position.tli).is_some_and(|entry| entry.record.state != TimelineState::Burnt);
-    let mut records: Vec<(Key, String)> = best.timelines.iter().map(|(tli, stored)| (Key::Timeline(*tli), stored.text.clone())).collect();
+    let entry_of = |tli: &TimelineId, entry: &TimelineRecord| entry.chosen(*tli, position, owner, &chosen.histories);
+    let entries: BTreeMap<TimelineId, TimelineRecord> =
+        best.timelines.iter().map(|(tli, stored)| (*tli, entry_of(tli, &stored.record))).collect();
+    let used = entries.get(&position.tli).is_some_and(|entry| entry.state != TimelineState::Burnt);
+    let mut records: Vec<(Key, String)> = Vec::new();
+    for (tli, stored) in best.timelines.iter() {
+        let entry = entries.get(tli).filter(|entry| **entry != stored.record);
+        if let Some(entry) = entry {
+            let becomes = if entry.state == TimelineState::Burnt { "is given up" } else { "had been given up, and counts again" };
+            notes.push(format!("timeline {tli} of {} {becomes}: {} has another history", stored.record.owner.node, chosen.status.node));
+        }
+        records.push((Key::Timeline(*tli), entry.map_or_else(|| stored.text.clone(), to_text)));
+    }
     if based || used {
         records.extend(best.base.as_ref().map(|base| (Key::TimelineBase, base.text.clone())));
     } else {

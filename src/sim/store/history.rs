@@ -3,10 +3,12 @@
 use super::{Change, Entry, Store};
 use crate::{
     agent::event::Event,
+    decide::snapshot::Fresh,
     model::{
         instance::StartAs,
         key::Key,
         node::Replica,
+        node_file::Boundary,
         record::{
             ClusterRecord, Holder, LeaderRecord, LeaderState, SyncMode, SyncRecord, TermRecord, TimelineRecord, TimelineState, Unknown,
             VERSION, to_text,
@@ -17,7 +19,6 @@ use crate::{
     sim::{
         SECOND,
         node::Node,
-        wal::lsn,
         world::{World, parsed},
     },
 };
@@ -153,25 +154,22 @@ impl World {
     /// `etcd recover --confirm`, as its plan makes the records (protocol 1.2); `false` where that has to wait.
     fn recover(&mut self) -> bool {
         let Some(before) = self.store.before.clone() else { return true };
+        if self.store.away_until > self.now {
+            return false;
+        }
         let there = self.store.saved(self.now);
         let newest = if there.sync().map(|sync| sync.term) > before.sync().map(|sync| sync.term) { &there } else { &before };
         let (Some(last), Some(leader)) = (newest.sync(), newest.read::<LeaderRecord>(&Key::Leader)) else { return false };
         let running = self.nodes.iter().position(Node::is_primary);
-        // The last primary, unless its disk was set back as well: an operator sees by its end of WAL that others have more.
+        // The one that runs; else the last primary, unless the plan warns that another one has more: then that one.
         let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
+        let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
         let owner = self.nodes.iter().position(|node| node.name == last.primary.node);
-        let end = |node: usize| self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
-        let longest = (0..self.nodes.len()).filter(|node| intact(&self.nodes[*node])).max_by_key(|node| end(*node));
-        let choices = [running, owner.filter(|owner| intact(&self.nodes[*owner])), longest, owner];
-        let choices: Vec<usize> = choices.into_iter().flatten().collect();
-        // Where a primary runs it is that one or none.
-        let first = if running.is_some() { 1 } else { choices.len() };
-        let Some(chosen) = choices.into_iter().take(first).find(|chosen| self.is_proven(*chosen)) else { return false };
+        let most = (0..self.nodes.len()).max_by_key(|node| (has(*node), Some(*node) == owner));
+        let Some(chosen) = running.or(most).filter(|chosen| self.is_proven(*chosen)) else { return false };
         let of = &self.nodes[chosen];
-        let (Some(data), Some(cluster)) = (&of.disk, newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
-        let branch = self.wal.branch_at(data.branch, self.wal.whole(data.branch, data.end));
-        let tli = self.wal.branches[branch].tli;
-        let position = lsn(self.wal.whole(data.branch, data.end));
+        let (Some(on), Some(cluster)) = (self.position(chosen), newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
+        let tli = on.tli;
         let primary = Replica::new(of.name.clone(), of.file.data.clone());
         let owns = running.is_some() || last.primary == primary || of.file.promoted.is_some_and(|promoted| promoted.tli == tli);
         let files = self.nodes.iter().map(|node| &node.file);
@@ -186,7 +184,7 @@ impl World {
             nonce: parsed(&format!("r{generation}")),
             seq: seq + 1,
             tli,
-            lsn: position,
+            lsn: on.lsn,
             dead: None,
             wal_end: None,
             state: LeaderState::Vacant { reason: "etcd was recovered".to_owned() },
@@ -205,7 +203,8 @@ impl World {
             ..last.clone()
         };
         let cluster = ClusterRecord { generation, ..cluster };
-        let mut records = self.kept(&before, newest);
+        let owner = if owns { primary.clone() } else { Replica::new(of.name.clone(), parsed("00000000")) };
+        let mut records = self.kept(&before, newest, chosen, on, &owner);
         records.extend([
             (Key::Term, to_text(&TermRecord { v: VERSION, term, holder: primary.clone() })),
             (Key::Sync, to_text(&sync)),
@@ -241,11 +240,26 @@ impl World {
         of.up && of.agent.is_some() && of.asleep_until <= self.now && whole && others.into_iter().all(|node| harmless(&self.nodes[node]))
     }
 
-    /// What stays as it was. Ids that somebody promoted to, and that the ledger does not have, must never be given out again.
-    fn kept(&self, before: &Saved, newest: &Saved) -> BTreeMap<Key, String> {
+    /// What the agent of a node says of its data, if it is there.
+    fn position(&self, node: usize) -> Option<Boundary> {
+        let of = &self.nodes[node];
+        let fresh = Fresh { nonce: parsed("n"), data: of.file.data.clone(), uuid: parsed("u"), wall: String::new() };
+        let agent = of.agent.as_ref().filter(|_| of.up && of.asleep_until <= self.now)?;
+        agent.state.snapshot(of.clock.both(self.now), fresh).position()
+    }
+
+    /// What stays as it was, but for what the history of the chosen node contradicts. Ids that somebody promoted to, and that the ledger does
+    /// not have, must never be given out again.
+    fn kept(&self, before: &Saved, newest: &Saved, chosen: usize, on: Boundary, owner: &Replica) -> BTreeMap<Key, String> {
         let stays = |key: &Key| matches!(key, Key::Policy | Key::Timeline(_) | Key::TimelineBase | Key::History(_));
         let entries = before.entries.iter().chain(&newest.entries).filter(|(key, _)| stays(key));
         let mut records: BTreeMap<Key, String> = entries.map(|(key, entry)| (key.clone(), entry.text.clone())).collect();
+        let histories = self.nodes[chosen].disk.as_ref().map(|data| data.histories.clone()).unwrap_or_default();
+        for (key, text) in &mut records {
+            if let (Key::Timeline(tli), Ok(entry)) = (key, serde_json::from_str::<TimelineRecord>(text)) {
+                *text = to_text(&entry.chosen(*tli, on, owner, &histories));
+            }
+        }
         let promoted: Vec<(TimelineId, Term, Replica)> = self
             .nodes
             .iter()
