@@ -115,9 +115,9 @@ fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) ->
 }
 
 /// Whether the file's boundary has moved on by so much, or to another timeline, that it is worth a write: the file itself is written
-/// rarely enough where nothing acknowledged may be lost.
+/// rarely enough where nothing acknowledged may be lost, and in a pause.
 fn moved_far(s: &Snapshot, theirs: &NodeRecord) -> bool {
-    let worth = if s.is_lossless() { 1 } else { upkeep::NOTED_WITHIN };
+    let worth = if s.is_lossless() || s.pause().is_some() { 1 } else { upkeep::NOTED_WITHIN };
     s.file.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= worth)
 }
 

@@ -13,6 +13,7 @@ use crate::model::{
     moment::Span,
     node::{NodeName, Replica},
     node_file::NodeFile,
+    observed::Observed,
     policy::LONGEST_HOLD,
     record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, Unknown, VERSION},
     term::Term,
@@ -32,7 +33,8 @@ pub const SILENT_AFTER: Span = SAID_AGAIN.plus(Span::from_secs(2));
 /// How often the file's floors and boundary are written when nothing else asks for a write.
 const FLOORS_EVERY: u64 = 10_000;
 
-/// So long the boundary in the file may lag behind the disk where a set-back disk could cost what was acknowledged (protocol 1.2, `nodes`).
+/// So long the boundary in the file may lag behind the disk where a set-back disk could cost what was acknowledged, or where nothing else
+/// tells how far its primary has come (protocol 1.2, `nodes`).
 const NOTED_EVERY: Span = Span::from_secs(10);
 
 /// How far it may lag behind in bytes, in any mode.
@@ -65,13 +67,13 @@ fn file(s: &Snapshot, d: &mut Draft) {
     // Floors and the boundary only help to notice that etcd or our disk went back; a little lag does no harm.
     let drift = s.etcd.records.revision.saturating_sub(s.file.floors.revision);
     let unknown_cluster = s.etcd.records.cluster.as_ref().is_some_and(|cluster| s.file.floors.uuid.as_ref() != Some(&cluster.record.uuid));
-    if s.etcd_answers() && (unknown_cluster || drift > FLOORS_EVERY || boundary_to_note(s, d)) {
+    if boundary_to_note(s, d) || (s.etcd_answers() && (unknown_cluster || drift > FLOORS_EVERY)) {
         d.act(s, Action::WriteFile(Box::new(s.file.clone())));
         d.memory.noted = Some(s.now.boot);
     }
 }
 
-/// Whether the boundary has moved on so far, or so long ago, that it is worth a write.
+/// Whether the boundary has moved on so far, or so long ago, that it is worth a write. The file needs no etcd.
 fn boundary_to_note(s: &Snapshot, d: &mut Draft) -> bool {
     let (Some(now), noted) = (s.boundary, s.file.boundary) else { return false };
     let behind = noted.filter(|noted| noted.tli == now.tli).map(|noted| now.lsn.bytes_ahead_of(noted.lsn).get());
@@ -80,12 +82,15 @@ fn boundary_to_note(s: &Snapshot, d: &mut Draft) -> bool {
     }
     // An election has better to do than to wait for this write.
     let serving = s.leader().is_some_and(|leader| leader.record.state == LeaderState::Serving);
-    if behind == Some(0) || !s.is_lossless() || !serving {
+    // `leader` stands still while its holder goes on: it does not tell what that one's disk must have.
+    let silent = matches!(s.etcd.answered, Observed::Unknown { since, .. } if s.now.boot.since(since) >= NOTED_EVERY);
+    let untold = s.pause().is_some() || (serving && s.holds() && silent);
+    if behind == Some(0) || !(untold || s.is_lossless() && serving) {
         return false;
     }
-    let due = s.memory.noted.map(|at| at.plus(NOTED_EVERY));
-    d.wake(due.unwrap_or(s.now.boot));
-    due.is_none_or(|due| due <= s.now.boot)
+    let Some(due) = s.memory.noted.map(|at| at.plus(NOTED_EVERY)).filter(|due| *due > s.now.boot) else { return true };
+    d.wake(due);
+    false
 }
 
 /// Whether the managed configuration is in place for this `follow`; writes it where it is not.

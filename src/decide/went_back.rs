@@ -92,10 +92,15 @@ pub(super) fn lost(s: &Snapshot, whole: Whole) -> Option<String> {
     if let Some((tli, lsn)) = published(s).and_then(|node| Some((node.tli?, node.whole))).filter(|published| *published > end) {
         return Some(format!("it once published {lsn} on timeline {tli}"));
     }
-    let (tli, lsn) = s.primary_position()?;
+    let ours = ledger::newest_used(s).filter(|(_, owner)| s.is_owner() && *owner == s.myself()).map(|(newest, _)| newest)?;
+    // What others have of the timeline that we alone have written to they had from us.
+    let others = s.etcd.records.nodes.iter().filter(|(node, of)| **node != s.me.node && of.record.tli == Some(ours));
+    if let Some((node, of)) = others.max_by_key(|(_, of)| of.record.whole).filter(|(_, of)| (ours, of.record.whole) > end) {
+        return Some(format!("{node} has {} on timeline {ours}, which was this node's alone to write", of.record.whole));
+    }
     // A claimant that died before it served may be behind its predecessor's position, within `max_lag`: it never had that.
-    let ours = s.is_owner() && ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
-    (ours && (tli, lsn) > end).then(|| format!("`leader` knows {lsn} on timeline {tli}"))
+    let (tli, lsn) = s.primary_position()?;
+    (ours == tli && (tli, lsn) > end).then(|| format!("`leader` knows {lsn} on timeline {tli}"))
 }
 
 /// What etcd has of this life of our data.

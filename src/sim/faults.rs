@@ -149,6 +149,7 @@ impl World {
         match fault {
             Fault::AgentKilled => self.restart_agent_later(node, lasts.min(10 * SECOND)),
             Fault::AgentPaused => {
+                self.nodes[node].attended = (until, self.attended_until(node));
                 if let Some(agent) = &mut self.nodes[node].agent {
                     agent.paused_until = until;
                 }

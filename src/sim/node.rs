@@ -162,6 +162,8 @@ pub(super) struct Node {
     pub(super) vowed: Term,
     /// The lives of its data that a rollback ended, noticed or not.
     pub(super) spoilt: BTreeSet<DataIncarnation>,
+    /// Since when its agent runs, and until when one did that had time to note how far the data are.
+    pub(super) attended: (u64, u64),
     /// What its disks held at some former points of time.
     pub(super) saved: Vec<(u64, NodeFile, Data)>,
     pub(super) file: NodeFile,
@@ -268,6 +270,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         excused: None,
         vowed: Term::ZERO,
         spoilt: BTreeSet::new(),
+        attended: (0, 0),
         saved: Vec::new(),
         file,
         file_made: false,

@@ -185,6 +185,7 @@ impl World {
             of.file_made = true;
         }
         of.file.starts += 1;
+        of.attended.0 = now;
         let me = Me {
             node: of.name.clone(),
             agent: agent_name,
@@ -226,6 +227,7 @@ impl World {
 
     /// The agent's process is gone; what it had begun in other processes goes on.
     pub(super) fn kill_agent(&mut self, node: usize, why: &str) {
+        self.nodes[node].attended.1 = self.attended_until(node);
         if self.nodes[node].agent.take().is_some() {
             let who = self.nodes[node].who();
             self.trace.line(self.now, &who, &format!("agent is gone: {why}"));

@@ -5,6 +5,9 @@ use crate::sim::{Mutation, world::World};
 /// A snapshot of a machine is older than this when the machine is set back to it.
 const OLD: u64 = 15_000_000_000;
 
+/// An agent that has just been started needs so long to note how far its data are.
+const LOOKS: u64 = 5_000_000_000;
+
 impl World {
     /// Power off: everything in memory is gone at once.
     pub(in crate::sim) fn lose_host(&mut self, node: usize, back: u64) {
@@ -124,11 +127,24 @@ impl World {
         self.later(next, Self::save_hosts);
     }
 
+    /// Until when somebody was there to note how far this host's data are (protocol 1.2, `nodes`).
+    pub(in crate::sim) fn attended_until(&self, node: usize) -> u64 {
+        let of = &self.nodes[node];
+        let looks = of.agent.is_some() && of.attended.0 + LOOKS <= self.now;
+        if looks { self.now } else { of.attended.1 }
+    }
+
+    /// Whether a disk was set back, and nobody has noticed yet: that takes the other one, and etcd. Both gone at once are two losses (1.14).
+    pub(in crate::sim) fn is_set_back(&self) -> bool {
+        self.nodes.iter().any(|of| of.spoilt.contains(&of.file.data))
+    }
+
     /// The machine is set back to a snapshot: its data alone, or the node file too.
     pub(super) fn roll_back(&mut self, node: usize, back: u64) {
         let (oldest, file_too) = (self.random.chance(500), self.random.chance(600));
-        // What a disk lost in the last moments before the power went nothing can tell from a disk that lies (1.7, *I2*).
-        let before = self.now.saturating_sub(OLD);
+        // What a disk lost in the last moments before the power went nothing can tell from a disk that lies (1.7, *I2*). Nor can anything
+        // tell what came after its agent's end: nobody has noted it anywhere.
+        let before = self.attended_until(node).saturating_sub(OLD);
         self.lose_host(node, back);
         self.later(back.saturating_sub(1), move |world| {
             if !world.can_spare(node) || world.nodes[node].up {

@@ -110,7 +110,7 @@ impl World {
     pub(in crate::sim) fn restore_etcd(&mut self, lasts: u64) {
         let now = self.now;
         let old: Vec<Saved> = self.store.backups.iter().filter(|saved| saved.at + OLD <= now).cloned().collect();
-        if old.is_empty() || self.store.before.is_some() {
+        if old.is_empty() || self.store.before.is_some() || self.is_set_back() {
             return;
         }
         let pick = usize::try_from(self.random.below(old.len() as u64)).unwrap_or_default();
@@ -122,7 +122,7 @@ impl World {
 
     /// Somebody deletes every key of this cluster.
     pub(in crate::sim) fn wipe_prefix(&mut self, lasts: u64) {
-        if self.store.before.is_some() || self.store.entries.is_empty() {
+        if self.store.before.is_some() || self.store.entries.is_empty() || self.is_set_back() {
             return;
         }
         self.store.before = Some(self.store.saved(self.now));
