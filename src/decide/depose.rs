@@ -52,7 +52,7 @@ pub(super) fn surely_leads_until(s: &Snapshot) -> Moment {
 pub(super) fn look(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
     d.memory.finds_gone = None;
     let record = &leader.record;
-    let Some(sync) = electorate(s, record).filter(|_| failsafe::bound(s).is_none()) else { return };
+    let Some(sync) = electorate(s, record).filter(|_| failsafe::bound(s).is_none() && failsafe::forgotten(s).is_none()) else { return };
     let sees = s.standing.as_ref().is_some_and(|standing| standing.nonce == record.nonce) && s.stood_still() > Span::ZERO;
     if !sees || !sync.voters.contains(&s.myself()) || record.holder.node == s.me.node {
         return;

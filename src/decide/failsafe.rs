@@ -256,6 +256,29 @@ pub fn answer_to(s: &Snapshot, decision: &Decision, nonce: &Nonce) -> Option<Ans
     Some(Answer { by: s.myself(), nonce: nonce.clone(), verdict })
 }
 
+/// Until when a word of this node may bind it of which its file knows nothing: a disk that went back while the machine was off has lost it, and
+/// where nothing else was written since, nothing shows that. As one that the file knows it counts as given at the boot. Whoever was the last
+/// primary has given none to itself, and a primary that is dead needs none. Claims sit out as long a time anyway; where commits wait for
+/// nobody no promise is needed for one.
+pub(super) fn forgotten(s: &Snapshot) -> Option<Moment> {
+    let (leader, sync) = (&s.leader()?.record, &s.sync()?.record);
+    let ends = Moment::ZERO.plus(s.policy.timers().wait.max(leader.wait));
+    let moot = leader.state.is_given_up() || s.former_primary_released() || sync.primary.node == s.me.node;
+    (s.me.peer_key && sync.is_lossless() && !moot && s.now.boot < ends).then_some(ends)
+}
+
+/// Says so where a promise is due; decides again when it is over.
+pub(super) fn may_have_forgotten(s: &Snapshot, d: &mut Draft) -> bool {
+    let Some(ends) = forgotten(s) else { return false };
+    let left = s.left(ends);
+    d.waits(
+        "bound",
+        format!("this machine has booted, and its disk may have lost a word that was given before: promises nobody for {left} more"),
+    );
+    d.wake(ends);
+    true
+}
+
 /// The invariant: whether a write of `key` for `term` would break a word that this node has given.
 pub(super) fn breaks_word(s: &Snapshot, key: &Key, term: Term) -> bool {
     matches!(key, Key::Leader | Key::Promise(..)) && bound(s).is_some_and(|(ack, _)| ack.term < term)

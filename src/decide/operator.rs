@@ -53,7 +53,8 @@ pub(super) fn asserted(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Op
     let IntentRecord { request, actor, .. } = &wish(s)?.record;
     let asserts = match request {
         Request::Failover { to, assert_dead, .. } => *assert_dead && *to == s.me.node,
-        Request::Resume { assert_dead } => *assert_dead,
+        // Said of the holder of a paused record, and of no other.
+        Request::Resume { assert_dead } => *assert_dead && matches!(leader.state, LeaderState::Paused(_)),
         _ => false,
     };
     let holder = &leader.holder.node;

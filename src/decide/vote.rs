@@ -36,7 +36,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
 /// Makes our promise for the claim's term a fact on this node, step by step; returns our end of WAL once it is.
 pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option<Whole> {
     let term = leader.record.term;
-    if failsafe::holds_back(s, d, term) {
+    if failsafe::holds_back(s, d, term) || failsafe::may_have_forgotten(s, d) {
         return None;
     }
     if let Some(operation) = &s.file.operation {

@@ -2,7 +2,7 @@
 //!
 //! What an operator asserts is true: that a holder is dead is said only once the guard that the record names is gone, and PostgreSQL with it.
 
-use super::{SECOND, server::Server, world::World};
+use super::{SECOND, server::Server, store::RECOVERED, world::World};
 use crate::{
     decide::{
         decision::{Action, Decision},
@@ -101,8 +101,10 @@ impl World {
     /// Whether the record that stands in etcd is paused, and names this node as its holder.
     pub(super) fn is_paused_for(&self, node: usize) -> bool {
         let held = |leader: &LeaderRecord| matches!(&leader.state, LeaderState::Paused(pause) if pause.vacant.is_none());
-        // An etcd that went back may show it no more, and nobody believes that one.
-        let newest = self.oracle.newest.values().next_back().map(|written| &written.record);
+        // An etcd that went back may show it no more, and nobody believes that one. What `etcd recover` writes for the primary that runs
+        // nobody but that one may claim (protocol 1.2); without a deadline it runs until it sees it, whoever pauses the vacant record first.
+        let recovered = |record: &&LeaderRecord| record.holder.guard.as_str() == RECOVERED;
+        let newest = self.oracle.newest.values().rev().map(|written| &written.record).find(|record| !recovered(record));
         newest.is_some_and(|leader| held(leader) && leader.holder.node == self.nodes[node].name)
     }
 

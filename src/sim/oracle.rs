@@ -56,8 +56,8 @@ pub(super) struct Oracle {
     made: BTreeMap<usize, Term>,
     /// By timeline id: who made a branch with it.
     ids: BTreeMap<TimelineId, usize>,
-    /// When each node's file was last bound by a holder's question.
-    pub(super) told: BTreeMap<NodeName, u64>,
+    /// The newest word that each node has given to a holder, whatever has become of its disk since.
+    pub(super) words: BTreeMap<NodeName, super::peers::Word>,
     /// When a node last claimed by an operator's word that accepts the loss of what was acknowledged before.
     pub(super) accepted_at: Option<u64>,
     /// By node: the newest promise that it published, up to where it had WAL then, and in which life of its data.
@@ -96,7 +96,7 @@ impl World {
         }
         if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
             self.judge_claimant(record);
-            self.judge_word(&record.holder.node, record.term, "has claimed");
+            self.judge_word(&record.holder.node, record.term, true);
             let early = |before: &LeaderRecord| {
                 let written = self.oracle.newest.get(&before.term).map_or(0, |written| written.at);
                 before.state == LeaderState::Serving && self.now.saturating_sub(written) < before.wait.as_nanos() * 9 / 10
@@ -341,7 +341,7 @@ impl World {
         let former = record.former_lsn.map_or(0, |lsn| lsn.get());
         let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);
         // What peers were told of while etcd was silent counts as well: the new primary was bound by the last such word.
-        let last_write = last_write.max(self.oracle.told.get(&record.primary).copied().unwrap_or_default());
+        let last_write = last_write.max(self.oracle.words.get(&record.primary).map_or(0, |word| word.at));
         let bound = self.policy.timers().kill_bound.as_nanos();
         let made = self.oracle.made.iter().find(|(_, term)| **term == record.term).map(|(branch, _)| *branch);
         let parent = made.and_then(|made| self.wal.branches[made].parent).map(|(parent, _)| parent);

@@ -6,7 +6,7 @@ use crate::{
     decide::{answer_to, decision::Decision, decision::Task, snapshot::Snapshot},
     model::{
         failsafe::{Answer, Ask},
-        moment::Moment,
+        moment::{Moment, Span},
         node::{NodeName, Replica},
         term::Term,
     },
@@ -24,6 +24,15 @@ pub(super) struct Question {
     run: Option<u64>,
     ask: Ask,
     sent: Moment,
+}
+
+/// "For so long this node claims nothing and promises nobody above this term": as the world knows it, which forgets nothing.
+pub(super) struct Word {
+    pub(super) term: Term,
+    pub(super) holder: NodeName,
+    /// When its file said so.
+    pub(super) at: u64,
+    pub(super) wait: Span,
 }
 
 impl World {
@@ -102,7 +111,8 @@ impl World {
         }
     }
 
-    /// Whether the peers of a holder keep its term for it, by what stands in their files now.
+    /// Whether the peers of a holder keep its term for it. A word that a disk has lost was given all the same: whether its node keeps it
+    /// is asked of what that node does.
     pub(super) fn kept_by_peers(&self, node: usize, term: Term) -> bool {
         let Some(sync) = self.oracle.syncs.get(&term).filter(|sync| sync.primary.node == self.nodes[node].name) else {
             return false;
@@ -110,7 +120,7 @@ impl World {
         // Whose file is lost begins another life of its data, and neither claims nor votes with that.
         let lives = |replica: &Replica| self.nodes.iter().any(|of| of.name == replica.node && of.file_made && of.file.data == replica.data);
         let bound = |replica: &&Replica| {
-            let word = self.bound_to(&replica.node).is_some_and(|(of, holder)| of == term && holder == self.nodes[node].name);
+            let word = self.has_given(&replica.node).is_some_and(|(of, holder)| of == term && holder == self.nodes[node].name);
             word || !lives(replica)
         };
         match sync.is_lossless() {
@@ -126,6 +136,13 @@ impl World {
         sync.is_some_and(|sync| sync.voters.is_empty() && sync.electable.is_empty())
     }
 
+    /// To whom a node has given a word that is not over, by the quickest clock that it may have.
+    fn has_given(&self, name: &NodeName) -> Option<(Term, NodeName)> {
+        let word = self.oracle.words.get(name)?;
+        let lasts = word.wait.as_nanos() - word.wait.as_nanos() / 1_000;
+        (self.now < word.at + lasts).then(|| (word.term, word.holder.clone()))
+    }
+
     /// To whom a node is bound now, by its file and its own clock.
     fn bound_to(&self, name: &NodeName) -> Option<(Term, NodeName)> {
         let of = self.nodes.iter().find(|of| of.name == *name)?;
@@ -136,14 +153,18 @@ impl World {
         (!of.up || of.clock.boot(self.now) < given.plus(ack.wait)).then(|| (ack.term, ack.holder.node.clone()))
     }
 
-    /// The store has taken a claim or a promise: no word of that node stands against it (protocol 1.11).
-    pub(super) fn judge_word(&mut self, name: &NodeName, term: Term, what: &str) {
+    /// The store has taken a claim or a promise: no word of that node stands against it (protocol 1.11), not even one that its disk has lost.
+    pub(super) fn judge_word(&mut self, name: &NodeName, term: Term, claims: bool) {
         let before = self.nodes.iter().any(|of| of.name == *name && of.vowed >= term);
-        let Some((bound, holder)) = self.bound_to(name).filter(|_| !before).filter(|(bound, _)| *bound < term) else { return };
+        // In `async` nobody is elected by promises: there its claim alone breaks a word that is lost.
+        let elects = claims || self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        let words = [self.bound_to(name), self.has_given(name).filter(|_| elects)].into_iter().flatten();
+        let Some((bound, holder)) = words.filter(|(bound, _)| !before && *bound < term).max() else { return };
         let leader = self.oracle.newest.get(&bound).map(|written| &written.record);
         let given_up = leader.is_some_and(|leader| leader.state.is_given_up());
         let followed = self.oracle.syncs.keys().next_back().is_some_and(|newest| *newest > bound);
         if !given_up && !followed {
+            let what = if claims { "has claimed" } else { "has promised" };
             self.violation("O21", format!("{name} {what} term {term}, and has given {holder} its word in term {bound}"));
         }
     }

@@ -4,6 +4,8 @@
 
 mod history;
 
+pub(super) use history::RECOVERED;
+
 use super::world::World;
 use crate::{
     agent::event::{Event, TxnOutcome},

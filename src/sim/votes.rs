@@ -13,7 +13,7 @@ impl World {
         if noted.is_none_or(|noted| noted < term) {
             self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
         }
-        self.judge_word(name, term, "has promised");
+        self.judge_word(name, term, false);
         self.judge_whole(term, name);
         if let Some(node) = self.nodes.iter().position(|node| node.name == *name) {
             let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);

@@ -155,13 +155,15 @@ fn unproven(witnesses: &[Witness], views: &[&Records], chosen: &Witness, choice:
 /// Every node that any reachable file or record knows as a holder, with the newest such term.
 fn holders(witnesses: &[Witness], views: &[&Records]) -> BTreeSet<(NodeName, Term)> {
     let files = witnesses.iter().filter_map(|witness| Some((witness.status.node.clone(), witness.status.file.claimed?)));
+    // Whom a node has agreed not to follow may serve without etcd, and show in no record that is left.
+    let acked = witnesses.iter().filter_map(|witness| witness.status.file.ack.as_ref()).map(|ack| (ack.holder.node.clone(), ack.term));
     let records = views.iter().flat_map(|view| {
         let leader = view.leader.iter().map(|leader| (leader.record.holder.node.clone(), leader.record.term));
         let sync = view.sync.iter().map(|sync| (sync.record.primary.node.clone(), sync.record.term));
         let term = view.term.iter().map(|term| (term.record.holder.node.clone(), term.record.term));
         leader.chain(sync).chain(term)
     });
-    files.chain(records).collect()
+    files.chain(acked).chain(records).collect()
 }
 
 /// Whether the node itself says, lately, that its PostgreSQL is no primary: nothing lives, or it is in recovery.

@@ -5,7 +5,7 @@ use crate::{
     agent::event::Event,
     decide::decision::Task,
     model::{node_file::NodeFile, timeline::TimelineId},
-    sim::{node::Data, world::World},
+    sim::{node::Data, peers::Word, world::World},
 };
 use std::collections::BTreeMap;
 
@@ -39,8 +39,9 @@ impl World {
             );
             self.violation("O8", text);
         }
-        if file.ack != self.nodes[node].file.ack {
-            self.oracle.told.insert(file.node.clone(), self.now);
+        if let Some(ack) = file.ack.as_ref().filter(|_| file.ack != self.nodes[node].file.ack) {
+            let word = Word { term: ack.term, holder: ack.holder.node.clone(), at: self.now, wait: ack.wait };
+            self.oracle.words.insert(file.node.clone(), word);
         }
         let mut kept = file.clone();
         self.options.mutation.forget(&self.nodes[node].file, &mut kept);

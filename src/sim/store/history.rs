@@ -27,6 +27,9 @@ use std::collections::BTreeMap;
 /// A snapshot is older than this when it is restored: backups are made by the hour.
 const OLD: u64 = 60 * SECOND;
 
+/// The guard that `etcd recover` names: nobody's.
+pub(in crate::sim) const RECOVERED: &str = "recovered";
+
 /// All records at one point of time.
 #[derive(Clone)]
 pub(in crate::sim) struct Saved {
@@ -180,7 +183,7 @@ impl World {
         let generation = files.map(|file| file.floors.generation).chain([cluster.generation]).max().unwrap_or_default() + 1;
         let leader = LeaderRecord {
             term,
-            holder: Holder { node: of.name.clone(), data: of.file.data.clone(), guard: parsed("recovered"), postgres: of.address() },
+            holder: Holder { node: of.name.clone(), data: of.file.data.clone(), guard: parsed(RECOVERED), postgres: of.address() },
             nonce: parsed(&format!("r{generation}")),
             seq: seq + 1,
             tli,
@@ -202,6 +205,8 @@ impl World {
             electable: vec![primary.clone()],
             ..last.clone()
         };
+        // Written in a new term it ends every word to a former holder, as any other does: each of those is proven dead (protocol 1.2).
+        self.oracle.syncs.entry(sync.term).or_insert_with(|| sync.clone());
         let cluster = ClusterRecord { generation, ..cluster };
         let owner = if owns { primary.clone() } else { Replica::new(of.name.clone(), parsed("00000000")) };
         let mut records = self.kept(&before, newest, chosen, on, &owner);
