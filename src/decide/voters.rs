@@ -155,8 +155,12 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u
         Some(_) if !of.zone.is_empty() => u8::from(chosen.iter().any(|other| other.zone == of.zone)),
         _ => 0,
     };
-    let chosen_before = of.votes || of.named;
-    (worth, crowded, u8::from(!of.votes), if chosen_before { Bytes::new(0) } else { of.behind }, of.replica.clone())
+    let (before, behind) = match (of.votes, of.named) {
+        (true, _) => (0, Bytes::new(0)),
+        (false, true) => (1, Bytes::new(0)),
+        (false, false) => (2, of.behind),
+    };
+    (worth, crowded, before, behind, of.replica.clone())
 }
 
 #[cfg(test)]
