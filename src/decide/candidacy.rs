@@ -190,6 +190,8 @@ fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigge
         }
         return;
     }
+    // It was about to be rewound to somebody who is gone: who may lead has nothing to be rewound to (`etcd recover` may have chosen it).
+    d.memory.rewind = None;
     let live = s.received_at.filter(|at| *at > trigger.from && s.now.boot.since(*at) < LIVE_STREAM);
     if live.is_some() && !leader.record.state.is_given_up() {
         d.alarm("live-stream", format!("{}, and yet WAL still comes in: this node does not claim", trigger.why));

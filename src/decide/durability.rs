@@ -259,9 +259,10 @@ fn standby_names(s: &Snapshot) -> String {
     if is_needless(s) && !said { String::new() } else { NOBODY_CONFIRMS.to_owned() }
 }
 
-/// Whether our `nodes` key says that this node may be promoted into a quorum.
+/// Whether our `nodes` key says that this node may be promoted into a quorum. What it said of an earlier life says nothing of this one: a
+/// directory that was rewound or copied is of no use to anybody before it is consistent, and then its server answers.
 fn said_to_be_ready(s: &Snapshot) -> bool {
-    s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready)
+    s.etcd.records.nodes.get(&s.me.node).is_some_and(|node| node.record.sync_ready && node.record.data == s.file.data)
 }
 
 /// Whether nobody is to be promoted into a quorum: neither the policy wants one, nor is one in force still.

