@@ -25,9 +25,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Settled;
     }
     if !s.etcd_answers() {
-        // What was seen before may still be acted on by rules that need no fresh answer.
+        // What was seen before may still be acted on by rules that need no fresh answer. They start nothing on data that nobody has looked at.
         silent(s, d);
-        return Flow::Goes;
+        return if s.memory.registered { Flow::Goes } else { went_back::data(s, d) };
     }
     let mine = s.etcd.records.nodes.get(&s.me.node);
     if s.memory.registered {
