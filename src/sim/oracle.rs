@@ -158,7 +158,7 @@ impl World {
         let name = self.nodes[node].who();
         let now = self.nodes[node].clock.boot(self.now);
         let valid = self.authority(node).filter(|(of, until)| *of == term && *until > now);
-        // By its own clock a machine that was frozen still has it; what it acknowledges is judged (protocol I1').
+        // Its own clock stood still while its peers' words ran out: no timer inside a machine can fence that (protocol 1.1).
         if valid.is_none() && !self.kept_by_peers(node, term) && !self.nodes[node].is_excused(self.now) {
             self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
         }

@@ -6,7 +6,7 @@ use crate::{
     decide::{answer_to, decision::Decision, decision::Task, snapshot::Snapshot},
     model::{
         failsafe::{Answer, Ask},
-        moment::{Moment, Span},
+        moment::Moment,
         node::{NodeName, Replica},
         term::Term,
     },
@@ -32,7 +32,8 @@ pub(super) struct Word {
     pub(super) holder: NodeName,
     /// When its file said so.
     pub(super) at: u64,
-    pub(super) wait: Span,
+    /// When it is over, by the quickest clock that the node may have.
+    pub(super) until: u64,
 }
 
 impl World {
@@ -136,11 +137,10 @@ impl World {
         sync.is_some_and(|sync| sync.voters.is_empty() && sync.electable.is_empty())
     }
 
-    /// To whom a node has given a word that is not over, by the quickest clock that it may have.
+    /// To whom a node has given a word that is not over, whatever its file knows of that.
     fn has_given(&self, name: &NodeName) -> Option<(Term, NodeName)> {
         let word = self.oracle.words.get(name)?;
-        let lasts = word.wait.as_nanos() - word.wait.as_nanos() / 1_000;
-        (self.now < word.at + lasts).then(|| (word.term, word.holder.clone()))
+        (self.now < word.until).then(|| (word.term, word.holder.clone()))
     }
 
     /// To whom a node is bound now, by its file and its own clock.

@@ -40,7 +40,9 @@ impl World {
             self.violation("O8", text);
         }
         if let Some(ack) = file.ack.as_ref().filter(|_| file.ack != self.nodes[node].file.ack) {
-            let word = Word { term: ack.term, holder: ack.holder.node.clone(), at: self.now, wait: ack.wait };
+            let left = ack.at.plus(ack.wait).since(self.nodes[node].clock.boot(self.now)).as_nanos();
+            let until = self.now + left - left / 1_000;
+            let word = Word { term: ack.term, holder: ack.holder.node.clone(), at: self.now, until };
             self.oracle.words.insert(file.node.clone(), word);
         }
         let mut kept = file.clone();
