@@ -156,11 +156,12 @@ fn is_ahead(s: &Snapshot, promise: &PromiseRecord, mine: Whole) -> bool {
     if promise.tli == mine.tli {
         return promise.whole > mine.lsn;
     }
-    // A newer timeline counts only if it grew out of ours, and the ledger knows it as used, or as given out: whoever carries data of
-    // that one completes it (step 4b).
+    // A newer timeline that was used was elected: what was acknowledged before is on it, also where ours is a sibling that it knows nothing of.
+    // One that is given out counts only if it grew out of ours: whoever carries data of that one completes it (step 4b).
+    let used = ledger::history(s, promise.tli).is_some();
     let descends = promise.history.parse::<TimelineHistory>().is_ok_and(|history| history.leaves(mine.tli).is_some());
     let given_out = ledger::entry(s, promise.tli).is_some_and(|entry| entry.state == TimelineState::Reserved);
-    descends && (given_out || ledger::history(s, promise.tli).is_some())
+    promise.tli > mine.tli && (used || descends && given_out)
 }
 
 fn hand_over(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ahead: &Replica) -> Keeps {

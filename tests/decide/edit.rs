@@ -86,7 +86,15 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
     } else if line == "a write of leader has no answer" {
         let sent = s.lease.confirmed.clone().ok_or("nothing is confirmed")?;
         s.lease.unsettled.push(Attempt { nonce: base::parsed("L41"), sent: s.now.boot, ..sent });
-    } else if line == "the last processes do not die" {
+    } else {
+        return silences(s, line);
+    }
+    Ok(true)
+}
+
+/// Who answers, and who does not.
+fn silences(s: &mut Snapshot, line: &str) -> Result<bool, String> {
+    if line == "the last processes do not die" {
         let Observed::Known { value: guard, .. } = &mut s.guard else { return Err("no guard".to_owned()) };
         let Process::Running { run, .. } = guard.process else { return Err("nothing runs".to_owned()) };
         guard.process = Process::Dying { run };
