@@ -407,7 +407,11 @@ fn recovered(run: &mut Run<'_>, loses: fn(&Run<'_>) -> Result<()>) -> Result<()>
     let node = run.lab.node(&names[0])?;
     let config = node.config().display().to_string();
     let recover = [super::support::PROGRAM, "--config", &config, "etcd", "recover"];
-    let refused = node.host.run(&recover, SOON).map_or_else(|error| format!("{error:#}"), |text| format!("not refused: {text}"));
+    // The agents compare their data with what was noted of them first.
+    let refused = run.lab.wait("the data to be looked at", SOON, || {
+        let said = node.host.run(&recover, SOON).map_or_else(|error| format!("{error:#}"), |text| format!("not refused: {text}"));
+        (!said.contains("was not looked at yet")).then_some(said)
+    })?;
     ensure!(refused.contains("add --confirm"), "without --confirm nothing may be written: {refused}");
     ensure!(run.lab.primaries().is_empty(), "somebody leads on records that nobody wrote");
     run.lab.wait("etcd recover", SOON, || {
