@@ -67,6 +67,11 @@ impl World {
                 self.request(Request::Acknowledge, leader.term);
             }
         }
+        for node in &mut self.nodes {
+            let last = node.agent.as_ref().and_then(|agent| agent.last.as_ref());
+            // It has said that its data can only be replaced where another copy is, or where there is room.
+            node.cramped &= last.is_none_or(|last| last.reasons.iter().all(|reason| reason.id != "needs-copy"));
+        }
         self.later(SECOND, Self::tend);
     }
 

@@ -134,7 +134,7 @@ impl World {
     pub(super) fn has_nobody_to_ask(&self, node: usize) -> bool {
         let name = &self.nodes[node].name;
         let sync = self.oracle.syncs.values().rev().find(|sync| sync.primary.node == *name);
-        sync.is_some_and(|sync| sync.voters.is_empty() && sync.electable.is_empty())
+        sync.is_some_and(|sync| sync.voters.is_empty() && sync.electable.iter().all(|replica| replica.node == *name))
     }
 
     /// To whom a node has given a word that is not over, whatever its file knows of that.

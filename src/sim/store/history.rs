@@ -125,7 +125,9 @@ impl World {
 
     /// Somebody deletes every key of this cluster.
     pub(in crate::sim) fn wipe_prefix(&mut self, lasts: u64) {
-        if self.store.before.is_some() || self.store.entries.is_empty() || self.is_set_back() {
+        // A node that knows of no cluster makes a new one where there is none: its data and file are lost, and etcd's (safety.md).
+        let knows = |node: &Node| node.disk.is_some() || node.file_made && node.file.floors.uuid.is_some();
+        if self.store.before.is_some() || self.store.entries.is_empty() || self.is_set_back() || !self.nodes.iter().all(knows) {
             return;
         }
         self.store.before = Some(self.store.saved(self.now));
@@ -168,7 +170,8 @@ impl World {
         let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
         let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
         let owner = self.nodes.iter().position(|node| node.name == last.primary.node);
-        let most = (0..self.nodes.len()).max_by_key(|node| (has(*node), Some(*node) == owner));
+        let whole = (0..self.nodes.len()).filter(|node| is_whole(&self.nodes[*node]));
+        let most = whole.max_by_key(|node| (has(*node), Some(*node) == owner));
         let Some(chosen) = running.or(most).filter(|chosen| self.is_proven(*chosen)) else { return false };
         let of = &self.nodes[chosen];
         let (Some(on), Some(cluster)) = (self.position(chosen), newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
@@ -234,7 +237,6 @@ impl World {
     /// Whether the chosen node is there and whole, and every other one's PostgreSQL is no primary: its agent says so, or its host is off.
     fn is_proven(&self, chosen: usize) -> bool {
         let of = &self.nodes[chosen];
-        let whole = of.disk.as_ref().is_some_and(|data| data.broken.is_none()) && of.file.operation.is_none();
         let harmless = |node: &Node| {
             let server = node.server.as_ref();
             !node.up
@@ -243,7 +245,7 @@ impl World {
                     && server.is_none_or(|server| server.start == StartAs::Standby && !server.primary && !server.promoting))
         };
         let others = (0..self.nodes.len()).filter(|node| *node != chosen);
-        of.up && of.agent.is_some() && of.asleep_until <= self.now && whole && others.into_iter().all(|node| harmless(&self.nodes[node]))
+        of.up && of.agent.is_some() && of.asleep_until <= self.now && is_whole(of) && others.into_iter().all(|node| harmless(&self.nodes[node]))
     }
 
     /// What the agent of a node says of its data, if it is there.
@@ -281,4 +283,9 @@ impl World {
         }
         records
     }
+}
+
+/// Whether nothing has begun to replace a node's data.
+fn is_whole(node: &Node) -> bool {
+    node.disk.as_ref().is_some_and(|data| data.broken.is_none()) && node.file.operation.is_none()
 }
