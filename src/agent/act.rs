@@ -436,10 +436,10 @@ async fn write_histories(
     let when = if run.is_none() { history::When::BeforeStart } else { history::When::Running };
     let written = history::write(&tools.settings, &texts, when).await.map_err(|fault| chain(&fault))?;
     for conflict in &written.conflicts {
-        if !conflict.is_burnt() || run.is_some() {
+        if !conflict.names_one_history() || run.is_some() {
             return Err(format!("the history file of timeline {} differs from the ledger's: {:?}", conflict.tli, conflict.on_disk));
         }
-        tracing::warn!(timeline = %conflict.tli, "a real history file of a burnt timeline is replaced by the ledger's comment");
+        tracing::warn!(timeline = %conflict.tli, "a history file is replaced by the ledger's: one of the two is the mark of a timeline that was given up");
         said(history::overwrite(&tools.settings, conflict.tli, &conflict.ledger).await)?;
     }
     publish_ledger(tools, ledger).await?;

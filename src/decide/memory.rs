@@ -51,6 +51,8 @@ pub struct Memory {
     pub foreign_names: Option<Moment>,
     /// The position that the server showed first in its present run as a primary: what it came up with lies before it.
     pub came_up_with: Option<(Incarnation, Run, Lsn)>,
+    /// The run in which a standby shows no `primary_conninfo` although one was written, and since when.
+    pub untold: Option<(Run, Moment)>,
     /// A boundary that voters have to confirm before it is told as acknowledged.
     pub awaited: Option<Boundary>,
     /// The value of `leader` whose holder this voter finds gone.

@@ -242,14 +242,16 @@ pub(super) fn given_up(s: &Snapshot, leader: &Stored<LeaderRecord>, end: Option<
     let mut record = LeaderRecord { state, ..next(s, &leader.record) };
     if mine {
         record.dead = Some(sync.record.term);
-        // A claimant that dies in its promotion leaves an id that nobody can be on but itself: that binds no taker. What it carried along,
-        // the end of its predecessor, still does.
+        // A claimant that dies in its promotion leaves an id that nobody but itself need be on: that binds no taker. What it carried along,
+        // the end of its predecessor, still does; but voters may have confirmed commits of the new id, so that it spares nobody their promises.
         let given_out = end.is_some_and(|whole| whole.tli != record.tli && ledger::history(s, whole.tli).is_none());
         if !given_out {
             record.wal_end = end.map(|whole| whole.lsn);
             if let Some(whole) = end.filter(|whole| whole.lsn > record.lsn || whole.tli > record.tli) {
                 (record.tli, record.lsn) = (whole.tli, whole.lsn);
             }
+        } else if sync.record.is_lossless() {
+            record.wal_end = None;
         }
     }
     Some(record)

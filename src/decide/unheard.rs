@@ -2,6 +2,7 @@
 
 use super::{copy, decision::Task, draft::Draft, follow::follow_of, scan, snapshot::Snapshot, stop};
 use crate::model::{
+    instance::ServerRole,
     lsn::Lsn,
     moment::Span,
     policy::Reclone,
@@ -59,6 +60,14 @@ pub(super) fn cut_off(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, positi
         None
     };
     match surely {
+        None if takes_no_upstream(s, d) => {
+            let node = &target.holder.node;
+            d.because(
+                "misled",
+                format!("PostgreSQL was started to recover by its own WAL alone, and cannot be told to follow {node}: it is stopped"),
+            );
+            stop::stop_postgres(s, d);
+        }
         None => d.waits("no-stream", no_stream(target)),
         // It goes on serving readers what it has.
         Some(why) if s.policy.reclone == Reclone::Never => copy::reclone(s, d, target, &why, None),
@@ -67,6 +76,21 @@ pub(super) fn cut_off(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, positi
             stop::stop_postgres(s, d);
         }
     }
+}
+
+/// Whether it goes on showing no upstream: what its command line says (before a rewind, or where nobody led), no file can change. A former agent
+/// started it, and this one does not know of that.
+fn takes_no_upstream(s: &Snapshot, d: &mut Draft) -> bool {
+    let empty = matches!(s.role(), Some(ServerRole::Standby { conninfo, .. }) if conninfo.is_empty());
+    let Some(run) = s.run().filter(|_| empty) else {
+        d.memory.untold = None;
+        return false;
+    };
+    let since = s.memory.untold.filter(|(of, _)| *of == run).map_or(s.now.boot, |(_, since)| since);
+    d.memory.untold = Some((run, since));
+    let ends = since.plus(MISLED_LIMIT);
+    d.wake(ends);
+    s.now.boot >= ends
 }
 
 /// What a standby says whose walreceiver does not stream although everything is in place for it.

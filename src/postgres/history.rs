@@ -31,9 +31,10 @@ pub struct Conflict {
 }
 
 impl Conflict {
-    /// Whether somebody promoted to this id although the ledger burnt it: PostgreSQL would be lured there (EXP-29).
-    pub fn is_burnt(&self) -> bool {
-        is_placeholder(&self.ledger)
+    /// Whether one of the two is only the mark of a burnt id, and the ledger's may stand instead: somebody promoted to an id that was burnt,
+    /// and PostgreSQL would be lured there (EXP-29); or an id is known again that an etcd which went back did not have.
+    pub fn names_one_history(&self) -> bool {
+        is_placeholder(&self.ledger) || is_placeholder(&self.on_disk)
     }
 }
 
@@ -236,7 +237,10 @@ mod tests {
         let ledger = BTreeMap::from([(tli(2), "# burnt\n".to_owned())]);
         let written = write_missing(dir.path(), &ledger).expect("write");
         let conflict = Conflict { tli: tli(2), on_disk: TWO.to_owned(), ledger: "# burnt\n".to_owned() };
-        assert!(conflict.is_burnt());
+        assert!(conflict.names_one_history());
+        let back = Conflict { on_disk: conflict.ledger.clone(), ledger: conflict.on_disk.clone(), ..conflict.clone() };
+        assert!(back.names_one_history());
+        assert!(!Conflict { on_disk: "1\t0/4000000\tx\n".to_owned(), ..back }.names_one_history());
         assert_eq!(written, Written { added: vec![], conflicts: vec![conflict] });
         assert_eq!(fs::read_to_string(dir.path().join("00000002.history")).expect("read"), TWO);
         replace(dir.path(), tli(2), "# burnt\n").expect("replace");

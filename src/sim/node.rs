@@ -164,6 +164,8 @@ pub(super) struct Node {
     pub(super) spoilt: BTreeSet<DataIncarnation>,
     /// Since when its agent runs, and until when one did that had time to note how far the data are.
     pub(super) attended: (u64, u64),
+    /// When etcd last took its own record of it (protocol 1.2, `nodes`).
+    pub(super) published_at: u64,
     /// What its disks held at some former points of time.
     pub(super) saved: Vec<(u64, NodeFile, Data)>,
     pub(super) file: NodeFile,
@@ -271,6 +273,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         vowed: Term::ZERO,
         spoilt: BTreeSet::new(),
         attended: (0, 0),
+        published_at: 0,
         saved: Vec::new(),
         file,
         file_made: false,

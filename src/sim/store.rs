@@ -127,6 +127,7 @@ impl World {
                     match key {
                         Key::Leader => self.leader_written(node, before),
                         Key::Sync => self.sync_written(),
+                        Key::Node(of) if self.nodes[node].name == *of => self.nodes[node].published_at = self.now,
                         Key::Promise(term, of) => self.judge_promise(*term, of),
                         _ => {}
                     }

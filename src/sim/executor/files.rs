@@ -79,8 +79,8 @@ fn put_histories(data: &mut Data, texts: &BTreeMap<TimelineId, String>, running:
         data.histories.retain(|tli, _| *tli <= newest);
     }
     for (tli, text) in texts.iter().filter(|(tli, _)| newest.is_none_or(|newest| **tli <= newest)) {
-        let conflict = data.histories.get(tli).is_some_and(|there| there != text);
-        if conflict && (running || is_real(text)) {
+        let conflict = data.histories.get(tli).filter(|there| *there != text);
+        if conflict.is_some_and(|there| running || is_real(there) && is_real(text)) {
             return Err(format!("{} is there with another text", tli.history_file()));
         }
         data.histories.insert(*tli, text.clone());

@@ -1,6 +1,6 @@
 //! What happens to a whole host: it loses power, sleeps, or comes back as it once was.
 
-use crate::sim::{Mutation, world::World};
+use crate::sim::{Mutation, node::Data, world::World};
 
 /// A snapshot of a machine is older than this when the machine is set back to it.
 const OLD: u64 = 15_000_000_000;
@@ -82,9 +82,10 @@ impl World {
     pub(super) fn freeze(&mut self, node: usize, lasts: u64) {
         let now = self.now;
         let bound = self.policy.timers().kill_bound;
-        // By the store's word or its peers', whichever its guard was armed for.
+        // By the store's word or its peers', whichever its guard was armed for, or will be: an answer that was on its way counts from its send.
         let armed = self.nodes[node].guard.as_ref().and_then(|guard| guard.armed.as_ref()).map(|armed| armed.until);
-        let authority = self.authority(node).map(|(_, until)| until).max(armed).map(|until| until.plus(bound));
+        let longest = self.oracle.longest.get(&node).copied();
+        let authority = self.authority(node).map(|(_, until)| until).max(armed).max(longest).map(|until| until.plus(bound));
         let of = &mut self.nodes[node];
         if !of.up || of.asleep_until > now {
             return;
@@ -143,15 +144,20 @@ impl World {
     pub(super) fn roll_back(&mut self, node: usize, back: u64) {
         let (oldest, file_too) = (self.random.chance(500), self.random.chance(600));
         // What a disk lost in the last moments before the power went nothing can tell from a disk that lies (1.7, *I2*). Nor can anything
-        // tell what came after its agent's end: nobody has noted it anywhere.
-        let before = self.attended_until(node).saturating_sub(OLD);
+        // tell what came after its agent's end: nobody has noted it anywhere. Where the file goes too, etcd alone knows better.
+        let attended = self.attended_until(node);
+        let noted = if file_too { attended.min(self.nodes[node].published_at) } else { attended };
+        let before = noted.saturating_sub(OLD);
         self.lose_host(node, back);
         self.later(back.saturating_sub(1), move |world| {
             if !world.can_spare(node) || world.nodes[node].up {
                 return;
             }
             let of = &mut world.nodes[node];
-            let mut saved = of.saved.iter().filter(|(at, ..)| *at < before);
+            // Its file knows more than the disk that comes back, unless what was there was the same.
+            let noted = of.file.boundary.map_or(0, |noted| noted.lsn.get());
+            let known = |disk: &Data| file_too || noted > disk.end || of.disk.as_ref().is_some_and(|there| there.end == disk.end);
+            let mut saved = of.saved.iter().filter(|(at, _, disk)| *at < before && known(disk));
             let Some((_, file, disk)) = (if oldest { saved.next() } else { saved.next_back() }).cloned() else { return };
             if of.disk.is_none() || disk.broken.is_some() {
                 return;

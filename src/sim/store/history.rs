@@ -245,7 +245,11 @@ impl World {
                     && server.is_none_or(|server| server.start == StartAs::Standby && !server.primary && !server.promoting))
         };
         let others = (0..self.nodes.len()).filter(|node| *node != chosen);
-        of.up && of.agent.is_some() && of.asleep_until <= self.now && is_whole(of) && others.into_iter().all(|node| harmless(&self.nodes[node]))
+        of.up
+            && of.agent.is_some()
+            && of.asleep_until <= self.now
+            && is_whole(of)
+            && others.into_iter().all(|node| harmless(&self.nodes[node]))
     }
 
     /// What the agent of a node says of its data, if it is there.
