@@ -277,7 +277,17 @@ async fn the_end_is_found_across_a_switch_of_timelines() {
     for start in [from, fork.at] {
         assert_eq!(end(&settings, &pg_wal, start, tli(2)).await.expect("scan"), last, "from {start}");
     }
+    // `pg_control` and a server that has not replayed the switch name the old timeline: the log goes on upon the new one.
+    let across = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await.expect("from the old timeline");
+    assert_eq!(across, Whole { tli: tli(2), lsn: last });
+    // Of a timeline that was given up only a comment is left, and of one that was never received nothing but its history.
+    let named = |text: &str| fs::write(pg_wal.join("00000002.history"), text).expect("write");
+    named("# given up\n");
     assert_eq!(end(&settings, &pg_wal, from, ONE).await.expect("the old timeline"), fork.at);
+    named(&histories[&tli(2)]);
+    fs::write(pg_wal.join("00000003.history"), format!("1\t{}\tx\n", fork.at)).expect("write");
+    let nothing_of_3 = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await.expect("from the old timeline");
+    assert_eq!(nothing_of_3, across);
     survive_damage(&settings, tli(2), fork.at, last, 10).await;
 }
 

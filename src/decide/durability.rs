@@ -6,7 +6,7 @@
 use super::{
     decision::{Action, Names, Purpose, Task},
     draft::Draft,
-    membership, names,
+    failsafe, membership, names,
     snapshot::Snapshot,
     transition::{self, Step},
     upkeep, voters,
@@ -287,6 +287,10 @@ fn with(s: &Snapshot, sync: &SyncRecord, mode: SyncMode, quorum: &Quorum) -> Syn
 /// Writes `sync` in our term.
 pub(super) fn write(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, record: SyncRecord) {
     let Some(term) = s.etcd.records.term.as_ref() else { return };
+    if !failsafe::allows(s, &record) {
+        d.waits("frozen", "`sync` stays as it is until a renewal in etcd allows what the peers' word allows now");
+        return;
+    }
     let nonce = s.nonce("sync");
     let record = SyncRecord { nonce: nonce.clone(), ..record };
     let txn = Txn {

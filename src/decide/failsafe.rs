@@ -4,7 +4,7 @@
 //! acknowledgement leaves this node only once it is on disk.
 
 use super::{
-    decision::{Action, Decision, Failsafe, Refused},
+    decision::{Action, Decision, Failsafe, Refused, Task},
     draft::Draft,
     snapshot::Snapshot,
     step_down,
@@ -93,7 +93,8 @@ fn tell(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, blockers: &B
 fn may_ask(s: &Snapshot, leader: &LeaderRecord) -> bool {
     let ours = s.sync().is_some_and(|sync| sync.record.term == leader.term && sync.record.primary == s.myself());
     let confirmed = s.lease.confirmed.as_ref().is_some_and(|attempt| attempt.term == leader.term && attempt.holds);
-    let released = s.lease.unsettled.iter().any(|attempt| !attempt.holds);
+    // A claim of ours over our own term says as a release does that our PostgreSQL is dead, and where its WAL ends.
+    let released = s.lease.unsettled.iter().any(|attempt| !attempt.holds || attempt.term > leader.term);
     s.policy.failsafe && s.me.peer_key && leader.state == LeaderState::Serving && ours && confirmed && !released
 }
 
@@ -123,6 +124,14 @@ pub(super) fn until(s: &Snapshot) -> Option<Moment> {
     let leader = s.leader().filter(|leader| s.holds() && superseded(s).is_none() && may_ask(s, &leader.record))?;
     let term = leader.record.term;
     in_force(s).into_iter().map(|sync| until_by(s, term, sync)).min()?
+}
+
+/// Whether `sync` may be replaced by `next`: nothing lasts longer here than etcd's own word, or than that of the peers whom `next` names. Whoever
+/// is added has not given his, and may have sat out the wait by the time when the write is done.
+pub(super) fn allows(s: &Snapshot, next: &SyncRecord) -> bool {
+    let lasts = s.lease.until(next.term).max(until_by(s, next.term, next));
+    let armed = s.guard().and_then(|guard| guard.armed).map(|armed| armed.until);
+    !s.busy(Task::Arm) && s.authority().max(armed) <= lasts
 }
 
 /// Whether it does so now.

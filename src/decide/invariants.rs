@@ -203,6 +203,9 @@ fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Deci
     if purpose == Purpose::Membership && !s.is_leased() && !s.pause_is_settled() {
         return Some("`sync` would change while no confirmed renewal allows it".to_owned());
     }
+    if purpose == Purpose::Membership && !failsafe::allows(s, next) {
+        return Some("`sync` would change while this node may act for longer than those whom it names allow".to_owned());
+    }
     if before.voters.is_empty() && purpose != Purpose::Membership {
         return None;
     }

@@ -60,11 +60,12 @@ pub enum BadScan {
     },
 }
 
-/// Finds the end of the last complete record of `tli` in our `pg_wal`, from a boundary on it that is known to be there.
+/// Finds the end of the last complete record in our `pg_wal`, from a boundary on `tli` that is known to be there.
 ///
-/// `from` may lie before the point where `tli` left its parent; the scan then begins at that point. The result is never
-/// before `from`, and is written as [`Layout::boundary`] does. Works beside a running server, too. All programs together
-/// get `limit`.
+/// `from` may lie before the point where `tli` left its parent; the scan then begins at that point. Where the log of `tli` ends at the point
+/// at which another timeline left it, and records of that one are here, it goes on there: a standby has received them, and recovery would
+/// replay them, while `pg_control` and the server still name the former one. The result is never before `from`, and is written as
+/// [`Layout::boundary`] does. Works beside a running server, too. All programs together get `limit`.
 ///
 /// # Errors
 /// [`BadScan`] when the log does not hold `from`; else a program or the disk failed. Nothing is changed in any case.
@@ -80,8 +81,31 @@ pub async fn whole_in(settings: &Settings, pg_wal: &Path, from: Lsn, tli: Timeli
     let until = clock::boot().plus(limit);
     let wal = Wal::open(settings, pg_wal, tli, from, until).await?;
     let from = wal.layout.boundary(wal.history.last().map_or(from, |fork| fork.at.max(from)));
-    let lsn = wal.end(from).await?;
-    Ok(Whole { tli, lsn })
+    let mut whole = Whole { tli, lsn: wal.end(from).await? };
+    while let Some(further) = continued(settings, pg_wal, whole, until).await? {
+        whole = further;
+    }
+    Ok(whole)
+}
+
+/// Where the log goes on upon a timeline that left the one that ends there.
+async fn continued(settings: &Settings, pg_wal: &Path, whole: Whole, until: Moment) -> Result<Option<Whole>, Error> {
+    let path = pg_wal.to_owned();
+    let histories = durable::within(until.since(clock::boot()), pg_wal.to_owned(), move || super::history::read_all(&path)).await?;
+    for tli in histories.keys().rev().copied().filter(|tli| *tli > whole.tli) {
+        let child = Wal::open(settings, pg_wal, tli, whole.lsn, until).await?;
+        let left = child.history.last().is_some_and(|fork| fork.parent == whole.tli && child.layout.boundary(fork.at) == whole.lsn);
+        if !left || !child.segments.contains_key(&child.layout.segment_number(whole.lsn)) {
+            continue;
+        }
+        match child.end(whole.lsn).await {
+            Ok(lsn) if lsn > whole.lsn => return Ok(Some(Whole { tli, lsn })),
+            // Nothing of it is here, or a file that was prepared for it.
+            Ok(_) | Err(Error::Scan(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Counts the commits (prepared ones, too) of `tli` between two record boundaries.

@@ -99,6 +99,16 @@ impl Wal {
         self.shared(branch, row.0).is_some_and(|shared| row.1 <= shared.min(end))
     }
 
+    /// The branches that lead to `branch`, the oldest first.
+    pub(super) fn path(&self, branch: usize) -> Vec<usize> {
+        let mut path = vec![branch];
+        while let Some((parent, _)) = path.last().and_then(|last| self.branches[*last].parent) {
+            path.push(parent);
+        }
+        path.reverse();
+        path
+    }
+
     /// The branch of timeline `tli` in the history of `branch`.
     pub(super) fn ancestor_of(&self, branch: usize, tli: TimelineId) -> Option<usize> {
         let mut at = branch;

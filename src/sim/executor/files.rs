@@ -88,6 +88,7 @@ fn put_histories(data: &mut Data, texts: &BTreeMap<TimelineId, String>, running:
     Ok(())
 }
 
-fn is_real(text: &str) -> bool {
+/// Whether a history's text is more than the mark of an id that was given up.
+pub(super) fn is_real(text: &str) -> bool {
     text.lines().any(|line| !line.trim().is_empty() && !line.trim().starts_with('#'))
 }

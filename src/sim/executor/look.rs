@@ -14,7 +14,7 @@ use crate::{
         timeline::TimelineId,
         wal_layout::Layout,
     },
-    sim::{wal::lsn, world::World},
+    sim::{executor::files::is_real, wal::lsn, world::World},
 };
 
 impl World {
@@ -79,7 +79,7 @@ impl World {
         })
     }
 
-    /// The end of the last whole record on one timeline, from a boundary that must be there.
+    /// The end of the last whole record, from a boundary that must be there: on a timeline, and on those that the log goes on upon.
     pub(super) fn scan(&mut self, node: usize, run: u64, from: Lsn, tli: TimelineId) {
         let at = self.nodes[node].clock.boot(self.now);
         // Whoever believes the tree to be empty scans as if it were.
@@ -87,12 +87,18 @@ impl World {
         let takes = self.random.tailed(5, 120);
         self.in_agent(node, run, takes, move |world| {
             let found = world.nodes[node].disk.as_ref().and_then(|data| {
-                let branch = world.wal.ancestor_of(data.branch, tli)?;
-                let shared = world.wal.shared(data.branch, branch)?;
-                Some(world.wal.whole(data.branch, data.end.min(shared)))
+                world.wal.ancestor_of(data.branch, tli)?;
+                let end = |of: usize| Some((of, world.wal.whole(data.branch, data.end.min(world.wal.shared(data.branch, of)?))));
+                let tli_of = |of: usize| world.wal.branches[of].tli;
+                let path = world.wal.path(data.branch).into_iter().skip_while(|of| tli_of(*of) != tli);
+                let ends: Vec<(usize, u64)> = path.filter_map(end).collect();
+                // It goes on where a newer timeline has records here, and its history.
+                let named = |of: usize| data.histories.get(&tli_of(of)).is_some_and(|text| is_real(text));
+                let further = ends.windows(2).take_while(|pair| pair[1].1 > pair[0].1 && named(pair[1].0)).count();
+                ends.get(further).map(|(of, end)| (tli_of(*of), *end))
             });
             let sick = world.nodes[node].sick_disk > world.now;
-            let found = found.map(|end| world.options.mutation.end(end));
+            let found = found.map(|(tli, end)| (tli, world.options.mutation.end(end)));
             if sick {
                 let why = "read of WAL: Input/output error".to_owned();
                 world.trace.line(world.now, &world.nodes[node].who(), &format!("Scan is held: {why}"));
@@ -100,11 +106,11 @@ impl World {
                 return;
             }
             let outcome = match found {
-                Some(end) if end >= from.get() => {
+                Some((tli, end)) if end >= from.get() => {
                     world.deliver(node, run, Event::Scanned { whole: Whole { tli, lsn: lsn(end) }, run: began_in, at });
                     Ok(())
                 }
-                Some(end) => Err(format!("no valid record at {from}: WAL of timeline {tli} ends at {}", lsn(end))),
+                Some((tli, end)) => Err(format!("no valid record at {from}: WAL of timeline {tli} ends at {}", lsn(end))),
                 None => Err(format!("no WAL of timeline {tli}")),
             };
             world.end(node, run, 0, Task::Scan, outcome);
