@@ -93,6 +93,12 @@ pub enum Mutation {
     StartsUnchecked,
     /// A lease is taken over whatever guard it names.
     AnyGuard,
+    /// Nobody hears who says that an etcd went back.
+    DoubtUnheard,
+    /// A scan ends where the timeline that was asked for does, whatever goes on from there.
+    OneTimeline,
+    /// A claim without an answer does not keep its node from a restart in place within the term before.
+    ClaimForgotten,
 }
 
 impl Mutation {
@@ -120,6 +126,11 @@ impl Mutation {
                 })
             }
             Self::AcksForOneSync => s.sync_written.clear(),
+            Self::DoubtUnheard => hear_no_doubt(s),
+            Self::ClaimForgotten => {
+                let own = s.leader().map(|leader| leader.record.term);
+                s.lease.unsettled.retain(|attempt| own.is_none_or(|own| attempt.term <= own));
+            }
             Self::OneAck => spread_acks(s),
             Self::PauseIgnored => ignore_pause(s),
             Self::ResumeUnarmed if s.pause_is_settled() => arm_in_mind(s),
@@ -161,6 +172,7 @@ impl Mutation {
     /// What is sent instead of what was decided.
     pub(super) fn twist(self, purpose: Purpose, txn: &mut Txn) {
         match self {
+            Self::DoubtUnheard if purpose == Purpose::Claim => txn.when.retain(|compare| *compare.key() != Key::Doubt),
             Self::UncheckedMembers if purpose == Purpose::Claim => txn.when.retain(|compare| *compare.key() != Key::Sync),
             Self::SilentAdoption if purpose == Purpose::Adopt => {
                 txn.then.retain(|write| !matches!(write, Write::Put(Key::Sync, _)));
@@ -196,6 +208,12 @@ fn spread_acks(s: &mut Snapshot) {
     for replica in sync.electable.into_iter().chain(sync.voters) {
         s.peers.acks.insert(replica, ack.clone());
     }
+}
+
+fn hear_no_doubt(s: &mut Snapshot) {
+    let Some(doubt) = Arc::make_mut(&mut s.etcd.records).doubt.take() else { return };
+    let said = |why: &String| doubt.record.node != s.me.node && why.starts_with(&format!("{} says", doubt.record.node));
+    s.etcd.suspect = s.etcd.suspect.take().filter(|why| !said(why));
 }
 
 fn ignore_pause(s: &mut Snapshot) {
