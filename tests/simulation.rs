@@ -306,9 +306,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 1),
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
     broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
-    broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 1),
-    broken(Mutation::OneTimeline, Durability::Async, Swarm::Data, &["I7:", "O5:", "O2:"], 1),
-    broken(Mutation::ClaimForgotten, Durability::Quorum, Swarm::All, &["O2:", "O1:"], 1),
+    broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 291),
 ];
 
 impl Broken {

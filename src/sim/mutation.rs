@@ -95,10 +95,6 @@ pub enum Mutation {
     AnyGuard,
     /// Nobody hears who says that an etcd went back.
     DoubtUnheard,
-    /// A scan ends where the timeline that was asked for does, whatever goes on from there.
-    OneTimeline,
-    /// A claim without an answer does not keep its node from a restart in place within the term before.
-    ClaimForgotten,
 }
 
 impl Mutation {
@@ -127,10 +123,6 @@ impl Mutation {
             }
             Self::AcksForOneSync => s.sync_written.clear(),
             Self::DoubtUnheard => hear_no_doubt(s),
-            Self::ClaimForgotten => {
-                let own = s.leader().map(|leader| leader.record.term);
-                s.lease.unsettled.retain(|attempt| own.is_none_or(|own| attempt.term <= own));
-            }
             Self::OneAck => spread_acks(s),
             Self::PauseIgnored => ignore_pause(s),
             Self::ResumeUnarmed if s.pause_is_settled() => arm_in_mind(s),

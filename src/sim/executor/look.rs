@@ -14,7 +14,7 @@ use crate::{
         timeline::TimelineId,
         wal_layout::Layout,
     },
-    sim::{Mutation, executor::files::is_real, wal::lsn, world::World},
+    sim::{executor::files::is_real, wal::lsn, world::World},
 };
 
 impl World {
@@ -86,7 +86,6 @@ impl World {
         let began_in = self.nodes[node].server.as_ref().filter(|server| !server.hidden).map(|server| server.run);
         let takes = self.random.tailed(5, 120);
         self.in_agent(node, run, takes, move |world| {
-            let mutation = world.options.mutation;
             let found = world.nodes[node].disk.as_ref().and_then(|data| {
                 world.wal.ancestor_of(data.branch, tli)?;
                 let end = |of: usize| Some((of, world.wal.whole(data.branch, data.end.min(world.wal.shared(data.branch, of)?))));
@@ -96,11 +95,11 @@ impl World {
                 // It goes on where a newer timeline has records here, and its history.
                 let named = |of: usize| data.histories.get(&tli_of(of)).is_some_and(|text| is_real(text));
                 let goes_on = |pair: &&[(usize, u64)]| pair[1].1 > pair[0].1 && named(pair[1].0);
-                let further = if mutation == Mutation::OneTimeline { 0 } else { ends.windows(2).take_while(goes_on).count() };
+                let further = ends.windows(2).take_while(goes_on).count();
                 ends.get(further).map(|(of, end)| (tli_of(*of), *end))
             });
             let sick = world.nodes[node].sick_disk > world.now;
-            let found = found.map(|(tli, end)| (tli, mutation.end(end)));
+            let found = found.map(|(tli, end)| (tli, world.options.mutation.end(end)));
             if sick {
                 let why = "read of WAL: Input/output error".to_owned();
                 world.trace.line(world.now, &world.nodes[node].who(), &format!("Scan is held: {why}"));
