@@ -367,12 +367,18 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         from: s.sync().map(|sync| sync.record.primary.node.clone()),
         lossless: s.is_lossless(),
         former_lsn: s.primary_position().map(|(_, lsn)| lsn),
-        former_hold: Some(leader.record.hold),
+        former_hold: Some(leader.record.hold.max(word(s, &leader.record))),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         order: order.clone(),
         ..ClaimStory::begun(term, order.map_or_else(|| why.to_owned(), |order| format!("{} asked for it: {why}", order.by)), triggered)
     });
     d.act(s, Action::Txn(Purpose::Claim, txn));
+}
+
+/// For how long the holder may have gone on by the word that this node gave it last: its policy, and with it `leader`, may have changed since.
+fn word(s: &Snapshot, record: &LeaderRecord) -> Span {
+    let given = s.file.ack.as_ref().filter(|ack| ack.term == record.term && ack.holder.node == record.holder.node);
+    given.map_or(Span::ZERO, |ack| ack.wait)
 }
 
 /// The end of WAL of the last primary that served, where its release has verified it.

@@ -111,7 +111,9 @@ fn open_doors(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFact
     let all = known.map_or(*insert, |(_, _, all)| *all);
     d.memory.came_up_with = Some((guard.clone(), facts.run, all));
     let degraded = sync.voters.is_empty() && sync.mode != SyncMode::StrictQuorum;
-    if degraded || confirmed(facts, sync).is_some_and(|confirmed| confirmed >= all) {
+    // What a former life of a replica has confirmed may be nowhere by now: its walsender can outlive it.
+    let present = |replica: &Replica| !membership::is_gone(s, replica);
+    if degraded || confirmed_by(facts, sync, present).is_some_and(|confirmed| confirmed >= all) {
         d.act(s, Action::WriteFile(Box::new(NodeFile { barrier: None, ..s.file.clone() })));
         return;
     }
@@ -330,6 +332,11 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
 
 /// The position up to which as many voters have flushed as a commit waits for; `None` where commits wait for nobody.
 pub(super) fn confirmed(facts: &ServerFacts, sync: &SyncRecord) -> Option<Lsn> {
+    confirmed_by(facts, sync, |_| true)
+}
+
+/// The same, by those of the voters that count.
+fn confirmed_by(facts: &ServerFacts, sync: &SyncRecord, counts: impl Fn(&Replica) -> bool) -> Option<Lsn> {
     let quorum = sync.quorum();
     if quorum.is_nobody() {
         return None;
@@ -337,7 +344,10 @@ pub(super) fn confirmed(facts: &ServerFacts, sync: &SyncRecord) -> Option<Lsn> {
     let mut flushed: Vec<Lsn> = facts
         .walsenders
         .iter()
-        .filter(|row| Replica::from_application_name(&row.application_name).is_some_and(|replica| quorum.members().contains(&replica)))
+        .filter(|row| {
+            Replica::from_application_name(&row.application_name)
+                .is_some_and(|replica| quorum.members().contains(&replica) && counts(&replica))
+        })
         .filter_map(|row| row.flush)
         .collect();
     flushed.sort_unstable_by(|a, b| b.cmp(a));

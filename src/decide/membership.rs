@@ -115,7 +115,7 @@ pub(super) fn barred_from_voting(s: &Snapshot, replica: &Replica) -> bool {
 }
 
 /// In another life by now, or ourselves.
-fn is_gone(s: &Snapshot, replica: &Replica) -> bool {
+pub(super) fn is_gone(s: &Snapshot, replica: &Replica) -> bool {
     let other_life = s.etcd.records.nodes.get(&replica.node).is_some_and(|node| node.record.data != replica.data);
     other_life || replica.node == s.me.node
 }

@@ -27,7 +27,11 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
     if !can_be_compared(s) {
         return Flow::Goes;
     }
-    let lost = match s.whole_now() {
+    let labelled = match s.disk() {
+        Some(DataDir::Present(disk)) => scan::end_by_label(s, disk),
+        _ => None,
+    };
+    let lost = match labelled.or_else(|| s.whole_now()) {
         Some(whole) => lost(s, whole).map(|lost| format!("WAL here ends at {} on timeline {}, and {lost}", whole.lsn, whole.tli)),
         // The last primary alone may be all there is: it waits until somebody makes its WAL readable.
         None if scan::tries(s) >= UNREADABLE && !s.is_owner() => Some("the end of WAL here cannot be found".to_owned()),
@@ -42,10 +46,11 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
     Flow::Settled
 }
 
+/// What a copy or a rewind has left begins a life of which nothing is noted. Where something is, a `backup_label` came back with the disk.
 fn can_be_compared(s: &Snapshot) -> bool {
     let noted = s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some());
     let whole = match s.disk() {
-        Some(dir @ DataDir::Present(disk)) => !disk.backup_label && !dir.is_half_rewound(),
+        Some(dir @ DataDir::Present(_)) => !dir.is_half_rewound(),
         Some(_) => false,
         None => true,
     };

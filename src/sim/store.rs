@@ -22,6 +22,9 @@ use std::collections::BTreeMap;
 /// How long a member's key outlives its agent.
 const LEASE: u64 = 5_000_000_000;
 
+/// After so long the client lists everything, whatever its watch says.
+const LISTS: u64 = 2_000_000_000;
+
 /// How long the client waits for one attempt.
 const ATTEMPT: u64 = 350_000_000;
 
@@ -100,6 +103,8 @@ pub(super) struct Client {
     silent: bool,
     /// A list is on its way.
     listing: bool,
+    /// The newest list.
+    listed: u64,
     /// Requests that wait for an answer, and when they were sent.
     waiting: BTreeMap<u64, Moment>,
     /// The watch says nothing, and nobody notices, until then.
@@ -210,7 +215,9 @@ impl World {
             // The client noticed, and makes a new watch; or the old one goes on.
             (client.stalled_until, client.broken) = (0, refresh || client.broken || self.now.is_multiple_of(2));
         }
-        let wants = refresh || client.broken || client.silent || client.seen == 0;
+        // A watch that goes on says nothing of an etcd that went back: the client lists every four polls in any case.
+        let due = client.listed + LISTS <= self.now;
+        let wants = refresh || due || client.broken || client.silent || client.seen == 0;
         if !client.listing {
             self.ask(node, run, wants);
         }
@@ -249,7 +256,7 @@ impl World {
                 if wants {
                     agent.client.silent = false;
                     agent.client.broken = false;
-                    agent.client.seen = revision;
+                    (agent.client.seen, agent.client.listed) = (revision, world.now);
                     world.deliver(node, run, Event::Listed { entries, revision, sent });
                 }
             });

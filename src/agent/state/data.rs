@@ -20,6 +20,8 @@ impl State {
             self.layout = Layout { segment: facts.control.wal_segment, ..Layout::DEFAULT };
         } else {
             self.histories = Arc::default();
+            // What was scanned once is not here any more.
+            self.whole = None;
         }
         self.disk = Observed::known(dir, at);
     }

@@ -361,13 +361,24 @@ fn facts_of_one_run_say_nothing_of_another() {
     let mut state = state();
     state.apply(guard(1, RUNS), at(0));
     state.apply(standby(1, 5), at(10));
-    state.apply(scan(1, 10), at(20));
     state.apply(Event::Disk { dir: DataDir::Empty, at: at(20).boot }, at(20));
+    state.apply(scan(1, 10), at(20));
     assert!(state.whole.is_some() && state.server.value().is_some());
     state.apply(guard(2, RUNS), at(30));
     assert!(state.whole.is_none() && state.server.value().is_none() && state.disk.value().is_none());
     state.apply(scan(1, 25), at(40));
     assert!(state.whole.is_none(), "a scan of an earlier run");
+}
+
+/// (Seed 9301519 once broke I2: a voter promised by a scan of the directory that was there before.)
+#[test]
+fn a_scan_ends_with_the_directory() {
+    let mut state = state();
+    let whole = Whole { tli: TimelineId::FIRST, lsn: Lsn::new(60) };
+    state.apply(Event::Scanned { whole, run: None, at: at(10).boot }, at(20));
+    assert!(state.whole.is_some());
+    state.apply(Event::Disk { dir: DataDir::Missing, at: at(30).boot }, at(30));
+    assert!(state.whole.is_none());
 }
 
 /// Protocol 1.7 step 3: first cut, then whole.
