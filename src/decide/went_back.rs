@@ -1,6 +1,6 @@
 //! Whether this node's disk still has what was noted of it: a file or a directory that went back begins a new life (protocol 1.2, `nodes`).
 
-use super::{Flow, decision::Action, draft::Draft, ledger, registration, rejoin, scan, snapshot::Snapshot};
+use super::{Flow, decision::Action, draft::Draft, ledger, registration, scan, snapshot::Snapshot};
 use crate::model::{
     instance::{DataDir, ServerRole, Whole},
     lsn::Lsn,
@@ -69,11 +69,8 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft) {
 
 impl Snapshot {
     /// The newest record boundary that is known to be on our disk, on the timeline that it is on; zero where the timeline alone is known. `None`
-    /// where nothing is there that PostgreSQL could come up with, and until a directory has been compared with what was noted of it.
+    /// where nothing is there, and until a directory has been compared with what was noted of it.
     pub fn position(&self) -> Option<Boundary> {
-        if self.falls_short() {
-            return None;
-        }
         if let Some(whole) = self.whole_now().filter(|_| self.is_empty()) {
             return Some(Boundary { tli: whole.tli, lsn: whole.lsn });
         }
@@ -88,15 +85,6 @@ impl Snapshot {
             (None, _) => return None,
         };
         Some(noted.filter(|noted| noted.tli == tli).unwrap_or(Boundary { tli, lsn: Lsn::ZERO }))
-    }
-
-    /// Whether what a rewind or a copy has left here needs more WAL than there is, or may: nobody can lead with that.
-    fn falls_short(&self) -> bool {
-        let stopped = match self.disk().filter(|_| self.is_empty()) {
-            Some(DataDir::Present(disk)) => disk.backup_label || self.whole_now().is_some_and(|whole| !rejoin::is_consistent(disk, whole)),
-            _ => false,
-        };
-        stopped || self.role().is_none() && self.inconsistent_since.is_some()
     }
 }
 

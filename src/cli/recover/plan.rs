@@ -78,7 +78,7 @@ pub fn plan(witnesses: &[Witness], there: &Records, choice: &Choice, stamp: &Sta
         }
         if chosen.status.position.is_none() {
             against.push(format!(
-                "on which timeline {} is, is not known: its data directory is empty, lacks WAL that it needs, or was not looked at yet",
+                "on which timeline {} is, is not known: its data directory is empty, or was not looked at yet",
                 chosen.status.node
             ));
         }
