@@ -6,7 +6,7 @@
 use super::{
     decision::{Action, Names, Purpose, Task},
     draft::Draft,
-    membership, names,
+    failsafe, membership, names,
     snapshot::Snapshot,
     transition::{self, Step},
     upkeep, voters,
@@ -77,7 +77,15 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
 
 /// Whether `sync` may be written: a confirmed renewal allows this node to act, or it has paused the cluster, which nobody claims.
 pub(super) fn may_change(s: &Snapshot) -> bool {
-    s.etcd_answers() && (s.is_leased() || s.pause_is_settled())
+    s.etcd_answers() && ((s.is_leased() && !outlasts_lease(s)) || s.pause_is_settled())
+}
+
+/// Whether the deadline is armed, or about to be, beyond what a confirmed renewal gives: by the word of peers, or because nobody else may lead.
+/// Who were added then counts his wait from that renewal, and the deadline would stand if this agent died now.
+fn outlasts_lease(s: &Snapshot) -> bool {
+    let leased = s.leader().and_then(|leader| s.lease.until(leader.record.term));
+    let armed = s.guard().and_then(|guard| guard.armed).map(|armed| armed.until);
+    s.busy(Task::Arm) || armed.max(failsafe::until(s)) > leased
 }
 
 /// What a node that becomes primary in `term` notes: whether its voters have to confirm what it comes up with before clients may see it. A commit
