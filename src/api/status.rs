@@ -76,6 +76,9 @@ pub struct Status {
     pub file: NodeFile,
     /// The newest record boundary that it knows to be on its disk, on the timeline that it is on; zero where it knows the timeline alone.
     pub position: Option<Boundary>,
+    /// Why nobody can be promoted on its data: what a rewind or a copy has left needs WAL that is not there.
+    #[serde(default)]
+    pub falls_short: Option<String>,
     /// The newest term for which its guard accepted a promotion or a start as primary.
     pub primary_of: Option<Term>,
     /// Whether its guard says that not one process of PostgreSQL lives.
@@ -253,6 +256,7 @@ impl Status {
             stopping: s.stopping,
             file: s.file.clone(),
             position: s.position(),
+            falls_short: s.falls_short(),
             primary_of: s.guard().and_then(|guard| guard.primary_of),
             verified_empty: s.is_empty(),
         }

@@ -362,7 +362,7 @@ fn cannot_rewind(s: &Snapshot, disk: &DiskFacts, whole: Whole) -> Option<String>
     if !disk.control.can_rewind {
         return Some("a rewind needs data checksums or wal_log_hints, and this directory has neither".to_owned());
     }
-    if !rejoin::is_consistent(disk, whole) {
+    if !rejoin::is_consistent(s, disk, whole) {
         return Some(rejoin::falls_short(disk, whole));
     }
     (s.memory.failed_rewinds >= REWIND_TRIES).then(|| format!("{REWIND_TRIES} rewinds failed"))

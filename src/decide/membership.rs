@@ -6,7 +6,7 @@ use crate::model::{
     lsn::Lsn,
     moment::{Moment, Span},
     node::Replica,
-    record::{Stored, SyncRecord},
+    record::{MemberRole, Stored, SyncRecord},
     request::Request,
     term::Term,
 };
@@ -46,12 +46,20 @@ fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, since: Moment) -> V
     let streaming = s.server().into_iter().flat_map(|facts| &facts.walsenders).filter(|row| row.streaming);
     for row in streaming.filter(|row| row.flush.is_some_and(|flush| flush >= joins_at)) {
         let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
-        if is_recent(s, &replica) && !barred(s, &replica) && !wanted.contains(&replica) && is_present_life(s, &replica) {
+        let fit = is_recent(s, &replica) && !barred(s, &replica) && is_present_life(s, &replica) && answers(s, &replica);
+        if fit && !wanted.contains(&replica) {
             wanted.push(replica);
         }
     }
     wanted.sort();
     wanted
+}
+
+/// Whether its agent says that PostgreSQL answers there. What a rewind or a copy has left streams before it is consistent, and cannot be promoted:
+/// nobody could take over, and the holder would hang on its word where etcd is silent.
+fn answers(s: &Snapshot, replica: &Replica) -> bool {
+    let member = s.etcd.records.members.get(&replica.node).map(|member| &member.record);
+    member.is_some_and(|member| member.data == replica.data && member.role == MemberRole::Replica)
 }
 
 /// What a replica must have confirmed before it may take over in `async`: all that had been flushed when the mode, or this agent's watch, began.

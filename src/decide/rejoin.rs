@@ -52,9 +52,10 @@ pub(super) fn stopped(s: &Snapshot, disk: &DiskFacts, whole: Whole, history: &Ti
     compare(s.layout, &own, history, whole, target)
 }
 
-/// Whether the WAL that is here brings a stopped directory to where it is consistent. What a rewind or a copy has left may need more.
-pub(super) fn is_consistent(disk: &DiskFacts, whole: Whole) -> bool {
-    disk.control.min_recovery <= whole.lsn
+/// Whether the WAL that is here brings a stopped directory to where it is consistent. What a rewind or a copy has left may need more: an end
+/// that its label alone tells is what it needs, and not what it has.
+pub(super) fn is_consistent(s: &Snapshot, disk: &DiskFacts, whole: Whole) -> bool {
+    disk.control.min_recovery <= whole.lsn && scan::end_by_label(s, disk).is_none()
 }
 
 /// Whether a stopped directory can become consistent on the `history` of timeline `target`: PostgreSQL refuses one that left its timeline
@@ -66,10 +67,8 @@ pub(super) fn becomes_consistent(disk: &DiskFacts, history: &TimelineHistory, ta
 
 /// Why a directory that is not consistent cannot be used, for people.
 pub(super) fn falls_short(disk: &DiskFacts, whole: Whole) -> String {
-    format!(
-        "what its last rewind or copy left is whole only with WAL up to {}, which is lost; {} is here",
-        disk.control.min_recovery, whole.lsn
-    )
+    let here = if whole.lsn < disk.control.min_recovery { whole.lsn.to_string() } else { "too little".to_owned() };
+    format!("what its last rewind or copy left is whole only with WAL up to {}, which is lost; {here} is here", disk.control.min_recovery)
 }
 
 /// Compares an end of WAL on a history with the history of `target`.

@@ -1,6 +1,6 @@
 //! Whether this node's disk still has what was noted of it: a file or a directory that went back begins a new life (protocol 1.2, `nodes`).
 
-use super::{Flow, decision::Action, draft::Draft, ledger, registration, scan, snapshot::Snapshot};
+use super::{Flow, decision::Action, draft::Draft, ledger, registration, rejoin, scan, snapshot::Snapshot};
 use crate::model::{
     instance::{DataDir, ServerRole, Whole},
     lsn::Lsn,
@@ -64,10 +64,30 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft) {
         d.act(s, Action::InspectDisk);
         return;
     }
+    if is_unread(s) {
+        scan::start(s, d);
+        return;
+    }
     data(s, d);
 }
 
+/// What a rewind or a copy has left, and nothing has started on: how much of the WAL that it needs is here was not looked at yet.
+fn is_unread(s: &Snapshot) -> bool {
+    let left = matches!(s.disk(), Some(dir @ DataDir::Present(disk)) if disk.backup_label && !dir.is_half_rewound());
+    left && s.is_empty() && s.file.operation.is_none() && s.whole_now().is_none() && scan::tries(s) < UNREADABLE
+}
+
 impl Snapshot {
+    /// Why nobody can be promoted on the data that are here: what a rewind or a copy has left needs WAL that is not.
+    pub fn falls_short(&self) -> Option<String> {
+        if let (None, true) = (self.role(), self.inconsistent_since.is_some()) {
+            return Some("its PostgreSQL lets nobody in: it is not consistent by the WAL that it has".to_owned());
+        }
+        let Some(DataDir::Present(disk)) = self.disk().filter(|_| self.is_empty()) else { return None };
+        let whole = self.whole_now().or_else(|| scan::end_by_label(self, disk))?;
+        (!rejoin::is_consistent(self, disk, whole)).then(|| rejoin::falls_short(disk, whole))
+    }
+
     /// The newest record boundary that is known to be on our disk, on the timeline that it is on; zero where the timeline alone is known. `None`
     /// where nothing is there, and until a directory has been compared with what was noted of it.
     pub fn position(&self) -> Option<Boundary> {
@@ -77,7 +97,9 @@ impl Snapshot {
         let noted = self.boundary.or(self.file.boundary);
         let tli = match (self.role(), self.disk()) {
             (Some(ServerRole::Primary { tli, .. } | ServerRole::Standby { tli, .. }), _) => *tli,
-            (None, Some(DataDir::Present(_))) if can_be_compared(self) && scan::tries(self) < UNREADABLE => return None,
+            (None, Some(DataDir::Present(_))) if is_unread(self) || (can_be_compared(self) && scan::tries(self) < UNREADABLE) => {
+                return None;
+            }
             // After a promotion the control file shows the former timeline until the first checkpoint.
             (None, Some(DataDir::Present(disk))) => {
                 disk.control.tli().max(self.file.promoted.map_or(TimelineId::FIRST, |promoted| promoted.tli))

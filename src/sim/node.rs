@@ -94,7 +94,7 @@ pub(super) struct Data {
     pub(super) branch: usize,
     pub(super) end: u64,
     pub(super) standby_signal: bool,
-    /// A rewind has left it: not consistent before `min_recovery`.
+    /// A rewind has left it, and nothing has started on it since.
     pub(super) backup_label: bool,
     /// A server ever ran on it.
     pub(super) started: bool,

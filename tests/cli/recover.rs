@@ -11,14 +11,20 @@ use pgbaton::{
     dcs::Etcd,
     decide::snapshot::Scanned,
     model::{
-        instance::{Process, Whole},
+        instance::{ControlData, ControlState, DataDir, DiskFacts, Process, Whole},
+        lsn::Lsn,
         moment::Span,
+        node::SystemId,
         node_file::{Boundary, Promoted},
+        observed::Observed,
         record::LeaderState,
         records::Records,
         term::Term,
+        timeline::TimelineId,
+        wal_layout::Layout,
     },
 };
+use std::collections::BTreeMap;
 
 /// Suspects its etcd, and has a file that knows the cluster. `stopped`: nothing of PostgreSQL lives.
 fn suspicious(builder: Builder, stopped: bool) -> Published {
@@ -30,13 +36,12 @@ fn suspicious(builder: Builder, stopped: bool) -> Published {
     s.file.floors.generation = 1;
     s.file.floors.seq = 9;
     s.file.term = Term::new(7);
-    s.file.boundary =
-        Some(Boundary { tli: pgbaton::model::timeline::TimelineId::new(2).expect("tli"), lsn: "0/5000000".parse().expect("lsn") });
+    s.file.boundary = Some(Boundary { tli: TimelineId::new(2).expect("tli"), lsn: "0/5000000".parse().expect("lsn") });
     if primary {
         s.file.claimed = Some(Term::new(5));
-        s.file.promoted = Some(Promoted { tli: pgbaton::model::timeline::TimelineId::new(2).expect("tli"), term: Term::new(5) });
+        s.file.promoted = Some(Promoted { tli: TimelineId::new(2).expect("tli"), term: Term::new(5) });
     }
-    if stopped && let pgbaton::model::observed::Observed::Known { value, .. } = &mut s.guard {
+    if stopped && let Observed::Known { value, .. } = &mut s.guard {
         value.process = Process::Empty { last: None };
         let end = s.file.boundary.expect("boundary");
         s.whole = Some(Scanned { whole: Whole { tli: end.tli, lsn: end.lsn }, run: None, at: s.now.boot });
@@ -119,6 +124,32 @@ fn data_that_were_not_compared_with_what_was_noted_of_them_are_not_chosen() {
     let ran = cluster.n1.run(&arguments);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(ran.stderr.contains("was not looked at yet"), "{}", ran.stderr);
+}
+
+#[test]
+fn data_that_need_wal_which_is_not_there_are_not_chosen() {
+    let cluster = Cluster::new();
+    let mut published = suspicious(primary(Span::from_secs(600)), true);
+    let tli = TimelineId::new(2).expect("tli");
+    let control = ControlData {
+        system_id: SystemId::new(7),
+        state: ControlState::InArchiveRecovery,
+        checkpoint_tli: tli,
+        checkpoint: Lsn::ZERO,
+        redo: Lsn::ZERO,
+        min_recovery: "0/6000000".parse().expect("lsn"),
+        min_recovery_tli: Some(tli),
+        can_rewind: true,
+        wal_segment: Layout::DEFAULT.segment,
+    };
+    let (standby_signal, backup_label, started, rewind, histories) = (true, false, true, None, BTreeMap::new());
+    let facts = DiskFacts { major: 15, control, standby_signal, backup_label, started, rewind, histories };
+    published.snapshot.disk = Observed::known(DataDir::Present(facts), published.snapshot.now.boot);
+    let (_n1, n2) = (cluster.n1.agent(published), cluster.second());
+    let arguments = ["etcd", "recover", "--peer", &n2.address(), "--assert-dead", "n3", "--assert-dead", "n4", "--confirm"];
+    let ran = cluster.n1.run(&arguments);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("nobody can lead from the data of n1") && ran.stderr.contains("0/6000000"), "{}", ran.stderr);
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub fn plan(witnesses: &[Witness], there: &Records, choice: &Choice, stamp: &Sta
         if chosen.status.file.operation.is_some() {
             against.push(format!("the data directory of {} is not whole: an operation on it was interrupted", chosen.status.node));
         }
+        if let Some(why) = &chosen.status.falls_short {
+            against.push(format!("nobody can lead from the data of {}: {why}", chosen.status.node));
+        }
         if chosen.status.position.is_none() {
             against.push(format!(
                 "on which timeline {} is, is not known: its data directory is empty, or was not looked at yet",

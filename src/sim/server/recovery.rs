@@ -37,9 +37,7 @@ impl World {
                 if let Some(server) = self.server_of(node, id) {
                     (server.replay, server.ready, server.inconsistent) = (from, consistent, !consistent);
                 }
-                if consistent {
-                    self.label_is_over(node);
-                }
+                self.label_is_over(node, from);
                 self.tick(node, id);
             }
             StartAs::Primary => {

@@ -178,10 +178,12 @@ impl World {
         }
     }
 
-    pub(super) fn label_is_over(&mut self, node: usize) {
-        if let Some(data) = &mut self.nodes[node].disk {
-            data.backup_label = false;
-        }
+    /// PostgreSQL has taken over what the label says, and has renamed it: `pg_control` names the redo that it began at, which is here.
+    pub(super) fn label_is_over(&mut self, node: usize, from: u64) {
+        let Some(data) = self.nodes[node].disk.as_mut().filter(|data| data.backup_label) else { return };
+        data.backup_label = false;
+        data.redo = data.redo.min(from);
+        data.checkpoint_tli = self.wal.branches[self.wal.branch_at(data.branch, data.redo)].tli;
     }
 
     pub(super) fn replay(&mut self, node: usize, id: u64) {
@@ -198,7 +200,6 @@ impl World {
             let least = self.nodes[node].disk.as_ref().map_or(0, |data| data.min_recovery.0);
             if let Some(server) = self.server_of(node, id).filter(|_| replay >= least) {
                 (server.ready, server.inconsistent) = (true, false);
-                self.label_is_over(node);
             }
             return;
         }

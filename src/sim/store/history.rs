@@ -3,7 +3,7 @@
 use super::{Change, Entry, Store};
 use crate::{
     agent::event::Event,
-    decide::snapshot::Fresh,
+    decide::snapshot::{Fresh, Snapshot},
     model::{
         instance::StartAs,
         key::Key,
@@ -170,7 +170,7 @@ impl World {
         let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
         let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
         let owner = self.nodes.iter().position(|node| node.name == last.primary.node);
-        let whole = (0..self.nodes.len()).filter(|node| is_whole(&self.nodes[*node]));
+        let whole = (0..self.nodes.len()).filter(|node| is_whole(&self.nodes[*node]) && !self.falls_short(*node));
         let most = whole.max_by_key(|node| (has(*node), Some(*node) == owner));
         let Some(chosen) = running.or(most).filter(|chosen| self.is_proven(*chosen)) else { return false };
         let of = &self.nodes[chosen];
@@ -254,10 +254,19 @@ impl World {
 
     /// What the agent of a node says of its data, if it is there.
     fn position(&self, node: usize) -> Option<Boundary> {
+        self.said(node)?.position()
+    }
+
+    /// Whether its agent says that nobody can lead from its data: the plan refuses them.
+    fn falls_short(&self, node: usize) -> bool {
+        self.said(node).is_some_and(|snapshot| snapshot.falls_short().is_some())
+    }
+
+    fn said(&self, node: usize) -> Option<Snapshot> {
         let of = &self.nodes[node];
         let fresh = Fresh { nonce: parsed("n"), data: of.file.data.clone(), uuid: parsed("u"), wall: String::new() };
         let agent = of.agent.as_ref().filter(|_| of.up && of.asleep_until <= self.now)?;
-        agent.state.snapshot(of.clock.both(self.now), fresh).position()
+        Some(agent.state.snapshot(of.clock.both(self.now), fresh))
     }
 
     /// What stays as it was, but for what the history of the chosen node contradicts. Ids that somebody promoted to, and that the ledger does
