@@ -7,7 +7,7 @@ use crate::{
     model::{
         instance::StartAs,
         key::Key,
-        node::Replica,
+        node::{NodeName, Replica},
         node_file::Boundary,
         record::{
             ClusterRecord, Holder, LeaderRecord, LeaderState, SyncMode, SyncRecord, TermRecord, TimelineRecord, TimelineState, Unknown,
@@ -168,10 +168,7 @@ impl World {
         let running = self.nodes.iter().position(Node::is_primary);
         // The one that runs; else the last primary, unless the plan warns that another one has more: then that one.
         let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
-        let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
-        let owner = self.nodes.iter().position(|node| node.name == last.primary.node);
-        let whole = (0..self.nodes.len()).filter(|node| is_whole(&self.nodes[*node]) && !self.falls_short(*node));
-        let most = whole.max_by_key(|node| (has(*node), Some(*node) == owner));
+        let most = self.most_advanced(&last.primary.node);
         let Some(chosen) = running.or(most).filter(|chosen| self.is_proven(*chosen)) else { return false };
         let of = &self.nodes[chosen];
         let (Some(on), Some(cluster)) = (self.position(chosen), newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
@@ -232,6 +229,13 @@ impl World {
         self.store.before = None;
         self.coverage.etcd_recovered += 1;
         true
+    }
+
+    /// The node that has most, of those that could lead; of equals the last primary.
+    fn most_advanced(&self, last: &NodeName) -> Option<usize> {
+        let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
+        let fit = (0..self.nodes.len()).filter(|node| is_whole(&self.nodes[*node]) && !self.falls_short(*node));
+        fit.max_by_key(|node| (has(*node), self.nodes[*node].name == *last))
     }
 
     /// Whether the chosen node is there and whole, and every other one's PostgreSQL is no primary: its agent says so, or its host is off.
