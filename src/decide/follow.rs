@@ -452,7 +452,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
 
 /// A rewind that a former agent noted: only one that has begun and not ended is made again. The mark beside the directory
 /// stands from before the first change.
-fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
+pub(super) fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
     let disk = match s.disk() {
         None => {
             d.waits("inspect", "the data directory is being inspected: a former agent noted a rewind");

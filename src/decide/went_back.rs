@@ -1,10 +1,16 @@
 //! Whether this node's disk still has what was noted of it: a file or a directory that went back begins a new life (protocol 1.2, `nodes`).
 
-use super::{Flow, decision::Action, draft::Draft, ledger, registration, rejoin, scan, snapshot::Snapshot};
+use super::{
+    Flow,
+    decision::{Action, Task},
+    draft::Draft,
+    follow, ledger, registration, rejoin, scan,
+    snapshot::Snapshot,
+};
 use crate::model::{
     instance::{DataDir, ServerRole, Whole},
     lsn::Lsn,
-    node_file::Boundary,
+    node_file::{Boundary, Operation},
     record::NodeRecord,
     timeline::TimelineId,
 };
@@ -62,6 +68,12 @@ fn can_be_compared(s: &Snapshot) -> bool {
 pub(super) fn look(s: &Snapshot, d: &mut Draft) {
     if s.is_empty() && s.disk().is_none() {
         d.act(s, Action::InspectDisk);
+        return;
+    }
+    let noted = matches!(s.file.operation, Some(Operation::Rewind { .. })) && s.is_empty() && !s.busy(Task::Data);
+    if noted && follow::noted_rewind(s, d) {
+        // Where it was never begun the directory is as whole as it was.
+        d.memory.rewind = None;
         return;
     }
     if is_unread(s) {
