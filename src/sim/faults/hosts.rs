@@ -1,6 +1,9 @@
 //! What happens to a whole host: it loses power, sleeps, or comes back as it once was.
 
-use crate::sim::{Mutation, node::Data, world::World};
+use crate::{
+    model::timeline::TimelineId,
+    sim::{Mutation, node::Data, world::World},
+};
 
 /// A snapshot of a machine is older than this when the machine is set back to it.
 const OLD: u64 = 15_000_000_000;
@@ -198,10 +201,12 @@ impl World {
                 && !of.spoilt.contains(&of.file.data)
                 && (sync.primary == replica || sync.electable.contains(&replica))
         };
-        let end = |of: usize| self.nodes[of].disk.as_ref().map_or(0, |disk| disk.end);
+        let on =
+            |of: usize| self.nodes[of].disk.as_ref().map_or((TimelineId::FIRST, 0), |disk| (self.wal.branches[disk.branch].tli, disk.end));
         let others = (0..self.nodes.len()).filter(|other| *other != node);
-        // In `async` nobody takes over who lacks more than `max_lag`.
-        let near = sync.is_lossless() || others.clone().any(|other| end(other) + 500_000 > end(node));
+        // In `async` nobody takes over who is on an older timeline, or lacks more than `max_lag`.
+        let ((tli, end), mut others_on) = (on(node), others.clone().map(on));
+        let near = sync.is_lossless() || others_on.any(|(theirs, there)| theirs >= tli && there + 500_000 > end);
         // What a life that is gone has confirmed may be here alone, until `sync` has dropped it.
         let lives = |voter: &crate::model::node::Replica| self.nodes.iter().any(|of| of.name == voter.node && of.file.data == voter.data);
         near && sync.voters.iter().all(lives)
