@@ -82,20 +82,23 @@ pub async fn whole_in(settings: &Settings, pg_wal: &Path, from: Lsn, tli: Timeli
     let wal = Wal::open(settings, pg_wal, tli, from, until).await?;
     let from = wal.layout.boundary(wal.history.last().map_or(from, |fork| fork.at.max(from)));
     let mut whole = Whole { tli, lsn: wal.end(from).await? };
-    while let Some(further) = continued(settings, pg_wal, whole, until).await? {
+    while let Some(further) = continued(&wal, whole).await? {
         whole = further;
     }
     Ok(whole)
 }
 
 /// Where the log goes on upon a timeline that left the one that ends there.
-async fn continued(settings: &Settings, pg_wal: &Path, whole: Whole, until: Moment) -> Result<Option<Whole>, Error> {
-    let path = pg_wal.to_owned();
-    let histories = durable::within(until.since(clock::boot()), pg_wal.to_owned(), move || super::history::read_all(&path)).await?;
-    for tli in histories.keys().rev().copied().filter(|tli| *tli > whole.tli) {
-        let child = Wal::open(settings, pg_wal, tli, whole.lsn, until).await?;
-        let left = child.history.last().is_some_and(|fork| fork.parent == whole.tli && child.layout.boundary(fork.at) == whole.lsn);
-        if !left || !child.segments.contains_key(&child.layout.segment_number(whole.lsn)) {
+async fn continued(wal: &Wal<'_>, whole: Whole) -> Result<Option<Whole>, Error> {
+    let path = wal.dir.clone();
+    let histories = durable::within(wal.left(), wal.dir.clone(), move || super::history::read_all(&path)).await?;
+    let left_there = |tli: &TimelineId| {
+        let fork = super::history::of(&histories, *tli).ok().and_then(|history| history.last());
+        fork.is_some_and(|fork| fork.parent == whole.tli && wal.layout.boundary(fork.at) == whole.lsn)
+    };
+    for tli in histories.keys().rev().copied().filter(|tli| *tli > whole.tli).filter(left_there) {
+        let child = Wal::open(wal.settings, &wal.dir, tli, whole.lsn, wal.until).await?;
+        if !child.segments.contains_key(&child.layout.segment_number(whole.lsn)) {
             continue;
         }
         match child.end(whole.lsn).await {

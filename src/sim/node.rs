@@ -196,6 +196,11 @@ impl Node {
         self.name.to_string()
     }
 
+    /// Whether its data are there, and nothing has begun to replace them.
+    pub(super) fn is_whole(&self) -> bool {
+        self.disk.as_ref().is_some_and(|data| data.broken.is_none()) && self.file.operation.is_none()
+    }
+
     pub(super) fn agent_run(&self) -> Option<u64> {
         self.agent.as_ref().map(|agent| agent.run)
     }

@@ -195,9 +195,8 @@ impl World {
         let Some(sync) = self.sync_in_force() else { return false };
         let known = |of: &crate::sim::node::Node| {
             let replica = crate::model::node::Replica::new(of.name.clone(), of.file.data.clone());
-            of.disk.as_ref().is_some_and(|disk| disk.broken.is_none())
+            of.is_whole()
                 && of.file_made
-                && of.file.operation.is_none()
                 && !of.spoilt.contains(&of.file.data)
                 && (sync.primary == replica || sync.electable.contains(&replica))
         };

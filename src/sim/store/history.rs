@@ -234,7 +234,7 @@ impl World {
     /// The node that has most, of those that could lead; of equals the last primary.
     fn most_advanced(&self, last: &NodeName) -> Option<usize> {
         let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
-        let fit = (0..self.nodes.len()).filter(|node| is_whole(&self.nodes[*node]) && !self.falls_short(*node));
+        let fit = (0..self.nodes.len()).filter(|node| self.nodes[*node].is_whole() && !self.falls_short(*node));
         fit.max_by_key(|node| (has(*node), self.nodes[*node].name == *last))
     }
 
@@ -252,7 +252,7 @@ impl World {
         of.up
             && of.agent.is_some()
             && of.asleep_until <= self.now
-            && is_whole(of)
+            && of.is_whole()
             && others.into_iter().all(|node| harmless(&self.nodes[node]))
     }
 
@@ -300,9 +300,4 @@ impl World {
         }
         records
     }
-}
-
-/// Whether nothing has begun to replace a node's data.
-fn is_whole(node: &Node) -> bool {
-    node.disk.as_ref().is_some_and(|data| data.broken.is_none()) && node.file.operation.is_none()
 }
