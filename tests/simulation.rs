@@ -307,6 +307,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
     broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 10),
     broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 255),
+    broken(Mutation::TargetBelieved, Durability::Quorum, Swarm::All, &["I7:"], 2),
 ];
 
 impl Broken {
@@ -473,7 +474,10 @@ fn one_seed() {
     let durability = if std::env::var_os("MODE").is_some() { durability(seed) } else { Durability::Async };
     let kept: Option<BTreeSet<usize>> = std::env::var("KEEP").ok().map(|text| text.split(',').filter_map(|one| one.parse().ok()).collect());
     let dropped = kept.iter().flat_map(|kept| (0..10_000).filter(|index| !kept.contains(index))).collect();
-    let options = Options { trace: true, durability, swarm: swarm(), ..Options::default() };
+    let rule = std::env::var("RULE").ok();
+    let broken = RULES.iter().map(|rule| rule.mutation).find(|mutation| rule.as_ref().is_some_and(|rule| format!("{mutation:?}") == *rule));
+    let mutation = broken.unwrap_or(Mutation::None);
+    let options = Options { trace: true, durability, swarm: swarm(), mutation, ..Options::default() };
     let outcome = run_without(seed, options, &dropped);
     if environment("SHRINK", 0) == 1 {
         println!("{}", tell(&outcome, Options { trace: false, ..options }, true));

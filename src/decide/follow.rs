@@ -9,7 +9,7 @@ use super::{
     rejoin::{self, Verdict},
     scan,
     snapshot::Snapshot,
-    stop, unheard, upkeep, vote,
+    stop, target, unheard, upkeep, vote,
 };
 use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, Run, ServerRole, StartAs, Whole},
@@ -231,7 +231,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         // that went its own way must not be lured by them.
         let lured = if ledger::newest_real(&s.histories) > Some(disk.control.tli()) {
             let Some(whole) = scan::whole(s, d) else { return };
-            ledger::is_lured(s, whole)
+            target::is_lured(s, whole)
         } else {
             false
         };

@@ -4,6 +4,7 @@ use super::{
     decision::{Action, Decision, Purpose},
     failsafe, ledger, promotion,
     snapshot::Snapshot,
+    target,
     transition::{InForce, Older},
 };
 use crate::model::{
@@ -138,6 +139,9 @@ fn no_promotion(s: &Snapshot) -> Option<String> {
     }
     if s.file.promised < leader.record.term {
         return Some("this node has not promised its own term".to_owned());
+    }
+    if let Some(ahead) = target::astray(s) {
+        return Some(format!("recovery aims at timeline {ahead}, and has not come to it"));
     }
     (!ledger::texts_missing(s).is_empty()).then(|| "history files are missing".to_owned())
 }

@@ -6,7 +6,6 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::Whole,
     moment::Span,
     node::Replica,
     record::{GivenUp, TimelineRecord, TimelineState},
@@ -143,15 +142,6 @@ pub(super) fn trailing_placeholders(s: &Snapshot) -> Option<BTreeMap<TimelineId,
     trailing.then(|| {
         s.histories.iter().filter(|(tli, _)| newest.is_some_and(|newest| **tli <= newest)).map(|(tli, text)| (*tli, text.clone())).collect()
     })
-}
-
-/// Whether the newest history here left our timeline before our end: a start that looks for the latest timeline would die of it (it lies
-/// there where a promotion past it did not come to its end). It is started on its own timeline then, and stopped when there is somebody
-/// to follow.
-pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
-    let newest = newest_real(&s.histories).filter(|tli| *tli > whole.tli).and_then(|tli| s.histories.get(&tli));
-    let leaves = |text: &String| text.parse::<TimelineHistory>().ok().and_then(|history| history.leaves(whole.tli));
-    newest.is_some_and(|text| leaves(text).is_none_or(|at| s.layout.boundary(at) < whole.lsn))
 }
 
 /// Whether two history texts name the same forks: reasons and comments do not count.

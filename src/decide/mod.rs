@@ -8,7 +8,7 @@
 //! lost answer, and what follows is decided from what is there.
 //!
 //! Plain data: [`snapshot`] in, [`decision`] out (with `memory` for the next one). The rules, in the order in which they are asked (see [`decide`]):
-//! `routing`, `failsafe` (a peer's question), `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `election`, `release`,
+//! `routing`, `failsafe` (a peer's question), `step_down`, `stop`, `diagnose`, `registration`, `bootstrap`, `leadership` (with `promotion`, `target`, `election`, `release`,
 //! `durability` with `names`, `membership`), `pause`, `vote`, `candidacy` (with `depose`, `flap`), `follow` (with `rejoin`, `unheard`), `upkeep` (with
 //! `operator`), and at the end `invariants`.
 
@@ -44,6 +44,7 @@ mod routing;
 mod scan;
 mod step_down;
 mod stop;
+mod target;
 pub mod transition;
 mod unheard;
 mod upkeep;

@@ -10,6 +10,7 @@ use super::{
     leadership::{Keeps, next},
     ledger, release, scan,
     snapshot::Snapshot,
+    target,
 };
 use crate::model::{
     instance::{DataDir, DiskFacts, Process, ServerRole, StartAs, Whole},
@@ -57,6 +58,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         Path::Promotion if prepared => promote(s, d, leader),
         Path::Promotion => election::rule(s, d, leader),
         Path::Serving(tli) => serve(s, d, leader, tli),
+        Path::Alone => {
+            target::start_alone(s, d, leader);
+            Keeps::Renewing
+        }
         Path::Unknown => {
             d.waits("inspect", "the data directory is being inspected");
             d.act(s, Action::InspectDisk);
@@ -88,6 +93,8 @@ enum Path {
     Promotion,
     /// Is out of recovery.
     Serving(TimelineId),
+    /// Is started once more as a standby, to be promoted then.
+    Alone,
     /// Not known yet.
     Unknown,
     /// Not at all.
@@ -104,6 +111,7 @@ fn path(s: &Snapshot) -> Path {
         Some(Process::Dying { .. }) => Path::Unknown,
         Some(Process::Empty { .. }) => match s.disk() {
             Some(DataDir::Present(_)) if owns_what_lies_here(s) => Path::Restart,
+            Some(DataDir::Present(_)) if target::starts_alone(s) => Path::Alone,
             Some(DataDir::Present(_)) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
             Some(_) => Path::None("the data directory is gone".to_owned()),
             None => Path::Unknown,
@@ -289,6 +297,10 @@ fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Wh
 fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
     let term = leader.record.term;
+    let asked = s.busy(Task::Promote) || s.guard().is_some_and(|guard| guard.primary_of == Some(term));
+    if !asked && !target::is_ours(s, d) {
+        return Keeps::Renewing;
+    }
     if let Some(tli) = ledger::conflict(s) {
         return release::abandon(s, d, leader, &format!("the history file of timeline {tli} here is not the ledger's"));
     }
@@ -308,7 +320,8 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
         return Keeps::Renewing;
     }
     // What commits will wait for stands in the configuration before there are any.
-    if !super::upkeep::configured(s, d, None, false) {
+    let alone = s.configured.as_ref().is_some_and(|configured| configured.recovery_only);
+    if !super::upkeep::configured(s, d, None, alone) {
         d.waits("sync-names", "synchronous_standby_names is written before the promotion");
         return Keeps::Renewing;
     }
@@ -338,7 +351,7 @@ pub(super) fn reserved_by_us(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Opt
 }
 
 /// A deadline for this term, far enough away.
-fn has_margin(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> bool {
+pub(super) fn has_margin(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> bool {
     let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == leader.record.term);
     let least = s.now.boot.plus(PROMOTION_MARGIN);
     let fits = armed.is_some_and(|armed| armed.until > least) && s.authority().is_some_and(|until| until > least);

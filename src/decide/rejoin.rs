@@ -91,7 +91,7 @@ pub(super) fn compare(layout: Layout, own: &TimelineHistory, history: &TimelineH
 /// Where the two histories part: on the newest timeline that both run over, at the earlier of the two switch points.
 fn common(own: &TimelineHistory, history: &TimelineHistory, tli: TimelineId, target: TimelineId) -> Option<Lsn> {
     let theirs = |parent: TimelineId| if parent == target { Some(Lsn::new(u64::MAX)) } else { history.leaves(parent) };
-    let forks = own.forks().iter().rev().map(|fork| (fork.parent, fork.at));
+    let forks = own.forks().iter().rev().filter_map(|fork| Some((fork.parent, own.leaves(fork.parent)?)));
     let mut candidates = std::iter::once((tli, Lsn::new(u64::MAX))).chain(forks);
     candidates.find_map(|(parent, at)| theirs(parent).map(|there| there.min(at)))
 }

@@ -101,8 +101,12 @@ impl TimelineHistory {
     }
 
     /// Where this history leaves `tli`, if it runs over it. `None` for a timeline that is no ancestor.
+    ///
+    /// Not always where its own line says: a standby that is promoted on its way to a newer timeline names that one as the parent, and leaves
+    /// it before it begins. Nothing of the timelines that a later fork goes back over is part of this history (`tliOfPointInHistory`).
     pub fn leaves(&self, tli: TimelineId) -> Option<Lsn> {
-        self.0.iter().find(|fork| fork.parent == tli).map(|fork| fork.at)
+        let own = self.0.iter().position(|fork| fork.parent == tli)?;
+        self.0[own..].iter().map(|fork| fork.at).min()
     }
 
     /// This history with one more fork at its end: that of a child of `parent`, left at `at`.
@@ -147,6 +151,15 @@ mod tests {
         assert_eq!(history.leaves(TimelineId(1)), Some(Lsn::new(0x300_0148)));
         assert_eq!(history.last().map(|fork| fork.parent), Some(TimelineId(2)));
         assert_eq!(history.leaves(TimelineId(3)), None);
+    }
+
+    /// As PostgreSQL writes it after a promotion on timeline 4, at 0/12ED983, on the way to 5.
+    #[test]
+    fn a_timeline_is_left_where_a_later_fork_goes_back_over_it() {
+        let history: TimelineHistory = "3\t0/1200000\tx\n4\t0/13A50BD\tx\n5\t0/12ED983\tx\n".parse().expect("history");
+        assert_eq!(history.leaves(TimelineId(4)), Some(Lsn::new(0x12E_D983)));
+        assert_eq!(history.leaves(TimelineId(5)), Some(Lsn::new(0x12E_D983)));
+        assert_eq!(history.leaves(TimelineId(3)), Some(Lsn::new(0x120_0000)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         moment::{Moment, Span},
         node_file::NodeFile,
         observed::Observed,
-        record::{LeaderState, PromiseRecord, Stored, TimelineRecord, TimelineState, VERSION, to_text},
+        record::{LeaderRecord, LeaderState, PromiseRecord, Stored, TimelineRecord, TimelineState, VERSION, to_text},
         term::Term,
         timeline::TimelineId,
     },
@@ -95,6 +95,8 @@ pub enum Mutation {
     AnyGuard,
     /// Nobody hears who says that an etcd went back.
     DoubtUnheard,
+    /// A claimant takes its recovery for one that aims at its own timeline alone.
+    TargetBelieved,
 }
 
 impl Mutation {
@@ -123,6 +125,11 @@ impl Mutation {
             }
             Self::AcksForOneSync => s.sync_written.clear(),
             Self::DoubtUnheard => hear_no_doubt(s),
+            Self::TargetBelieved if claims(s) => {
+                if let Some(configured) = &mut s.configured {
+                    configured.recovery_only = true;
+                }
+            }
             Self::OneAck => spread_acks(s),
             Self::PauseIgnored => ignore_pause(s),
             Self::ResumeUnarmed if s.pause_is_settled() => arm_in_mind(s),
@@ -230,6 +237,14 @@ fn settle_in_mind(s: &mut Snapshot) {
     if let (Some(attempt), Some(nonce)) = (&mut s.lease.confirmed, nonce) {
         attempt.nonce = nonce;
     }
+}
+
+/// Whether this node has claimed, and nothing but the promotion is left to do.
+fn claims(s: &Snapshot) -> bool {
+    let mine = |record: &LeaderRecord| record.state == LeaderState::Claimed && record.holder.replica() == s.myself();
+    let leader = s.leader().filter(|leader| mine(&leader.record));
+    let prepared = leader.zip(s.sync()).is_some_and(|(leader, sync)| sync.record.term == leader.record.term);
+    prepared && matches!(s.role(), Some(ServerRole::Standby { .. }))
 }
 
 /// A timeline that a promotion has left in use goes as if nobody had it.

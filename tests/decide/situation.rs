@@ -148,6 +148,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         asked: None,
         promoted: None,
         ran_out: false,
+        alone: false,
         given_up: false,
         order: None,
     });

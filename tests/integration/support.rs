@@ -189,10 +189,15 @@ impl Cluster {
                     _ => 0,
                 };
                 let file = path.file_name().unwrap_or_default().to_string_lossy();
+                let text = String::from_utf8_lossy(&bytes);
+                let fatal: Vec<&str> = text.lines().rev().filter(|line| line.contains("FATAL: ")).take(3).collect();
+                fatal.iter().rev().for_each(|line| eprintln!("{} logged in {file}: {line}", node.name));
                 fs::write(directory.join(format!("{}-{file}", node.name)), &bytes[usize::try_from(from)?.min(bytes.len())..])?;
             }
-            if let Ok(status) = self.lab.ask(&node.name, "/v1/reasons") {
-                fs::write(directory.join(format!("{}-reasons.json", node.name)), serde_json::to_vec_pretty(&status)?)?;
+            if let Ok(reasons) = self.lab.ask(&node.name, "/v1/reasons") {
+                fs::write(directory.join(format!("{}-reasons.json", node.name)), serde_json::to_vec_pretty(&reasons)?)?;
+                // Of a run on another machine nothing but what it printed is left.
+                eprintln!("{} says: {reasons}", node.name);
             }
         }
         if let Ok(records) = self.lab.records("") {

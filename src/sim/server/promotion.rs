@@ -4,8 +4,9 @@ use crate::{
     model::{
         instance::ControlState,
         key::Key,
+        lsn::Lsn,
         record::{TimelineRecord, TimelineState},
-        timeline::TimelineId,
+        timeline::{TimelineHistory, TimelineId},
     },
     sim::{node::Data, wal::lsn, world::World},
 };
@@ -32,15 +33,26 @@ impl World {
     }
 
     /// The history file, and the last segment under its new name: data that dies now lies on a timeline without a record.
+    ///
+    /// The parent that it names is recovery's target, also where recovery has not come to it.
     fn write_own_history(&mut self, node: usize) {
+        let alone = self.nodes[node].server.as_ref().is_some_and(|server| server.recovery_only);
         let Some(data) = self.nodes[node].disk.as_ref() else { return };
-        let (parent, at) = (data.branch, self.wal.whole(data.branch, data.end));
+        let at = self.wal.whole(data.branch, data.end);
+        let parent = self.wal.branch_at(data.branch, at);
         let own = self.wal.branches[parent].tli;
+        let target = if alone { own } else { target(data, own, lsn(at)) };
+        let before = data.histories.get(&target).cloned().unwrap_or_default();
+        let text = format!("{before}{target}\t{}\tno recovery target specified\n", lsn(at));
         let tli = newest_consecutive(data, own).next();
-        let before = data.histories.get(&own).cloned().unwrap_or_default();
+        let given = self.ledger(tli).and_then(|entry| entry.parent);
+        if target != own && given.is_some_and(|parent| parent != target) {
+            let name = &self.nodes[node].name;
+            self.violation("I7", format!("{name} names timeline {target} as the parent of {tli}, and has not come to it: {text:?}"));
+        }
         let branch = self.wal.fork(parent, at, tli);
         if let Some(data) = &mut self.nodes[node].disk {
-            data.histories.insert(tli, format!("{before}{own}\t{}\tno recovery target specified\n", lsn(at)));
+            data.histories.insert(tli, text);
             (data.branch, data.end, data.standby_signal) = (branch, at, false);
         }
     }
@@ -70,6 +82,13 @@ impl World {
         let before = self.store.before.as_ref().and_then(|saved| saved.timeline(tli));
         self.ledger(tli).or(before).is_some_and(|entry| entry.state == TimelineState::Reserved && entry.owner.node == self.nodes[node].name)
     }
+}
+
+/// What a standby on timeline `own` that has replayed to `at` aims at: the newest timeline that goes on from there (`rescanLatestTimeLine`).
+fn target(data: &Data, own: TimelineId, at: Lsn) -> TimelineId {
+    let leads_there = |text: &str| text.parse::<TimelineHistory>().is_ok_and(|history| history.leaves(own).is_some_and(|fork| fork >= at));
+    let later = data.histories.iter().rev().filter(|(tli, _)| **tli > own);
+    later.filter(|(_, text)| leads_there(text)).map(|(tli, _)| *tli).next().unwrap_or(own)
 }
 
 /// The newest history file that follows `from` without a gap.
