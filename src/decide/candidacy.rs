@@ -368,11 +368,17 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         lossless: s.is_lossless(),
         former_lsn: s.primary_position().map(|(_, lsn)| lsn),
         former_hold: Some(leader.record.hold.max(word(s, &leader.record))),
+        boundless: order.as_ref().is_some_and(|order| order.accept_loss) && s.policy.failsafe && !binds(s),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         order: order.clone(),
         ..ClaimStory::begun(term, order.map_or_else(|| why.to_owned(), |order| format!("{} asked for it: {why}", order.by)), triggered)
     });
     d.act(s, Action::Txn(Purpose::Claim, txn));
+}
+
+/// Whether a holder that etcd does not answer goes on by this node's word alone, or not at all without it.
+fn binds(s: &Snapshot) -> bool {
+    !s.is_lossless() && s.sync().is_some_and(|sync| sync.record.electable.contains(&s.myself()))
 }
 
 /// For how long the holder may have gone on by the word that this node gave it last: its policy, and with it `leader`, may have changed since.

@@ -162,6 +162,9 @@ pub struct ClaimStory {
     pub former_lsn: Option<Lsn>,
     /// How long it could act after a renewal; `None` where this run of the agent did not see its record.
     pub former_hold: Option<Span>,
+    /// Whether nobody can say for how long it went on: where etcd is silent it needs not this node's word, and an operator alone says that it is dead.
+    #[serde(default)]
+    pub boundless: bool,
     /// The verified end of its WAL, if it released.
     pub wal_end: Option<Lsn>,
     /// When the trigger was seen.
@@ -207,6 +210,7 @@ impl ClaimStory {
             lossless: false,
             former_lsn: None,
             former_hold: None,
+            boundless: false,
             wal_end: None,
             triggered,
             claimed: None,

@@ -207,6 +207,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let accepted = story.order.as_ref().is_some_and(|order| order.accept_loss);
     let lossless = !accepted && story.lossless;
     let lost = match (former, switch) {
+        (_, Some(_)) if story.boundless && story.wal_end.is_none() => None,
         _ if lossless => Some(0),
         (Some(former), Some(fork)) => Some(former.bytes_ahead_of(s.layout.boundary(fork.at)).get()),
         (Some(_), None) => Some(0),

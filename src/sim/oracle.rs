@@ -337,6 +337,10 @@ impl World {
         }
         let lost = self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term) && !ack.lossless);
         let (Some(_), lost) = (record.switch, lost) else { return };
+        // An operator's choice, of a node whose word the last primary did not need: the record says that nothing bounds the loss.
+        if record.loss_bound.is_none() && record.by.is_some() && self.policy.failsafe {
+            return;
+        }
         let lost: Vec<Ack> = lost.cloned().collect();
         let former = record.former_lsn.map_or(0, |lsn| lsn.get());
         let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);

@@ -27,7 +27,8 @@ pub struct HistoryRecord {
     pub switch: Option<Lsn>,
     /// The former primary's newest known position: what lies between may be lost.
     pub former_lsn: Option<Lsn>,
-    /// How many bytes before `former_lsn` (or before the verified end of its WAL) the new primary lacks; `None` where no position was known.
+    /// How many bytes before `former_lsn` (or before the verified end of its WAL) the new primary lacks; `None` where nothing bounds it: no position
+    /// was known, or the former primary may have gone on without etcd for as long as it lived, and an operator had another node take over.
     pub loss_bound: Option<u64>,
     /// For how long the former primary may have gone on unseen after that position was taken, in milliseconds.
     /// What was acknowledged in that time is outside `loss_bound`. 0 after a verified release.

@@ -102,7 +102,9 @@ impl World {
         };
         let (branch, Some(mine)) = (theirs.branch, self.nodes[node].disk.as_ref()) else { return false };
         let whole = self.wal.whole(mine.branch, mine.end);
-        let (own, own_end) = (mine.branch, mine.end);
+        let own_end = mine.end;
+        // Of a timeline of which nothing was received only the history file is here.
+        let own = if self.wal.shared(branch, mine.branch).is_some() { mine.branch } else { self.wal.branch_at(mine.branch, mine.end) };
         let Some(shared) = self.wal.shared(branch, own) else {
             if self.wal.branches[own].tli == self.wal.branches[branch].tli {
                 let text = format!(
