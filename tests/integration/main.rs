@@ -19,6 +19,7 @@ mod joining;
 mod operators;
 mod planted;
 mod soak;
+mod successions;
 mod support;
 mod torture;
 mod tree;

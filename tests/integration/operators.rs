@@ -9,7 +9,7 @@ use pgbaton::{
 };
 
 /// Runs a verb on a node's own host; what it says, or why it failed.
-fn verb(run: &Run<'_>, node: &str, words: &[&str]) -> Result<String> {
+pub(super) fn verb(run: &Run<'_>, node: &str, words: &[&str]) -> Result<String> {
     let node = run.lab.node(node)?;
     let config = node.config().display().to_string();
     node.host.run(&[&[PROGRAM, "--config", &config], words].concat(), SOON)
