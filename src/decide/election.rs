@@ -9,7 +9,7 @@ use super::{
     promotion::prepare,
     release,
     snapshot::Snapshot,
-    upkeep, vote,
+    stop, target, upkeep, vote,
 };
 use crate::model::{
     instance::{ServerRole, Whole},
@@ -189,6 +189,16 @@ fn begin_to_fetch(
     let left = || promise.history.parse::<TimelineHistory>().ok()?.leaves(mine.tli).map(|fork| s.layout.boundary(fork));
     if promise.tli != mine.tli && left().is_none_or(|fork| fork < mine.lsn) {
         return release::abandon(s, d, leader, &format!("{what}; and what this node holds goes another way"));
+    }
+    if target::is_alone(s) {
+        // A claim that came to nothing has started it so.
+        stop::stop_postgres(s, d);
+        return release::abandon(
+            s,
+            d,
+            leader,
+            &format!("{what}; and PostgreSQL has to be started anew to stream: it replays its own WAL alone"),
+        );
     }
     d.because("fetch", format!("{what}: what is missing here is fetched from it first"));
     let fetching =

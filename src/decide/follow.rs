@@ -97,8 +97,8 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         recovering(s, d, &plan);
         return;
     }
-    if target.is_some() && s.configured.as_ref().is_some_and(|configured| configured.recovery_only) {
-        // A former agent prepared a rewind, or there was nobody to follow: it begins anew, by what there is now.
+    if target.is_some() && target::is_alone(s) {
+        // A former agent prepared a rewind, a claim came to nothing, or there was nobody to follow: it begins anew, by what there is now.
         d.because("rewind", "PostgreSQL runs on its own timeline alone: it is stopped, to be judged anew");
         stop::stop_postgres(s, d);
         return;

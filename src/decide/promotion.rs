@@ -320,8 +320,7 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
         return Keeps::Renewing;
     }
     // What commits will wait for stands in the configuration before there are any.
-    let alone = s.configured.as_ref().is_some_and(|configured| configured.recovery_only);
-    if !super::upkeep::configured(s, d, None, alone) {
+    if !super::upkeep::configured(s, d, None, target::is_alone(s)) {
         d.waits("sync-names", "synchronous_standby_names is written before the promotion");
         return Keeps::Renewing;
     }

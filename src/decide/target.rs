@@ -30,8 +30,7 @@ fn ahead(s: &Snapshot, whole: Whole) -> Option<TimelineId> {
 
 /// A timeline that a promotion now would wrongly name as the parent of its own.
 pub(super) fn astray(s: &Snapshot) -> Option<TimelineId> {
-    let alone = s.configured.as_ref().is_some_and(|configured| configured.recovery_only);
-    s.whole_now().filter(|_| !alone).and_then(|whole| ahead(s, whole))
+    s.whole_now().filter(|_| !is_alone(s)).and_then(|whole| ahead(s, whole))
 }
 
 /// Whether PostgreSQL, promoted now, names the timeline that it is on as the parent of the new one. Where it would not it is started anew on
@@ -78,6 +77,11 @@ pub(super) fn start_alone(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRec
         d.because("recovery-target", "PostgreSQL starts as a standby on its own timeline alone, to be promoted from there");
         d.act(s, Action::Start { start: StartAs::Standby, term: leader.record.term });
     }
+}
+
+/// Whether PostgreSQL is configured, and was started, to replay its own WAL and nothing else.
+pub(super) fn is_alone(s: &Snapshot) -> bool {
+    s.configured.as_ref().is_some_and(|configured| configured.recovery_only)
 }
 
 /// Where a history leaves a timeline.
