@@ -76,7 +76,7 @@ fn a_standby_that_aims_at_a_newer_timeline_names_it_as_the_parent_and_nobody_can
 fn a_standby_that_was_started_on_its_own_timeline_alone_names_that_and_others_follow() {
     let (mut standby, other, _) = on_its_way();
     standby.stop(Signal::SIGINT);
-    standby.add_config("recovery_target_timeline = 'current'\nprimary_conninfo = ''");
+    standby.add_config("recovery_target_timeline = '1'\nprimary_conninfo = ''");
     standby.start();
     let (history, at) = promoted(&standby);
     assert_eq!(history.forks(), [Fork { parent: ONE, at }]);

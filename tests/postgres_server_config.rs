@@ -9,13 +9,13 @@ use nix::sys::signal::Signal;
 use pg::{Instance, configuration};
 use pgbaton::{
     model::{
-        instance::{Run, ServerRole, StartAs},
+        instance::{RecoveryTarget, Run, ServerRole, StartAs},
         managed::{MANAGED, Place},
         moment::Span,
         secret::Secret,
     },
     postgres::{
-        ConfigFiles, Configuration, Credential, Error, Follow, Recovery, Role, Server, Settings, Via, check_configuration,
+        ConfigFiles, Configuration, Credential, Error, Follow, Role, Server, Settings, Via, check_configuration,
         command::mark,
         configured_value,
         overrides::{self, overridden},
@@ -220,7 +220,7 @@ async fn a_replay_of_the_own_wal_sets_every_delay_target_and_source_aside() {
     mark(&settings, StartAs::Primary).await.expect("mark");
     assert!(!primary.data.join("standby.signal").exists());
     mark(&settings, StartAs::Standby).await.expect("mark");
-    let own = Configuration { recovery: Recovery::OwnWal, ..configuration() };
+    let own = Configuration { recovery: RecoveryTarget::Current, ..configuration() };
     primary.start_managed(&settings, &own, StartAs::Standby).await;
     let shown = "select string_agg(setting, '|' order by name) from pg_settings where name in \
                  ('primary_conninfo', 'recovery_min_apply_delay', 'recovery_target_timeline', 'restore_command')";

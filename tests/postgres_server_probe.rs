@@ -13,7 +13,7 @@ use pg::Instance;
 use pgbaton::{
     clock,
     model::{
-        instance::{Pause, Run, ServerFacts, ServerRole},
+        instance::{Pause, RecoveryTarget, Run, ServerFacts, ServerRole},
         moment::Span,
         timeline::TimelineId,
     },
@@ -82,12 +82,15 @@ async fn a_primary_and_its_standby_tell_their_positions_and_each_other() {
 
     sample(&at_standby).await;
     let facts = sample(&at_standby).await;
-    let ServerRole::Standby { tli, receive, replay, receiver, conninfo, pause, replay_ms } = &facts.role else { panic!("{facts:?}") };
+    let ServerRole::Standby { tli, receive, replay, receiver, conninfo, target, pause, replay_ms } = &facts.role else {
+        panic!("{facts:?}")
+    };
     let receiver = receiver.as_ref().expect("a walreceiver");
     assert_eq!((*tli, receiver.tli, receiver.streaming), (TimelineId::FIRST, Some(TimelineId::FIRST), true));
     assert_eq!(receiver.sender.as_ref().map(ToString::to_string), Some(format!("127.0.0.1:{}", primary.port)));
     assert_eq!((*receive, *pause, *replay_ms), (Some(*replay), None, 0));
     assert!(conninfo.contains("application_name=standby"), "{conninfo}");
+    assert_eq!(*target, RecoveryTarget::Latest);
     assert!(facts.walsenders.is_empty(), "our own question for the timeline is no walsender: {:?}", facts.walsenders);
 }
 

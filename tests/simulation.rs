@@ -307,7 +307,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
     broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 10),
     broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 255),
-    broken(Mutation::TargetBelieved, Durability::Quorum, Swarm::All, &["I7:"], 5),
+    broken(Mutation::TargetBelieved, Durability::Quorum, Swarm::All, &["I7:"], 2),
 ];
 
 impl Broken {

@@ -282,7 +282,7 @@ fn render(tools: &Tools, configuration: &Configuration) -> postgres::Configurati
         wait: configuration.wait,
         slot_wal_keep: configuration.slots.bytes,
         restore_command: restores.then(|| fetch::wrapper(&tools.settings, &tools.program)),
-        recovery: if configuration.recovery_only { postgres::Recovery::OwnWal } else { postgres::Recovery::Latest },
+        recovery: configuration.recovery,
     }
 }
 

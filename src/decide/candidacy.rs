@@ -376,9 +376,9 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
     d.act(s, Action::Txn(Purpose::Claim, txn));
 }
 
-/// Whether a holder that etcd does not answer goes on by this node's word alone, or not at all without it.
+/// Whether a holder that etcd does not answer does not go on without this node's word, or is this node.
 fn binds(s: &Snapshot) -> bool {
-    !s.is_lossless() && s.sync().is_some_and(|sync| sync.record.electable.contains(&s.myself()))
+    s.is_owner() || !s.is_lossless() && s.sync().is_some_and(|sync| sync.record.electable.contains(&s.myself()))
 }
 
 /// For how long the holder may have gone on by the word that this node gave it last: its policy, and with it `leader`, may have changed since.

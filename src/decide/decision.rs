@@ -4,7 +4,7 @@ pub use super::memory::{ClaimStory, Crash, Failsafe, Fetching, Memory, Names, Or
 
 use crate::model::{
     failsafe::Ask,
-    instance::{StartAs, StopMode},
+    instance::{RecoveryTarget, StartAs, StopMode},
     key::Txn,
     lsn::Lsn,
     moment::{Moment, Span},
@@ -388,8 +388,9 @@ impl Action {
 pub struct Configuration {
     /// Whom to follow; `None`: nobody.
     pub follow: Option<Follow>,
-    /// Recovery for a rewind: no stream, no archive, stay on the own timeline (protocol 1.13 c).
-    pub recovery_only: bool,
+    /// What recovery aims at. Where that is not the latest timeline: no stream, no archive, no delay (protocol 1.13 c).
+    #[serde(default)]
+    pub recovery: RecoveryTarget,
     /// Our `application_name` as a standby.
     pub application_name: String,
     /// `synchronous_standby_names`.

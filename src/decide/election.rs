@@ -191,8 +191,10 @@ fn begin_to_fetch(
         return release::abandon(s, d, leader, &format!("{what}; and what this node holds goes another way"));
     }
     if target::is_alone(s) {
-        // A claim that came to nothing has started it so.
-        stop::stop_postgres(s, d);
+        // It was about to be rewound, or a newer history here goes another way: then it would be started so again.
+        if !target::is_lured(s, mine) {
+            stop::stop_postgres(s, d);
+        }
         return release::abandon(
             s,
             d,
@@ -222,7 +224,7 @@ fn fetch(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, fetching: F
     if !missing.is_empty() {
         ledger::put(s, d, missing);
     } else if cut::opens(s, d, &address) {
-        upkeep::configured(s, d, Some(Follow { node, address, slot: None }), false);
+        upkeep::configured(s, d, Some(Follow { node, address, slot: None }));
     }
     Keeps::Renewing
 }

@@ -6,13 +6,13 @@ use super::{
     draft::Draft,
     ledger,
     registration::new_life,
-    rejoin::{self, Verdict},
+    rejoin::{self, REWIND_TRIES, Verdict},
     scan,
     snapshot::Snapshot,
     stop, target, unheard, upkeep, vote,
 };
 use crate::model::{
-    instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, Run, ServerRole, StartAs, Whole},
+    instance::{ControlState, DataDir, DiskFacts, Process, RecoveryTarget, RewindMark, Run, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
     node_file::{NodeFile, Operation},
@@ -36,9 +36,6 @@ const FOREIGN: &str = "PostgreSQL runs on this node's data directory, and this g
 
 /// After so many rewinds that could not be begun an operator has to look.
 const HELD_LONG: u32 = 12;
-
-/// After so many rewinds that failed, another way is taken.
-const REWIND_TRIES: u32 = 3;
 
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let target = target(s, d);
@@ -99,7 +96,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     }
     if target.is_some() && target::is_alone(s) {
         // A former agent prepared a rewind, a claim came to nothing, or there was nobody to follow: it begins anew, by what there is now.
-        d.because("rewind", "PostgreSQL runs on its own timeline alone: it is stopped, to be judged anew");
+        d.because("recovery-target", "PostgreSQL runs on its own timeline alone: it is stopped, to be judged anew");
         stop::stop_postgres(s, d);
         return;
     }
@@ -133,7 +130,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
                 ledger::put(s, d, missing);
                 return;
             }
-            if cut::opens(s, d, &target.holder.postgres) && upkeep::configured(s, d, Some(follow_of(s, target)), false) {
+            if cut::opens(s, d, &target.holder.postgres) && upkeep::configured(s, d, Some(follow_of(s, target))) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
                 if s.role().is_some_and(ServerRole::streams) {
                     cut::lift(s, d);
@@ -231,13 +228,13 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         // that went its own way must not be lured by them.
         let lured = if ledger::newest_real(&s.histories) > Some(disk.control.tli()) {
             let Some(whole) = scan::whole(s, d) else { return };
-            target::is_lured(s, whole)
+            target::is_lured(s, whole).then(|| target::alone(s, whole.tli))
         } else {
-            false
+            None
         };
         if let Some(trailing) = ledger::trailing_placeholders(s) {
             ledger::put(s, d, trailing);
-        } else if upkeep::configured(s, d, None, lured) {
+        } else if upkeep::configured_for(s, d, None, lured.unwrap_or_default()) {
             start(s, d);
         }
         return;
@@ -261,7 +258,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
             d.memory.rewind = None;
             if let Some(texts) = ledger::wrong_before_start(s) {
                 ledger::put(s, d, texts);
-            } else if upkeep::configured(s, d, Some(follow_of(s, target)), false) {
+            } else if upkeep::configured(s, d, Some(follow_of(s, target))) {
                 start(s, d);
             }
         }
@@ -325,7 +322,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
     );
     let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot };
-    if let Some(why) = cannot_rewind(s, disk, whole) {
+    if let Some(why) = rejoin::cannot_rewind(s, disk, whole, target.tli) {
         copy::reclone(s, d, target, &why, Some(plan(None)));
         return;
     }
@@ -338,7 +335,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     if !clean {
         d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
         d.memory.rewind = Some(plan(None));
-        if upkeep::configured(s, d, None, true) {
+        if upkeep::configured_for(s, d, None, RecoveryTarget::Current) {
             start(s, d);
         }
         return;
@@ -353,19 +350,6 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     let operation = Operation::Rewind { source: target.holder.node.clone() };
     d.memory.rewind = Some(plan(recovered));
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
-}
-
-fn cannot_rewind(s: &Snapshot, disk: &DiskFacts, whole: Whole) -> Option<String> {
-    if !s.policy.rewind || s.policy.reclone == Reclone::Always {
-        return Some("the policy does not want a rewind".to_owned());
-    }
-    if !disk.control.can_rewind {
-        return Some("a rewind needs data checksums or wal_log_hints, and this directory has neither".to_owned());
-    }
-    if !rejoin::is_consistent(s, disk, whole) {
-        return Some(rejoin::falls_short(disk, whole));
-    }
-    (s.memory.failed_rewinds >= REWIND_TRIES).then(|| format!("{REWIND_TRIES} rewinds failed"))
 }
 
 /// Crash recovery before a rewind goes on: no stream, no archive, the own timeline.
@@ -441,10 +425,10 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Operation::Rewind { .. } if matches!(s.disk(), Some(DataDir::Missing | DataDir::Empty)) => {
             copy::begin(s, d, target, "there is no data any more", None);
         }
-        Operation::Rewind { .. } if !upkeep::configured(s, d, None, true) => {}
+        Operation::Rewind { .. } if !upkeep::configured_for(s, d, None, RecoveryTarget::Current) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
-        Operation::Clone { .. } if !upkeep::configured(s, d, None, false) => {}
+        Operation::Clone { .. } if !upkeep::configured(s, d, None) => {}
         Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
         Operation::InitDb => {}
     }

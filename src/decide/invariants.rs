@@ -140,8 +140,13 @@ fn no_promotion(s: &Snapshot) -> Option<String> {
     if s.file.promised < leader.record.term {
         return Some("this node has not promised its own term".to_owned());
     }
-    if let Some(ahead) = target::astray(s) {
-        return Some(format!("recovery aims at timeline {ahead}, and has not come to it"));
+    let parent = ledger::entry(s, tli).and_then(|entry| entry.parent);
+    let whole = s.whole_now().map(|whole| whole.tli);
+    if parent.is_none() || whole.is_some_and(|whole| parent != Some(whole)) {
+        return Some("our WAL does not end on the parent of the timeline that is reserved".to_owned());
+    }
+    if let Some(why) = parent.and_then(|parent| target::astray(s, parent)) {
+        return Some(why);
     }
     (!ledger::texts_missing(s).is_empty()).then(|| "history files are missing".to_owned())
 }

@@ -179,9 +179,9 @@ pub struct ClaimStory {
     pub promoted: Option<Moment>,
     /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
     pub ran_out: bool,
-    /// Whether PostgreSQL is started anew on its own timeline alone before it is promoted.
+    /// When PostgreSQL was stopped, to be started anew on its own timeline alone before it is promoted.
     #[serde(default)]
-    pub alone: bool,
+    pub alone: Option<Moment>,
     /// Whether it was given up before anything was promoted.
     pub given_up: bool,
     /// The operator's request that it carries out.
@@ -218,7 +218,7 @@ impl ClaimStory {
             asked: None,
             promoted: None,
             ran_out: false,
-            alone: false,
+            alone: None,
             given_up: false,
             order: None,
         }

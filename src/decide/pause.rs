@@ -134,7 +134,7 @@ fn stays(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
         s.memory.rewind.is_none() && s.file.operation.is_none() && leader.term >= s.file.promised && leader.holder.node != s.me.node;
     let Some(ServerRole::Standby { tli, .. }) = s.role().filter(|_| follows && s.holder_is_there()) else { return };
     let cut_off = !cut::opens(s, d, &leader.holder.postgres);
-    if *tli == leader.tli && !cut_off && upkeep::configured(s, d, Some(follow::follow_of(s, leader)), false) {
+    if *tli == leader.tli && !cut_off && upkeep::configured(s, d, Some(follow::follow_of(s, leader))) {
         d.because("follows", format!("follows {} in term {}", leader.holder.node, leader.term));
     }
 }
@@ -202,7 +202,7 @@ pub(super) fn holder(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>,
     }
     if matches!(s.role(), Some(ServerRole::Primary { .. })) {
         // Commits go on, and what they wait for is kept in order.
-        upkeep::configured(s, d, None, false);
+        upkeep::configured(s, d, None);
         durability::rule(s, d);
     }
     if !s.pause_is_settled() {

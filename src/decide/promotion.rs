@@ -35,6 +35,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         return release::dying(s, d, *run);
     }
     if s.is_starting() {
+        if let Some(why) = stuck(s, d, &leader.record) {
+            return release::abandon(s, d, leader, &why);
+        }
         d.waits("starting", "PostgreSQL is being started");
         return Keeps::Renewing;
     }
@@ -58,10 +61,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         Path::Promotion if prepared => promote(s, d, leader),
         Path::Promotion => election::rule(s, d, leader),
         Path::Serving(tli) => serve(s, d, leader, tli),
-        Path::Alone => {
-            target::start_alone(s, d, leader);
-            Keeps::Renewing
-        }
+        Path::Alone => target::start_alone(s, d, leader),
         Path::Unknown => {
             d.waits("inspect", "the data directory is being inspected");
             d.act(s, Action::InspectDisk);
@@ -74,15 +74,17 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
 /// Why a claim that has asked for nothing yet has had its time: a disk that fails, a server that hangs.
 fn stuck(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Option<String> {
     let story = d.memory.claim.as_ref().filter(|story| story.asked.is_none())?;
-    let ends = story.claimed?.plus(leader.hold.times(CLAIM_LIMIT));
+    let claimed = story.claimed?;
+    let ends = claimed.plus(leader.hold.times(CLAIM_LIMIT));
+    // PostgreSQL that is started once more replays from its last restart point.
+    let ends = story.alone.map_or(ends, |since| ends.max(since.plus(s.policy.primary_start_timeout)));
     if matches!(s.role(), Some(ServerRole::Primary { .. })) {
         return None;
     }
     d.wake(ends);
     let failed =
         || s.failures.iter().max_by_key(|(_, failure)| failure.at).map(|(task, failure)| format!(": could not {task}: {}", failure.why));
-    (s.now.boot >= ends)
-        .then(|| format!("it has not come to a promotion in {}{}", leader.hold.times(CLAIM_LIMIT), failed().unwrap_or_default()))
+    (s.now.boot >= ends).then(|| format!("it has not come to a promotion in {}{}", ends.since(claimed), failed().unwrap_or_default()))
 }
 
 /// How this claimant becomes primary.
@@ -111,7 +113,7 @@ fn path(s: &Snapshot) -> Path {
         Some(Process::Dying { .. }) => Path::Unknown,
         Some(Process::Empty { .. }) => match s.disk() {
             Some(DataDir::Present(_)) if owns_what_lies_here(s) => Path::Restart,
-            Some(DataDir::Present(_)) if target::starts_alone(s) => Path::Alone,
+            Some(DataDir::Present(_)) if target::is_to_start_alone(s) => Path::Alone,
             Some(DataDir::Present(_)) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
             Some(_) => Path::None("the data directory is gone".to_owned()),
             None => Path::Unknown,
@@ -143,7 +145,7 @@ pub(super) fn owns_what_lies_here(s: &Snapshot) -> bool {
 
 /// The reserved id that we promoted to before we died: our own file and our own history file say so.
 fn own_unfinished(s: &Snapshot) -> Option<(TimelineId, &TimelineRecord)> {
-    noted_unfinished(s).filter(|(tli, _)| s.histories.contains_key(tli))
+    noted_unfinished(s).filter(|(tli, _)| s.histories.get(tli).is_some_and(|text| is_child(s, text, *tli)))
 }
 
 /// The reserved id that our file says we were about to promote to.
@@ -290,7 +292,8 @@ fn carried_history(s: &Snapshot, leader: &Stored<LeaderRecord>, whole: Option<Wh
         return s.histories.get(&tli).cloned();
     }
     let promises = s.etcd.records.promises.get(&leader.record.term)?;
-    promises.values().map(|stored| &stored.record).find(|promise| promise.tli == tli).map(|promise| promise.history.clone())
+    let mut carried = promises.values().map(|stored| &stored.record).filter(|promise| promise.tli == tli);
+    carried.find(|promise| is_child(s, &promise.history, tli)).map(|promise| promise.history.clone())
 }
 
 /// Everything that must be a fact before PostgreSQL is promoted (protocol I4), one after the other.
@@ -298,11 +301,14 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
     d.hurry = true;
     let term = leader.record.term;
     let asked = s.busy(Task::Promote) || s.guard().is_some_and(|guard| guard.primary_of == Some(term));
-    if !asked && !target::is_ours(s, d) {
-        return Keeps::Renewing;
-    }
     if let Some(tli) = ledger::conflict(s) {
         return release::abandon(s, d, leader, &format!("the history file of timeline {tli} here is not the ledger's"));
+    }
+    let Some(tli) = reserved_by_us(s, leader) else {
+        return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
+    };
+    if !asked && let Err(keeps) = target::leads_from_our_end(s, d, leader, tli) {
+        return keeps;
     }
     let missing = ledger::texts_missing(s);
     if !missing.is_empty() {
@@ -310,9 +316,6 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
         ledger::put(s, d, missing);
         return Keeps::Renewing;
     }
-    let Some(tli) = reserved_by_us(s, leader) else {
-        return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
-    };
     let promoted = Promoted { tli, term };
     let barrier = durability::barrier_of(s, term);
     if s.file.promoted != Some(promoted) || s.file.barrier != barrier {
@@ -320,7 +323,8 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
         return Keeps::Renewing;
     }
     // What commits will wait for stands in the configuration before there are any.
-    if !super::upkeep::configured(s, d, None, target::is_alone(s)) {
+    let recovery = s.configured.as_ref().map(|configured| configured.recovery).unwrap_or_default();
+    if !super::upkeep::configured_for(s, d, None, recovery) {
         d.waits("sync-names", "synchronous_standby_names is written before the promotion");
         return Keeps::Renewing;
     }
@@ -406,7 +410,7 @@ pub(super) fn start_in_place(s: &Snapshot, d: &mut Draft, leader: &Stored<Leader
         d.act(s, Action::WriteFile(Box::new(NodeFile { initialised: false, barrier, ..s.file.clone() })));
         return Keeps::Renewing;
     }
-    if !super::upkeep::configured(s, d, None, false) || !has_margin(s, d, leader) {
+    if !super::upkeep::configured(s, d, None) || !has_margin(s, d, leader) {
         return Keeps::Renewing;
     }
     d.because("restart-in-place", "this node holds everything that was acknowledged: PostgreSQL starts as primary on its own timeline");

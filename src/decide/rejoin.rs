@@ -4,10 +4,14 @@ use super::{ledger, scan, snapshot::Snapshot};
 use crate::model::{
     instance::{DiskFacts, Whole},
     lsn::Lsn,
+    policy::Reclone,
     record::TimelineState,
     timeline::{TimelineHistory, TimelineId},
     wal_layout::Layout,
 };
+
+/// After so many rewinds that failed, another way is taken.
+pub(super) const REWIND_TRIES: u32 = 3;
 
 /// What a stopped directory has to go through before it may follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +73,24 @@ pub(super) fn becomes_consistent(disk: &DiskFacts, history: &TimelineHistory, ta
 pub(super) fn falls_short(disk: &DiskFacts, whole: Whole) -> String {
     let here = if whole.lsn < disk.control.min_recovery { whole.lsn.to_string() } else { "too little".to_owned() };
     format!("what its last rewind or copy left is whole only with WAL up to {}, which is lost; {here} is here", disk.control.min_recovery)
+}
+
+/// Why a directory that went its own way cannot be rewound to the history of timeline `target`, but has to be copied.
+pub(super) fn cannot_rewind(s: &Snapshot, disk: &DiskFacts, whole: Whole, target: TimelineId) -> Option<String> {
+    if !s.policy.rewind || s.policy.reclone == Reclone::Always {
+        return Some("the policy does not want a rewind".to_owned());
+    }
+    if !disk.control.can_rewind {
+        return Some("a rewind needs data checksums or wal_log_hints, and this directory has neither".to_owned());
+    }
+    if !is_consistent(s, disk, whole) {
+        return Some(falls_short(disk, whole));
+    }
+    // PG source, `findCommonAncestorTimeline`: by what each line says of its own timeline.
+    if ledger::history(s, target).is_some_and(|history| history.goes_back()) {
+        return Some(format!("the switch points of timeline {target} go back, and pg_rewind would take a later one for where they part"));
+    }
+    (s.memory.failed_rewinds >= REWIND_TRIES).then(|| format!("{REWIND_TRIES} rewinds failed"))
 }
 
 /// Compares an end of WAL on a history with the history of `target`.

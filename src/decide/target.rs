@@ -1,8 +1,8 @@
 //! What recovery here aims at. A standby takes the newest history file for its target, also where it has not come that far yet.
 
-use super::{decision::Action, draft::Draft, ledger, promotion, scan, snapshot::Snapshot, stop, upkeep};
+use super::{decision::Action, draft::Draft, leadership::Keeps, ledger, promotion, release, scan, snapshot::Snapshot, stop, upkeep};
 use crate::model::{
-    instance::{ServerRole, StartAs, Whole},
+    instance::{Process, RecoveryTarget, ServerRole, StartAs, Whole},
     record::{LeaderRecord, Stored},
     timeline::{TimelineHistory, TimelineId},
 };
@@ -28,60 +28,86 @@ fn ahead(s: &Snapshot, whole: Whole) -> Option<TimelineId> {
     beyond.map(|(tli, _)| *tli).max()
 }
 
-/// A timeline that a promotion now would wrongly name as the parent of its own.
-pub(super) fn astray(s: &Snapshot) -> Option<TimelineId> {
-    s.whole_now().filter(|_| !is_alone(s)).and_then(|whole| ahead(s, whole))
+/// Why a promotion now would name another parent than `parent`, the timeline that our WAL ends on.
+pub(super) fn astray(s: &Snapshot, parent: TimelineId) -> Option<String> {
+    let Some(ServerRole::Standby { target, .. }) = s.role() else { return None };
+    match target {
+        RecoveryTarget::Timeline(tli) if *tli == parent => None,
+        // What lies on a newer timeline than that is not even read.
+        RecoveryTarget::Timeline(_) | RecoveryTarget::Current => {
+            Some(format!("recovery here aims at `{target}`, and our WAL ends on timeline {parent}"))
+        }
+        RecoveryTarget::Latest => {
+            let whole = s.whole_now().filter(|whole| whole.tli == parent)?;
+            let ahead = ahead(s, whole)?;
+            Some(format!("recovery here aims at timeline {ahead}, which goes on from our end or beyond it, {}", whole.lsn))
+        }
+    }
 }
 
-/// Whether PostgreSQL, promoted now, names the timeline that it is on as the parent of the new one. Where it would not it is started anew on
-/// that timeline alone, while the claim goes on.
-pub(super) fn is_ours(s: &Snapshot, d: &mut Draft) -> bool {
-    let Some(ServerRole::Standby { tli, replay, .. }) = s.role() else {
+/// Whether PostgreSQL, promoted now, names the timeline that our WAL ends on as the parent of `reserved`. Where it would not it is started anew
+/// on that timeline alone, once, while the claim goes on.
+pub(super) fn leads_from_our_end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, reserved: TimelineId) -> Result<(), Keeps> {
+    if matches!(s.process(), Some(Process::Running { stopping: Some(_), .. })) {
+        d.waits("stopping", "PostgreSQL is stopping, to be started anew");
+        return Err(Keeps::Renewing);
+    }
+    if s.role().is_none() {
         d.waits("mute", "PostgreSQL runs as a standby and does not answer yet");
-        return false;
-    };
-    let Some(whole) = scan::whole(s, d) else { return false };
-    if let Some(ahead) = astray(s) {
-        d.because(
-            "recovery-target",
-            format!(
-                "recovery here aims at timeline {ahead}, which goes on from beyond our end, {}: PostgreSQL is started anew on timeline {} alone",
-                whole.lsn, whole.tli
-            ),
-        );
-        if let Some(story) = d.memory.claim.as_mut() {
-            story.alone = true;
-        }
-        stop::stop_postgres(s, d);
-        return false;
+        return Err(Keeps::Renewing);
     }
-    // `current` is what pg_control names: an older one if the stop was no clean one, and then the end is never reached.
-    let alone = d.memory.claim.as_ref().is_some_and(|story| story.alone);
-    if alone && (scan::server_timeline(s, *tli, *replay) != whole.tli || *replay < whole.lsn) {
-        d.waits("recovery-target", format!("PostgreSQL replays its own WAL, up to {} on timeline {}", whole.lsn, whole.tli));
-        return false;
+    let Some(whole) = scan::whole(s, d) else { return Err(Keeps::Renewing) };
+    let parent = ledger::entry(s, reserved).and_then(|entry| entry.parent);
+    if parent != Some(whole.tli) {
+        let why = format!("our WAL ends on timeline {}, and {reserved} was reserved for another parent", whole.tli);
+        return Err(release::abandon(s, d, leader, &why));
     }
-    true
+    let Some(why) = astray(s, whole.tli) else { return Ok(()) };
+    if starts_alone(s) {
+        return Err(release::abandon(s, d, leader, &format!("{why}, although PostgreSQL was started anew")));
+    }
+    d.because("recovery-target", format!("{why}: PostgreSQL is started anew on timeline {} alone", whole.tli));
+    if let Some(story) = d.memory.claim.as_mut() {
+        story.alone = Some(s.now.boot);
+    }
+    stop::stop_postgres(s, d);
+    Err(Keeps::Renewing)
 }
 
 /// Whether this claim has stopped PostgreSQL to start it on its own timeline alone.
-pub(super) fn starts_alone(s: &Snapshot) -> bool {
+fn starts_alone(s: &Snapshot) -> bool {
     let Some(leader) = s.leader() else { return false };
-    s.memory.claim.as_ref().is_some_and(|story| story.alone && story.term == leader.record.term)
+    s.memory.claim.as_ref().is_some_and(|story| story.alone.is_some() && story.term == leader.record.term)
+}
+
+/// Whether it stopped, and is to be started so: a run that ended by itself is not tried again.
+pub(super) fn is_to_start_alone(s: &Snapshot) -> bool {
+    starts_alone(s) && matches!(s.process(), Some(Process::Empty { last: Some(last) }) if last.wanted)
 }
 
 /// The start for it.
-pub(super) fn start_alone(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
+pub(super) fn start_alone(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
-    if upkeep::configured(s, d, None, true) && promotion::has_margin(s, d, leader) {
-        d.because("recovery-target", "PostgreSQL starts as a standby on its own timeline alone, to be promoted from there");
+    let parent = promotion::reserved_by_us(s, leader).and_then(|reserved| ledger::entry(s, reserved)?.parent);
+    let Some(parent) = parent else {
+        return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
+    };
+    if upkeep::configured_for(s, d, None, alone(s, parent)) && promotion::has_margin(s, d, leader) {
+        d.because("recovery-target", format!("PostgreSQL starts as a standby on timeline {parent} alone, to be promoted from there"));
         d.act(s, Action::Start { start: StartAs::Standby, term: leader.record.term });
     }
+    Keeps::Renewing
 }
 
-/// Whether PostgreSQL is configured, and was started, to replay its own WAL and nothing else.
+/// What makes a standby replay its own WAL up to `tli`, and nothing else. PostgreSQL starts with a number only if that one's history is here.
+pub(super) fn alone(s: &Snapshot, tli: TimelineId) -> RecoveryTarget {
+    let known = tli == TimelineId::FIRST || s.histories.contains_key(&tli);
+    if known { RecoveryTarget::Timeline(tli) } else { RecoveryTarget::Current }
+}
+
+/// Whether PostgreSQL was started to replay its own WAL and nothing else.
 pub(super) fn is_alone(s: &Snapshot) -> bool {
-    s.configured.as_ref().is_some_and(|configured| configured.recovery_only)
+    matches!(s.role(), Some(ServerRole::Standby { target, .. }) if *target != RecoveryTarget::Latest)
 }
 
 /// Where a history leaves a timeline.

@@ -7,7 +7,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
-    instance::ServerRole,
+    instance::{RecoveryTarget, ServerRole},
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::Span,
@@ -94,8 +94,13 @@ fn boundary_to_note(s: &Snapshot, d: &mut Draft) -> bool {
 }
 
 /// Whether the managed configuration is in place for this `follow`; writes it where it is not.
-pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, recovery_only: bool) -> bool {
-    let wanted = configuration(s, d, follow, recovery_only);
+pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>) -> bool {
+    configured_for(s, d, follow, RecoveryTarget::Latest)
+}
+
+/// The same for a recovery that aims at something else than the latest timeline, and follows nobody.
+pub(super) fn configured_for(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, recovery: RecoveryTarget) -> bool {
+    let wanted = configuration(s, d, follow, recovery);
     if s.configured.as_ref() == Some(&wanted) {
         return true;
     }
@@ -105,14 +110,14 @@ pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, re
 
 /// Writes the managed configuration of a primary again, although it was: the server does not show what it says.
 pub(super) fn configure_again(s: &Snapshot, d: &mut Draft) {
-    let wanted = configuration(s, d, None, false);
+    let wanted = configuration(s, d, None, RecoveryTarget::Latest);
     d.act(s, Action::Configure(Box::new(wanted)));
 }
 
-fn configuration(s: &Snapshot, d: &Draft, follow: Option<Follow>, recovery_only: bool) -> Configuration {
+fn configuration(s: &Snapshot, d: &Draft, follow: Option<Follow>, recovery: RecoveryTarget) -> Configuration {
     Configuration {
         follow,
-        recovery_only,
+        recovery,
         application_name: s.myself().application_name(),
         sync_names: durability::sync_names(s, d),
         members_only: durability::members_only(s),
@@ -141,7 +146,7 @@ fn member_hosts(s: &Snapshot) -> Vec<String> {
 fn primary(s: &Snapshot, d: &mut Draft) {
     let Some(leader) = s.leader() else { return };
     let term = leader.record.term;
-    configured(s, d, None, false);
+    configured(s, d, None);
     // What failed is done again, after a rest.
     let migrated = s.memory.migrated == Some(term) && !s.failures.contains_key(&Task::Migrate);
     if !migrated && d.act(s, Action::Migrate) {
@@ -206,8 +211,9 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     // Who accepts a loss is told of it. Else by what held before this claim: what commits wait for may have changed since.
     let accepted = story.order.as_ref().is_some_and(|order| order.accept_loss);
     let lossless = !accepted && story.lossless;
+    let boundless = story.boundless && story.wal_end.is_none();
     let lost = match (former, switch) {
-        (_, Some(_)) if story.boundless && story.wal_end.is_none() => None,
+        (_, Some(_)) if boundless => None,
         _ if lossless => Some(0),
         (Some(former), Some(fork)) => Some(former.bytes_ahead_of(s.layout.boundary(fork.at)).get()),
         (Some(_), None) => Some(0),
@@ -217,7 +223,8 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     let since = entry.filter(|_| promoted_now).and_then(|entry| entry.parent).unwrap_or(leader.record.tli);
     // A former holder whose record this run of the agent never saw may have had any hold.
     let longest = story.former_hold.unwrap_or(LONGEST_HOLD).max(leader.record.hold).plus(s.policy.timers().renew_every);
-    let unseen = if lossless || story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
+    let unseen =
+        if lossless || boundless || story.wal_end.is_some() || story.former_lsn.is_none() || !promoted_now { Span::ZERO } else { longest };
     let steps = [
         ("claim", story.claimed),
         ("vote", story.voted),

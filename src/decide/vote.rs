@@ -65,7 +65,7 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
     }
     // After our own start it is not known what the managed files say: they are written first, with nobody to follow.
     if s.configured.is_none() && !s.is_empty() {
-        super::upkeep::configured(s, d, None, false);
+        super::upkeep::configured(s, d, None);
         return None;
     }
     let (gone, kept_out) = (is_cut(s), cut::off(s, d));

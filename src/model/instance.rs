@@ -348,6 +348,9 @@ pub enum ServerRole {
         receiver: Option<Receiver>,
         /// `primary_conninfo` as in force, without its password; empty when none.
         conninfo: String,
+        /// What this run aims at.
+        #[serde(default)]
+        target: RecoveryTarget,
         /// Why replay stands still, where it does.
         pause: Option<Pause>,
         /// Now − commit time of the last replayed transaction, in milliseconds; 0 when everything received is replayed.
@@ -359,6 +362,40 @@ impl ServerRole {
     /// Whether it is in recovery, and its walreceiver streams.
     pub fn streams(&self) -> bool {
         matches!(self, Self::Standby { receiver: Some(receiver), .. } if receiver.streaming)
+    }
+}
+
+/// `recovery_target_timeline`: which timeline recovery aims at. Read at the start, and for the whole run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryTarget {
+    /// The newest one that goes on from where it is, looked for again and again.
+    #[default]
+    Latest,
+    /// The one that `pg_control` names at the start: that of the last restart point at least.
+    Current,
+    /// This one.
+    Timeline(TimelineId),
+}
+
+impl fmt::Display for RecoveryTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Current => f.write_str("current"),
+            Self::Timeline(tli) => tli.fmt(f),
+        }
+    }
+}
+
+impl RecoveryTarget {
+    /// From the value of the parameter. PG source, `check_recovery_target_timeline`: a word, or a number.
+    pub fn of_parameter(value: &str) -> Option<Self> {
+        match value {
+            "" | "latest" => Some(Self::Latest),
+            "current" => Some(Self::Current),
+            number => number.parse().ok().and_then(TimelineId::new).map(Self::Timeline),
+        }
     }
 }
 

@@ -109,6 +109,11 @@ impl TimelineHistory {
         self.0[own..].iter().map(|fork| fork.at).min()
     }
 
+    /// Whether a timeline was left before it began: it was named as the parent by a standby that was promoted on its way there.
+    pub fn goes_back(&self) -> bool {
+        !self.0.is_sorted_by_key(|fork| fork.at)
+    }
+
     /// This history with one more fork at its end: that of a child of `parent`, left at `at`.
     #[must_use]
     pub fn child(&self, parent: TimelineId, at: Lsn) -> Self {
@@ -160,6 +165,7 @@ mod tests {
         assert_eq!(history.leaves(TimelineId(4)), Some(Lsn::new(0x12E_D983)));
         assert_eq!(history.leaves(TimelineId(5)), Some(Lsn::new(0x12E_D983)));
         assert_eq!(history.leaves(TimelineId(3)), Some(Lsn::new(0x120_0000)));
+        assert!(history.goes_back() && !TimelineHistory::new(history.forks()[..2].to_vec()).goes_back());
     }
 
     #[test]

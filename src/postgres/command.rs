@@ -1,10 +1,13 @@
 //! How the guard is to start the postmaster: program, arguments, environment, user.
 
 use super::{
-    ConfigFiles, Configuration, Error, Recovery, Settings, durable,
-    parameters::{NO_TARGET, OWN_WAL, postgresql_conf, timeline_target},
+    ConfigFiles, Configuration, Error, Settings, durable,
+    parameters::{NO_TARGET, OWN_WAL, postgresql_conf},
 };
-use crate::model::{instance::StartAs, moment::Span};
+use crate::model::{
+    instance::{RecoveryTarget, StartAs},
+    moment::Span,
+};
 use std::{ffi::OsString, path::PathBuf};
 
 /// How long one of PostgreSQL's programs may take to read its configuration or `pg_control`.
@@ -156,12 +159,12 @@ fn fixed_args(settings: &Settings, configuration: &Configuration) -> Vec<OsStrin
         ("wal_log_hints", "on".to_owned()),
         ("full_page_writes", "on".to_owned()),
         ("restart_after_crash", "off".to_owned()),
-        ("recovery_target_timeline", timeline_target(configuration).to_owned()),
+        ("recovery_target_timeline", configuration.recovery.to_string()),
     ] {
         push(&mut args, name, &value);
     }
     NO_TARGET.iter().for_each(|(name, value)| push(&mut args, name, value));
-    if configuration.recovery == Recovery::OwnWal {
+    if configuration.recovery != RecoveryTarget::Latest {
         OWN_WAL.iter().for_each(|(name, value)| push(&mut args, name, value));
     }
     args

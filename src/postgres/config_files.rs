@@ -5,6 +5,7 @@
 
 use super::{Error, Settings, durable, hba, parameters};
 use crate::model::{
+    instance::RecoveryTarget,
     lsn::Bytes,
     moment::Span,
     node::{Address, SlotName},
@@ -44,8 +45,9 @@ pub struct Configuration {
     pub slot_wal_keep: Bytes,
     /// `restore_command`; `None`: there is no archive.
     pub restore_command: Option<String>,
-    /// What recovery is for.
-    pub recovery: Recovery,
+    /// What recovery is for. The latest timeline: to follow the primary, over every change of timeline. Else to replay what lies on this disk
+    /// and nothing else (protocol 1.13 c, EXP-30; ADR 23): no stream, no archive, no delay, no target.
+    pub recovery: RecoveryTarget,
 }
 
 /// From whom a standby streams.
@@ -57,16 +59,6 @@ pub struct Follow {
     pub slot: Option<SlotName>,
     /// What its walsender is called: [`crate::model::node::Replica::application_name`].
     pub application_name: String,
-}
-
-/// What recovery is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recovery {
-    /// To follow the primary, over every change of timeline.
-    Latest,
-    /// To replay what lies on this disk and nothing else, before a rewind (protocol 1.13 c, EXP-30): the own timeline, no stream,
-    /// no archive, no delay, no target.
-    OwnWal,
 }
 
 impl Configuration {
@@ -82,7 +74,7 @@ impl Configuration {
             wait: policy.timers().wait,
             slot_wal_keep: policy.member_slot_retention.bytes,
             restore_command: None,
-            recovery: Recovery::Latest,
+            recovery: RecoveryTarget::Latest,
         }
     }
 }

@@ -53,7 +53,7 @@ mod tls;
 pub mod version;
 
 pub use command::{StartCommand, check_configuration, configured_value, start_command};
-pub use config_files::{ConfigFiles, Configuration, Follow, Recovery};
+pub use config_files::{ConfigFiles, Configuration, Follow};
 pub use probe::Via;
 pub use process::{Ended, Failure, Owner, Program, Stream};
 pub use server::Server;

@@ -1,7 +1,8 @@
 //! The text of the managed `postgresql.conf`: defaults, the operator's file, the policy, and last what is ours.
 
-use super::{Configuration, Error, Follow, Settings, config_files::Recovery, conninfo::conninfo_within, durable, hba::one_line};
+use super::{Configuration, Error, Follow, Settings, conninfo::conninfo_within, durable, hba::one_line};
 use crate::model::{
+    instance::RecoveryTarget,
     managed::{Place, is_set_in},
     moment::Span,
 };
@@ -66,7 +67,7 @@ pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration
 }
 
 fn managed(settings: &Settings, configuration: &Configuration) -> Result<Vec<(&'static str, String)>, Error> {
-    let follow = configuration.follow.as_ref().filter(|_| configuration.recovery == Recovery::Latest);
+    let follow = configuration.follow.as_ref().filter(|_| configuration.recovery == RecoveryTarget::Latest);
     // PG reads sizes in whole megabytes here.
     let keep = format!("{}MB", (configuration.slot_wal_keep.get() >> 20).max(1));
     let mut lines = vec![
@@ -97,14 +98,6 @@ fn major(settings: &Settings) -> Option<u32> {
 /// busy disk looks dead.
 fn silence(configuration: &Configuration) -> u64 {
     configuration.wait.max(Span::from_secs(2)).as_millis()
-}
-
-/// `recovery_target_timeline`.
-pub(super) const fn timeline_target(configuration: &Configuration) -> &'static str {
-    match configuration.recovery {
-        Recovery::Latest => "latest",
-        Recovery::OwnWal => "current",
-    }
 }
 
 /// The connection string of a walreceiver.

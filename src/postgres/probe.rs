@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock,
     model::{
-        instance::{Pause, Receiver, Run, ServerFacts, ServerRole, Slot, Waiting, Walsender},
+        instance::{Pause, Receiver, RecoveryTarget, Run, ServerFacts, ServerRole, Slot, Waiting, Walsender},
         lsn::Lsn,
         moment::{Moment, Span},
         node::{Address, SystemId},
@@ -58,6 +58,7 @@ fn sample_sql(major: u32) -> String {
             CASE WHEN r THEN (extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::float8 END AS replay_age,
             CASE WHEN r THEN {pause} END AS paused,
             current_setting('primary_conninfo') AS conninfo,
+            current_setting('recovery_target_timeline') AS target,
             current_setting('synchronous_standby_names') AS sync_names,
             CASE WHEN NOT r AND current_setting('synchronous_standby_names') <> '' THEN
                 (SELECT json_build_object('sessions', count(*),
@@ -244,6 +245,7 @@ impl Server {
             replay,
             receiver: receiver(row)?,
             conninfo: without_password(column(row, "conninfo")?),
+            target: RecoveryTarget::of_parameter(&column::<String>(row, "target")?).unwrap_or(RecoveryTarget::Current),
             pause,
             replay_ms: if caught_up { 0 } else { age.map_or(0, millis) },
         })

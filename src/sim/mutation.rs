@@ -9,7 +9,7 @@ use crate::{
         snapshot::{Shown, Snapshot},
     },
     model::{
-        instance::{Armed, ServerRole},
+        instance::{Armed, RecoveryTarget, ServerRole},
         key::{Key, Txn, Write},
         lsn::Lsn,
         moment::{Moment, Span},
@@ -126,8 +126,11 @@ impl Mutation {
             Self::AcksForOneSync => s.sync_written.clear(),
             Self::DoubtUnheard => hear_no_doubt(s),
             Self::TargetBelieved if claims(s) => {
-                if let Some(configured) = &mut s.configured {
-                    configured.recovery_only = true;
+                let whole = s.whole_now().map(|whole| whole.tli);
+                if let (Some(tli), Observed::Known { value: facts, .. }) = (whole, &mut s.server)
+                    && let ServerRole::Standby { target, .. } = &mut facts.role
+                {
+                    *target = RecoveryTarget::Timeline(tli);
                 }
             }
             Self::OneAck => spread_acks(s),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     decide::decision::Follow,
     model::{
-        instance::{Pause, Receiver, Run, ServerFacts, ServerRole, Slot, StartAs, StopMode, Walsender},
+        instance::{Pause, Receiver, RecoveryTarget, Run, ServerFacts, ServerRole, Slot, StartAs, StopMode, Walsender},
         node::{Replica, SystemId},
     },
 };
@@ -44,7 +44,7 @@ pub(super) struct Server {
     pub(super) replay: u64,
     pub(super) received: bool,
     pub(super) conninfo: Option<Follow>,
-    pub(super) recovery_only: bool,
+    pub(super) target: RecoveryTarget,
     pub(super) application_name: String,
     pub(super) promoting: bool,
     /// The end of what it came up with as a primary.
@@ -141,7 +141,7 @@ impl World {
             let conninfo = server
                 .conninfo
                 .as_ref()
-                .filter(|_| !server.recovery_only)
+                .filter(|_| server.target == RecoveryTarget::Latest)
                 .map(|follow| format!("host={}", follow.address.host))
                 .unwrap_or_default();
             let pause: Option<Pause> = None;
@@ -151,6 +151,7 @@ impl World {
                 replay: lsn(server.replay),
                 receiver,
                 conninfo,
+                target: server.target,
                 pause,
                 replay_ms: 0,
             }

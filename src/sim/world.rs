@@ -470,9 +470,9 @@ impl World {
                     file.term, file.promised, file.claimed, file.promoted, file.demoted, file.data, file.operation
                 ),
                 Action::Configure(conf) => format!(
-                    "configures: follow {:?} recovery_only {} names {:?}",
+                    "configures: follow {:?} recovery {} names {:?}",
                     conf.follow.as_ref().map(|follow| follow.node.to_string()),
-                    conf.recovery_only,
+                    conf.recovery,
                     conf.sync_names
                 ),
                 Action::AppendHistory(record) => format!(

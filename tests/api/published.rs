@@ -8,7 +8,9 @@ use pgbaton::{
         snapshot::{Attempt, Etcd, Fresh, Lease, Me, Snapshot, Standing},
     },
     model::{
-        instance::{Armed, Cut, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts, ServerRole, StartAs, Walsender},
+        instance::{
+            Armed, Cut, GuardStatus, KillMode, Process, Receiver, RecoveryTarget, Run, ServerFacts, ServerRole, StartAs, Walsender,
+        },
         key::Key,
         lsn::Lsn,
         moment::{Clocks, Moment, Span},
@@ -200,6 +202,7 @@ impl Builder {
                 replay,
                 receiver: Some(receiver),
                 conninfo: "host=10.0.0.1".to_owned(),
+                target: RecoveryTarget::Latest,
                 pause: None,
                 replay_ms: 0,
             }

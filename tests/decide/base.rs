@@ -8,8 +8,8 @@ use pgbaton::{
     model::{
         failsafe::Peers,
         instance::{
-            Armed, ControlData, ControlState, Cut, DataDir, DiskFacts, Ended, GuardStatus, KillMode, Process, Receiver, Run, ServerFacts,
-            ServerRole, Slot, StartAs, Walsender,
+            Armed, ControlData, ControlState, Cut, DataDir, DiskFacts, Ended, GuardStatus, KillMode, Process, Receiver, RecoveryTarget,
+            Run, ServerFacts, ServerRole, Slot, StartAs, Walsender,
         },
         lsn::{Bytes, Lsn},
         moment::{Clocks, Moment, Span},
@@ -296,14 +296,23 @@ fn facts(role: ServerRole) -> ServerFacts {
 pub(crate) fn standby(from: Option<u32>) -> ServerRole {
     let receiver = from.map(|from| Receiver { streaming: true, sender: Some(address(from)), tli: Some(tli(2)), latest_end: Some(END) });
     let conninfo = from.map(|from| format!("host=10.0.0.{from} port=5432")).unwrap_or_default();
-    ServerRole::Standby { tli: tli(2), receive: Some(END), replay: END, receiver, conninfo, pause: None, replay_ms: 0 }
+    ServerRole::Standby {
+        tli: tli(2),
+        receive: Some(END),
+        replay: END,
+        receiver,
+        conninfo,
+        target: RecoveryTarget::Latest,
+        pause: None,
+        replay_ms: 0,
+    }
 }
 
 fn configuration(number: u32, follow: Option<u32>) -> Configuration {
     let policy = policy();
     Configuration {
         follow: follow.map(|of| Follow { node: replica(of).node, address: address(of), slot: Some(replica(number).node.slot()) }),
-        recovery_only: false,
+        recovery: RecoveryTarget::Latest,
         application_name: replica(number).application_name(),
         sync_names: String::new(),
         members_only: false,

@@ -8,7 +8,7 @@ use super::{base, situation};
 use pgbaton::{
     decide::snapshot::{Attempt, Scanned, Snapshot, Standing},
     model::{
-        instance::{Armed, ControlState, DataDir, Process, Run, ServerFacts, ServerRole, StartAs, Whole},
+        instance::{Armed, ControlState, DataDir, Ended, Process, RecoveryTarget, Run, ServerFacts, ServerRole, StartAs, Whole},
         moment::{Moment, Span},
         node_file::Boundary,
         observed::Observed,
@@ -63,6 +63,10 @@ fn words(s: &mut Snapshot, line: &str) -> Result<bool, String> {
         s.histories = Arc::new(present.unwrap_or_default());
     } else if line == "postgres answers as a standby" {
         answers(s, base::standby(None))?;
+    } else if line == "postgres replays its own WAL alone" {
+        replays_alone(s, RecoveryTarget::Timeline(base::tli(2)));
+    } else if line == "postgres replays what pg_control names alone" {
+        replays_alone(s, RecoveryTarget::Current);
     } else if line == "postgres answers as a primary" {
         let tli = s.whole.as_ref().map_or(base::tli(2), |scanned| scanned.whole.tli);
         answers(s, ServerRole::Primary { tli, insert: base::END, flush: base::END })?;
@@ -129,8 +133,8 @@ fn with_armed(s: &mut Snapshot, armed: Option<Armed>) {
 
 fn dies(s: &mut Snapshot, how: &str) -> Result<(), String> {
     let Observed::Known { value: guard, .. } = &mut s.guard else { return Err("no guard".to_owned()) };
-    let Process::Running { run, start, .. } = guard.process else { return Err("nothing runs".to_owned()) };
-    guard.process = Process::Empty { last: Some(base::ended(run, start, how)) };
+    let Process::Running { run, start, stopping } = guard.process else { return Err("nothing runs".to_owned()) };
+    guard.process = Process::Empty { last: Some(Ended { wanted: stopping.is_some(), ..base::ended(run, start, how) }) };
     forget_the_run(s);
     Ok(())
 }
@@ -284,4 +288,15 @@ fn rewrite(records: &mut Records) {
     records.nodes.values_mut().for_each(again);
     records.members.values_mut().for_each(again);
     records.promises.values_mut().flat_map(|of_term| of_term.values_mut()).for_each(again);
+}
+
+fn replays_alone(s: &mut Snapshot, recovery: RecoveryTarget) {
+    if let Observed::Known { value, .. } = &mut s.server
+        && let ServerRole::Standby { target, .. } = &mut value.role
+    {
+        *target = recovery;
+    }
+    if let Some(configured) = &mut s.configured {
+        configured.recovery = recovery;
+    }
 }

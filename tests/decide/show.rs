@@ -6,6 +6,7 @@ use pgbaton::{
         snapshot::Snapshot,
     },
     model::{
+        instance::RecoveryTarget,
         key::{Compare, Key, Txn, Write},
         moment::{Moment, Span},
     },
@@ -40,6 +41,10 @@ fn after(s: &Snapshot, moment: Moment) -> String {
     if moment < s.now.boot { format!("-{}", s.now.boot.since(moment)) } else { moment.since(s.now.boot).to_string() }
 }
 
+fn alone(recovery: RecoveryTarget) -> String {
+    if recovery == RecoveryTarget::Latest { String::new() } else { format!(", recovery {recovery}") }
+}
+
 fn action(s: &Snapshot, action: &Action) -> String {
     match action {
         Action::Txn(purpose, txn) => transaction(s, &format!("{purpose:?}").to_lowercase(), txn),
@@ -48,7 +53,7 @@ fn action(s: &Snapshot, action: &Action) -> String {
             Some(configured) => format!("configure: {}", changes(Some(&json(configured)), &json(wanted))),
             None => {
                 let follow = wanted.follow.as_ref().map_or("nobody", |follow| follow.node.as_str());
-                format!("configure: follow {follow}{}", if wanted.recovery_only { ", recovery only" } else { "" })
+                format!("configure: follow {follow}{}", alone(wanted.recovery))
             }
         },
         Action::Arm { term, until } => format!("arm: term {term}, for {}", after(s, *until)),

@@ -149,7 +149,7 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         asked: None,
         promoted: None,
         ran_out: false,
-        alone: false,
+        alone: None,
         given_up: false,
         order: None,
     });

@@ -5,7 +5,7 @@ use crate::{
     agent::event::TxnOutcome,
     decide::decision::Purpose,
     model::{
-        instance::{Cut, DiskFacts, KillMode, Process, ServerRole, StartAs, Whole},
+        instance::{Cut, DiskFacts, KillMode, Process, RecoveryTarget, ServerRole, StartAs, Whole},
         key::{Txn, Write},
         moment::Span,
         node::{Address, DataIncarnation},
@@ -322,6 +322,7 @@ fn standby(run: u64, asked: u64) -> Event {
         replay: Lsn::new(50),
         receiver: None,
         conninfo: String::new(),
+        target: RecoveryTarget::Latest,
         pause: None,
         replay_ms: 0,
     };
@@ -399,7 +400,7 @@ fn after_a_cut_or_a_configuration_that_failed_nobody_knows_what_the_files_say() 
         let mut state = state();
         let configuration = Configuration {
             follow: None,
-            recovery_only: false,
+            recovery: RecoveryTarget::Latest,
             application_name: String::new(),
             sync_names: String::new(),
             members_only: false,

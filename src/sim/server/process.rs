@@ -17,7 +17,7 @@ impl World {
         let conf = of.conf.clone();
         let application_name = conf.as_ref().map(|conf| conf.application_name.clone()).unwrap_or_default();
         let names = conf.as_ref().map(|conf| conf.sync_names.clone()).unwrap_or_default();
-        let recovery_only = conf.as_ref().is_some_and(|conf| conf.recovery_only);
+        let target = conf.as_ref().map(|conf| conf.recovery).unwrap_or_default();
         let conninfo = conf.and_then(|conf| conf.follow);
         of.server = Some(Server {
             id,
@@ -33,7 +33,7 @@ impl World {
             replay: 0,
             received: false,
             conninfo,
-            recovery_only,
+            target,
             application_name,
             promoting: false,
             came_up_with: 0,

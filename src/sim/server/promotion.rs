@@ -2,7 +2,7 @@
 
 use crate::{
     model::{
-        instance::ControlState,
+        instance::{ControlState, RecoveryTarget},
         key::Key,
         lsn::Lsn,
         record::{TimelineRecord, TimelineState},
@@ -36,12 +36,16 @@ impl World {
     ///
     /// The parent that it names is recovery's target, also where recovery has not come to it.
     fn write_own_history(&mut self, node: usize) {
-        let alone = self.nodes[node].server.as_ref().is_some_and(|server| server.recovery_only);
+        let aims = self.nodes[node].server.as_ref().map(|server| server.target).unwrap_or_default();
         let Some(data) = self.nodes[node].disk.as_ref() else { return };
         let at = self.wal.whole(data.branch, data.end);
         let parent = self.wal.branch_at(data.branch, at);
         let own = self.wal.branches[parent].tli;
-        let target = if alone { own } else { target(data, own, lsn(at)) };
+        let target = match aims {
+            RecoveryTarget::Latest => target(data, own, lsn(at)),
+            RecoveryTarget::Current => data.min_recovery.1.map_or(data.checkpoint_tli, |tli| tli.max(data.checkpoint_tli)),
+            RecoveryTarget::Timeline(tli) => tli,
+        };
         let before = data.histories.get(&target).cloned().unwrap_or_default();
         let text = format!("{before}{target}\t{}\tno recovery target specified\n", lsn(at));
         let tli = newest_consecutive(data, own).next();

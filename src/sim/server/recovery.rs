@@ -3,7 +3,7 @@
 use super::promotion::newest_consecutive;
 use crate::{
     model::{
-        instance::{ControlState, StartAs},
+        instance::{ControlState, RecoveryTarget, StartAs},
         timeline::TimelineHistory,
     },
     sim::{Mutation, wal::lsn, world::World},
@@ -51,8 +51,8 @@ impl World {
     fn leave_unreplayed(&mut self, node: usize) {
         loop {
             let of = &self.nodes[node];
-            let recovery_only = of.server.as_ref().is_some_and(|server| server.recovery_only);
-            let Some(data) = of.disk.as_ref().filter(|_| !recovery_only) else { return };
+            let latest = of.server.as_ref().is_some_and(|server| server.target == RecoveryTarget::Latest);
+            let Some(data) = of.disk.as_ref().filter(|_| latest) else { return };
             let target = newest_consecutive(data, data.checkpoint_tli);
             let Some(history) = data.histories.get(&target).and_then(|text| text.parse::<TimelineHistory>().ok()) else { return };
             let branch = &self.wal.branches[data.branch];
@@ -71,7 +71,7 @@ impl World {
     fn lured(&self, node: usize) -> Option<String> {
         let server = self.nodes[node].server.as_ref()?;
         let data = self.nodes[node].disk.as_ref()?;
-        if server.recovery_only {
+        if server.target != RecoveryTarget::Latest {
             return None;
         }
         let own = self.wal.branches[self.wal.branch_at(data.branch, data.redo)].tli;

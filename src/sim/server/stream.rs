@@ -3,6 +3,7 @@
 use super::{STREAM_TIMEOUT, Sender, Upstream};
 use crate::{
     decide::decision::Follow,
+    model::instance::RecoveryTarget,
     sim::{wal::lsn, world::World},
 };
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ impl World {
         let now = self.now;
         let Some(server) = self.nodes[node].server.as_ref() else { return };
         let Some(upstream) = &server.upstream else {
-            if let Some(follow) = server.conninfo.clone().filter(|_| !server.recovery_only) {
+            if let Some(follow) = server.conninfo.clone().filter(|_| server.target == RecoveryTarget::Latest) {
                 self.connect(node, id, &follow);
             }
             return;
