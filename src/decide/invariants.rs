@@ -1,7 +1,7 @@
 //! What must hold of every decision (protocol 1.3), checked in production too. Written apart from the rules, and simpler.
 
 use super::{
-    decision::{Action, Decision, Purpose},
+    decision::{Action, Configuration, Decision, Purpose},
     failsafe, ledger, promotion,
     snapshot::Snapshot,
     target,
@@ -14,9 +14,11 @@ use crate::model::{
     node::Replica,
     node_file::{ClonePlace, Operation},
     policy::PROMOTION_MARGIN,
+    quorum::Quorum,
     record::{LeaderRecord, LeaderState, SyncMode, SyncRecord},
     request::Request,
 };
+use std::collections::BTreeSet;
 
 /// The violations, one sentence each; empty when all is well.
 pub fn check(s: &Snapshot, decision: &Decision) -> Vec<String> {
@@ -65,7 +67,8 @@ fn violation(s: &Snapshot, action: &Action, decision: &Decision) -> Option<Strin
             let marked = matches!(s.file.operation, Some(Operation::Rewind { .. }));
             destructive(s, marked, &source.node)
         }
-        Action::Configure(configuration) => configuration.follow.as_ref().and_then(|follow| {
+        Action::Configure(configuration) => names_write(s, configuration, decision).map(|why| format!("I2: {why}")).or_else(|| {
+            let follow = configuration.follow.as_ref()?;
             let leader = s.leader().map(|leader| &leader.record);
             let leads = leader.is_some_and(|leader| {
                 let serves = matches!(leader.state, LeaderState::Serving | LeaderState::Handoff { .. } | LeaderState::Paused { .. });
@@ -247,15 +250,40 @@ fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Deci
                     before.voters.iter().all(|voter| next.voters.contains(voter)) && next.k <= before.k && !before.voters.is_empty();
                 return (!fewer).then(|| "`sync` would ask for more than names that are not known".to_owned());
             };
-            let missed = newest.iter().chain(older).find(|names| {
-                let among = names.members().iter().filter(|name| next.voters.contains(name)).count();
-                let strangers = names.members().len() - among;
-                (names.k() as usize) < strangers + next.k as usize
-            });
-            missed.map(|names| format!("{} may acknowledge what {} of {} voters cannot miss", names.names(), next.k, next.voters.len()))
+            missed(&newest.iter().chain(older).collect::<Vec<_>>(), next)
         }
         _ => None,
     }
+}
+
+/// Who may acknowledge past all that `sync` lets elect, by lists of which each may have been read by some process: a walsender asks for as many
+/// as its own list does, and counts whoever is in the list that his own walsender has read.
+fn missed(lists: &[&Quorum], sync: &SyncRecord) -> Option<String> {
+    let listed: BTreeSet<&Replica> = lists.iter().flat_map(|names| names.members()).collect();
+    let strangers = listed.iter().filter(|name| !sync.voters.contains(name)).count();
+    let few = lists.iter().find(|names| (names.k() as usize) < strangers + sync.k as usize)?;
+    Some(format!("{} of {listed:?} may acknowledge what {} of {} voters cannot miss", few.k(), sync.k, sync.voters.len()))
+}
+
+/// What a walsender of ours may read meets what `sync` says by now.
+fn names_write(s: &Snapshot, next: &Configuration, decision: &Decision) -> Option<String> {
+    if s.configured.as_ref().is_some_and(|configured| configured.sync_names == next.sync_names) {
+        return None;
+    }
+    let sync = &s.sync()?.record;
+    let ours = s.leader().is_some_and(|leader| leader.record.term == sync.term) && sync.primary == s.myself();
+    let guard = s.guard().map(|guard| &guard.incarnation);
+    let names = decision.memory.names.as_ref().filter(|names| ours && s.run() == Some(names.run) && guard == Some(&names.guard))?;
+    if sync.mode == SyncMode::Async || sync.voters.is_empty() {
+        return None;
+    }
+    let older: &[Quorum] = if let Older::These(older) = &names.in_force.older { older } else { &[] };
+    let before: Vec<&Quorum> = older.iter().collect();
+    // What is in force already is not made worse by what puts it right.
+    if missed(&before, sync).is_some() {
+        return None;
+    }
+    missed(&before.into_iter().chain(&names.in_force.newest).collect::<Vec<_>>(), sync)
 }
 
 /// Whether nobody else can act on this record any more: given up, or unchanged for as long as it says.

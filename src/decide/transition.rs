@@ -2,7 +2,9 @@
 //!
 //! A commit is acknowledged by any `k` of the names in `synchronous_standby_names`; a leader is elected by any R = |V| − k + 1 of the voters
 //! in `sync`. Both are written one after the other, either write may be interrupted, and after a reload old and new names are in force side by
-//! side for a while. Each single step here keeps every acknowledging set meeting every electing set.
+//! side for a while: a walsender that has read one list counts whoever is in the list that his own walsender has read (ADR 24). So each single
+//! step here keeps everybody who is in any list among the voters, and every list asking for as many as `sync` does: then every acknowledging set
+//! meets every electing set, whichever lists are mixed.
 
 use crate::model::{node::Replica, quorum::Quorum};
 use serde::{Deserialize, Serialize};
@@ -36,21 +38,19 @@ pub struct InForce<T: Ord = Replica> {
 pub enum Older<T: Ord = Replica> {
     /// These; empty: the newest alone is in force, and that is proven.
     These(Vec<Quorum<T>>),
-    /// Not known: anything that meets what `sync` says.
+    /// Not known: anything that is covered by what `sync` says.
     Unknown,
 }
 
 impl<T: Ord + Clone> InForce<T> {
-    /// Whether all that may be in force meets `record`, while `present` is what `sync` says.
-    fn meets(&self, record: &Quorum<T>, present: &Quorum<T>) -> bool {
+    /// Whether `record` covers all that may be in force, while `present` is what `sync` says.
+    fn is_covered(&self, record: &Quorum<T>, present: &Quorum<T>) -> bool {
         let older = match &self.older {
-            Older::These(older) => older.iter().all(|names| names.meets(record)),
-            // They meet `present`, and so whatever asks for no more of the same voters.
-            Older::Unknown => {
-                record.is_nobody() || (!present.is_nobody() && record.k() <= present.k() && record.members().is_superset(present.members()))
-            }
+            Older::These(older) => older.iter().all(|names| record.covers(names)),
+            // `present` covers them, and so does whatever covers `present`.
+            Older::Unknown => record.covers(present),
         };
-        older && self.newest.iter().all(|names| names.meets(record))
+        older && self.newest.iter().all(|names| record.covers(names))
     }
 
     fn is_proven(&self) -> bool {
@@ -61,20 +61,20 @@ impl<T: Ord + Clone> InForce<T> {
 /// The next step from what is recorded and in force to `wanted`: as record and as names.
 ///
 /// Those who leave go before others come: one who is gone neither holds commits up nor is missed at an election meanwhile. Only where fewer would
-/// be left than have to confirm do the new ones come first.
+/// be left than have to confirm do the new ones come first; and where fewer will have to, whoever leaves is needed until that is proven.
 pub(super) fn next<T: Ord + Clone>(record: &Quorum<T>, in_force: &InForce<T>, wanted: &Quorum<T>) -> Step<T> {
     let stays: BTreeSet<T> = record.members().intersection(wanted.members()).cloned().collect();
     // Where fewer stay than have to confirm, others come first: nothing is ever acknowledged by less than what is wanted.
     let few = stays.len() < wanted.k() as usize;
     let goal = match few || stays == *record.members() {
         true => wanted.clone(),
-        false => remaining(record, in_force, &stays),
+        false => Quorum::new(record.k(), stays),
     };
-    if goal != *record && in_force.meets(&goal, record) {
+    if goal != *record && in_force.is_covered(&goal, record) {
         return Step::Record(goal);
     }
-    if !goal.meets(record) {
-        // All voters of both, and no more of them than either asks for: what is in force meets that, and so do the names to come.
+    if !record.covers(&goal) {
+        // All voters of both, and no more of them than either asks for: that covers what is in force, and the names to come.
         return Step::Record(Quorum::new(record.k().min(goal.k()), record.members().union(goal.members()).cloned()));
     }
     if in_force.newest.as_ref() != Some(&goal) {
@@ -82,12 +82,6 @@ pub(super) fn next<T: Ord + Clone>(record: &Quorum<T>, in_force: &InForce<T>, wa
     }
     // Names that nobody is listed in hold nothing up, and nothing rests on them.
     if goal.is_nobody() || in_force.is_proven() { Step::Done } else { Step::Prove }
-}
-
-/// Those who stay, with the largest k at which what is in force lets the others go at once.
-fn remaining<T: Ord + Clone>(record: &Quorum<T>, in_force: &InForce<T>, stays: &BTreeSet<T>) -> Quorum<T> {
-    let of = |k: u32| Quorum::new(k, stays.iter().cloned());
-    (1..=record.k()).rev().map(of).find(|goal| in_force.meets(goal, record)).unwrap_or_else(|| of(record.k()))
 }
 
 #[cfg(test)]
@@ -120,27 +114,39 @@ mod tests {
         true
     }
 
-    fn check(step: &Step<u8>, record: &Quorum<u8>, possible: &[&Quorum<u8>], what: &dyn Fn() -> String) {
+    /// What acknowledges where these lists are in force side by side: so many as one asks for, of all that are in any.
+    fn mixed(lists: &[&Quorum<u8>]) -> Vec<Quorum<u8>> {
+        let all: BTreeSet<u8> = lists.iter().flat_map(|names| names.members().iter().copied()).collect();
+        let of = |names: &Quorum<u8>| Quorum::new(names.k(), all.iter().copied());
+        lists.iter().map(|names| if names.is_nobody() { Quorum::nobody() } else { of(names) }).collect()
+    }
+
+    fn check(step: &Step<u8>, record: &Quorum<u8>, lists: &[&Quorum<u8>], what: &dyn Fn() -> String) {
+        let meet = |lists: &[&Quorum<u8>], record: &Quorum<u8>| mixed(lists).iter().all(|names| names.meets(record));
         match step {
             Step::Record(next) => {
                 assert_ne!(next, record, "{}", what());
-                assert!(possible.iter().all(|names| names.meets(next)), "{} leads to {next:?}", what());
+                assert!(meet(lists, next), "{} leads to {next:?}", what());
             }
-            Step::Names(names) => assert!(names.meets(record), "{} leads to names {names:?}", what()),
+            Step::Names(names) => {
+                let lists: Vec<&Quorum<u8>> = lists.iter().copied().chain([names]).collect();
+                assert!(meet(&lists, record), "{} leads to names {names:?}", what());
+            }
             Step::Prove | Step::Done => {}
         }
     }
 
-    /// One step from every state that can be: whatever was interrupted before, record and names meet afterwards as they did before.
+    /// One step from every state that can be: whatever was interrupted before, record and names meet afterwards as they did before, also where
+    /// one process acts on one list and another one on another.
     #[test]
     fn no_step_lets_the_sets_miss_each_other() {
         for nodes in 1..=4 {
             let quorums = all(nodes, 3);
             for record in &quorums {
-                let meeting: Vec<&Quorum<u8>> = quorums.iter().filter(|names| names.meets(record)).collect();
+                let covered: Vec<&Quorum<u8>> = quorums.iter().filter(|names| record.covers(names)).collect();
                 for wanted in &quorums {
-                    for newest in &meeting {
-                        for older in &meeting {
+                    for newest in &covered {
+                        for older in &covered {
                             let in_force = InForce { newest: Some((*newest).clone()), older: Older::These(vec![(*older).clone()]) };
                             let step = next(record, &in_force, wanted);
                             check(&step, record, &[newest, older], &|| format!("{record:?}, {in_force:?}, for {wanted:?}"));
@@ -151,7 +157,7 @@ mod tests {
                     }
                     let unknown = InForce { newest: None, older: Older::Unknown };
                     let step = next(record, &unknown, wanted);
-                    check(&step, record, &meeting, &|| format!("{record:?}, unknown names, for {wanted:?}"));
+                    check(&step, record, &covered, &|| format!("{record:?}, unknown names, for {wanted:?}"));
                 }
             }
         }
@@ -162,19 +168,20 @@ mod tests {
     fn no_step_of_five_nodes_lets_the_sets_miss_each_other() {
         let quorums = all(5, 3);
         for record in &quorums {
-            let meeting: Vec<&Quorum<u8>> = quorums.iter().filter(|names| names.meets(record)).collect();
+            let covered: Vec<&Quorum<u8>> = quorums.iter().filter(|names| record.covers(names)).collect();
             for wanted in &quorums {
-                for newest in &meeting {
+                for newest in &covered {
                     let proven = InForce { newest: Some((*newest).clone()), older: Older::These(Vec::new()) };
                     check(&next(record, &proven, wanted), record, &[newest], &|| format!("{record:?}, {proven:?}, for {wanted:?}"));
                 }
                 let unknown = InForce { newest: None, older: Older::Unknown };
-                check(&next(record, &unknown, wanted), record, &meeting, &|| format!("{record:?}, unknown names, for {wanted:?}"));
+                check(&next(record, &unknown, wanted), record, &covered, &|| format!("{record:?}, unknown names, for {wanted:?}"));
             }
         }
     }
 
-    /// From everywhere to everywhere, interrupted nowhere or after any one step, by an agent that then knows nothing of the names.
+    /// From everywhere to everywhere, interrupted nowhere or after any one step, by an agent that then knows nothing of the names; and what is
+    /// in force is covered all the way.
     #[test]
     fn every_goal_is_reached() {
         let quorums = all(4, 3);
@@ -190,6 +197,7 @@ mod tests {
                             in_force = InForce { newest: None, older: Older::Unknown };
                         }
                         assert!(steps < 20, "{from:?} never comes to {wanted:?}, interrupted after {lost_after}");
+                        assert!(in_force.is_covered(&record, &record), "{from:?} comes to {record:?} with {in_force:?} for {wanted:?}");
                     }
                     assert_eq!((&record, in_force.newest.as_ref()), (wanted, Some(wanted)), "{from:?}, interrupted after {lost_after}");
                 }
@@ -218,12 +226,16 @@ mod tests {
         }
     }
 
-    /// Where those who stay or come could elect at the start, they can at every step; unless so few stay that others have to come first.
+    /// Where those who stay or come could elect at the start, they can at every step; unless so few stay that others have to come first, or that
+    /// fewer can confirm: while the lists in force let the one who leaves confirm alone, he is needed.
     #[test]
     fn nobody_who_leaves_is_missed_at_an_election() {
         let quorums = all(4, 3);
         for from in &quorums {
-            let few = |wanted: &Quorum<u8>| (1..wanted.k() as usize).contains(&from.members().intersection(wanted.members()).count());
+            let few = |wanted: &Quorum<u8>| {
+                let stay = from.members().intersection(wanted.members()).count();
+                (1..wanted.k() as usize).contains(&stay) || stay < from.k() as usize && wanted.k() < from.k()
+            };
             for wanted in quorums.iter().filter(|wanted| !wanted.is_nobody() && !few(wanted)) {
                 let can_elect = |record: &Quorum<u8>| {
                     let there = record.members().intersection(wanted.members()).count();

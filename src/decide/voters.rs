@@ -41,8 +41,12 @@ pub(super) fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &Ser
     if mode == SyncMode::StrictQuorum && most < needed && matches!(facts.role, ServerRole::Primary { .. }) {
         // Commits wait for those who are missing.
         d.alarm("no-voter", format!("{most} replicas can confirm commits, and {needed} have to: with strict-quorum they wait"));
-        let enough = sync.voters.len() >= needed as usize;
-        return if enough { Quorum::new(needed, sync.voters.iter().cloned()) } else { sync.quorum() };
+        if sync.k >= needed {
+            return Quorum::new(needed, sync.voters.iter().cloned());
+        }
+        // Fewer than that have nothing to confirm, so that nothing rests on who is missing among them: nobody waits for its vote.
+        let there = Quorum::new(sync.k, sync.voters.iter().filter(|voter| fit.contains(voter)).cloned());
+        return if there.is_nobody() { sync.quorum() } else { there };
     }
     let candidates = weigh(s, d, sync, facts, fit);
     let apart = (s.policy.sync_spread == SyncSpread::Zone).then_some(s.me.zone.as_str());

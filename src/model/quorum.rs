@@ -48,9 +48,16 @@ impl<T: Ord + Clone> Quorum<T> {
     /// Whether every set that these names let acknowledge has a member in every set that `record` lets elect.
     ///
     /// Of k acknowledgers all but those who are no voters are voters, and an electing set misses |V| − R = k(record) − 1 voters.
-    pub fn meets(&self, record: &Self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn meets(&self, record: &Self) -> bool {
         let strangers = self.members.difference(&record.members).count();
         record.is_nobody() || self.k as usize >= record.k as usize + strangers
+    }
+
+    /// Whether these voters meet `names` also while other names that they cover are in force beside them, in other processes (ADR 24): a
+    /// walsender lets as many confirm as the list that it has read asks for, and counts all whose own walsender has read a list that they are in.
+    pub fn covers(&self, names: &Self) -> bool {
+        self.is_nobody() || (names.k >= self.k && names.members.is_subset(&self.members))
     }
 }
 

@@ -228,7 +228,8 @@ impl World {
         of.is_primary() && !fenced
     }
 
-    /// Whatever names any process of a primary acts on, who may acknowledge by them meets whoever may elect (protocol I2).
+    /// Whatever names any process of a primary acts on, who may acknowledge by them meets whoever may elect (protocol I2): as many as one
+    /// walsender's names ask for, of all who are listed by the names of any.
     pub(super) fn judge_names(&mut self, node: usize) {
         let Some(sync) = self.sync_in_force().filter(|sync| sync.is_lossless() && sync.primary.node == self.nodes[node].name) else {
             return;
@@ -240,17 +241,15 @@ impl World {
         }
         let voters: std::collections::BTreeSet<String> =
             record.members().iter().map(crate::model::node::Replica::application_name).collect();
-        let mut views: Vec<&str> = server.views().collect();
+        let mut texts: Vec<&str> = server.views().collect();
         if !server.defined {
-            views.push("");
+            texts.push("");
         }
-        let bad = views.into_iter().find(|text| {
-            let (k, strangers) = super::server::listed(text)
-                .map_or((0, 0), |view| (view.k, view.names.iter().filter(|name| !voters.contains(*name)).count()));
-            k < record.k() as usize + strangers
-        });
-        if let Some(bad) = bad {
-            let text = format!("{} may acknowledge by {bad:?} while {} of {voters:?} elect", self.nodes[node].name, record.electors());
+        let views: Vec<_> = texts.iter().map(|text| super::server::listed(text)).collect();
+        let count: std::collections::BTreeSet<&String> = views.iter().flatten().flat_map(|view| &view.names).collect();
+        let strangers = count.into_iter().filter(|name| !voters.contains(*name)).count();
+        if views.iter().any(|view| view.as_ref().map_or(0, |view| view.k) < record.k() as usize + strangers) {
+            let text = format!("{} may acknowledge by {texts:?} while {} of {voters:?} elect", self.nodes[node].name, record.electors());
             self.violation("I2", text);
         }
     }

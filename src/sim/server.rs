@@ -198,7 +198,7 @@ impl Server {
 
     /// The names that each walsender acts on. One that does not find its own among them releases nobody.
     pub(super) fn views(&self) -> impl Iterator<Item = &str> {
-        let acts = |row: &&Sender| listed(&row.names).is_none_or(|view| view.names.contains(&row.name));
+        let acts = |row: &&Sender| listed(&row.names).is_some_and(|view| view.names.contains(&row.name));
         self.senders.values().filter(acts).map(|row| row.names.as_str())
     }
 

@@ -75,6 +75,7 @@ impl World {
         let reply = i64::try_from(now / 1_000).unwrap_or_default();
         let names = there.names.clone();
         there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now, names });
+        self.judge_names(to);
         if let Some(server) = self.server_of(node, id) {
             server.upstream = Some(Upstream { node: to, id: there_id, heard: now });
         }
@@ -176,6 +177,7 @@ impl World {
                 let row = there.senders.get(&node).filter(|_| flush <= there.names_at);
                 let names = row.map_or_else(|| there.names.clone(), |row| row.names.clone());
                 there.senders.insert(node, Sender { name, flush, replay, reply, heard: now, names });
+                self.judge_names(to);
                 self.release_waiting(to, node);
             }
         }
