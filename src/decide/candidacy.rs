@@ -18,7 +18,9 @@ use crate::model::{
     moment::{Moment, Span},
     node_file::NodeFile,
     policy::CrashPolicy,
-    record::{Holder, LeaderRecord, LeaderState, MemberRole, Stored, SyncRecord, TermRecord, VERSION, to_text},
+    record::{
+        Holder, LeaderRecord, LeaderState, MemberRole, Stored, SyncRecord, TermRecord, TimelineRecord, TimelineState, VERSION, to_text,
+    },
     request::Request,
     timeline::TimelineId,
 };
@@ -392,10 +394,13 @@ pub(super) fn verified_end(s: &Snapshot, record: &LeaderRecord) -> Option<Lsn> {
     record.wal_end.filter(|_| s.former_primary_released() && served(s))
 }
 
-/// Whether the primary that `sync` names has served. The end of one that never did bounds nothing: its predecessor went on.
+/// Whether the primary that `sync` names has served, in the term that `sync` was written in. The end of one that never did bounds nothing: its
+/// predecessor went on, or clients found it before anybody knew of its timeline.
 fn served(s: &Snapshot) -> bool {
+    let Some(sync) = s.sync() else { return false };
     let owner = ledger::newest_used(s).map(|(_, owner)| owner);
-    s.sync().is_some_and(|sync| owner.as_ref() == Some(&sync.record.primary))
+    let came_up = |entry: &TimelineRecord| entry.term == sync.record.term && entry.state != TimelineState::Used;
+    owner.as_ref() == Some(&sync.record.primary) && !s.etcd.records.timelines.values().any(|stored| came_up(&stored.record))
 }
 
 fn claim_txn(s: &Snapshot, leader: &Stored<LeaderRecord>, term: crate::model::term::Term, end: Option<Whole>) -> Option<Txn> {

@@ -3,6 +3,7 @@
 use super::{
     decision::{Action, RewindPlan, Source, Task},
     draft::Draft,
+    failsafe,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -73,8 +74,11 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
         ClonePlace::Beside => format!(", {} ({} are free for {})", room.place, room.free, room.size),
         ClonePlace::InPlace => format!(", {} ({})", room.place, room.why),
     };
-    d.because("clone", format!("{why}: copies {}{place_in_words}", source.node));
     d.memory.rewind = plan;
+    if failsafe::claim_is_open(s, d) {
+        return;
+    }
+    d.because("clone", format!("{why}: copies {}{place_in_words}", source.node));
     let operation = Operation::Clone { source: source.node, place: room.place };
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }

@@ -159,7 +159,7 @@ fn is_ahead(s: &Snapshot, promise: &PromiseRecord, mine: Whole) -> bool {
     // A newer timeline that was used was elected: what was acknowledged before is on it, also where ours is a sibling that it knows nothing of.
     // One that is given out counts only if it grew out of ours: whoever carries data of that one completes it (step 4b).
     let used = ledger::history(s, promise.tli).is_some();
-    let descends = promise.history.parse::<TimelineHistory>().is_ok_and(|history| history.leaves(mine.tli).is_some());
+    let descends = TimelineHistory::left(&promise.history, mine.tli).is_some();
     let given_out = ledger::entry(s, promise.tli).is_some_and(|entry| entry.state == TimelineState::Reserved);
     promise.tli > mine.tli && (used || descends && given_out)
 }
@@ -186,7 +186,7 @@ fn begin_to_fetch(
     mine: Whole,
     what: &str,
 ) -> Keeps {
-    let left = || promise.history.parse::<TimelineHistory>().ok()?.leaves(mine.tli).map(|fork| s.layout.boundary(fork));
+    let left = || TimelineHistory::left(&promise.history, mine.tli).map(|fork| s.layout.boundary(fork));
     if promise.tli != mine.tli && left().is_none_or(|fork| fork < mine.lsn) {
         return release::abandon(s, d, leader, &format!("{what}; and what this node holds goes another way"));
     }

@@ -219,6 +219,13 @@ fn refusal(s: &Snapshot, ask: &Ask) -> Option<(String, Option<Term>)> {
         .and_then(|(ack, _)| no(format!("this node is bound to {} in term {}", ack.holder.node, ack.term)))
 }
 
+/// Whether a claim of ours, above what `leader` shows, may yet be done: it would have to lead with the data that are here.
+pub(super) fn claim_is_open(s: &Snapshot, d: &mut Draft) -> bool {
+    let Some(claimed) = open_claim(s).filter(|claimed| s.leader().is_none_or(|leader| leader.record.term < *claimed)) else { return false };
+    d.waits("claim", format!("our claim of term {claimed} may yet be done: until that is known nothing here is replaced"));
+    true
+}
+
 /// A claim of ours that may be done, or may yet be: not one that compares a value which is seen replaced.
 fn open_claim(s: &Snapshot) -> Option<Term> {
     let replaced = |claimed: Term| {

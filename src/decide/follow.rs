@@ -4,7 +4,7 @@ use super::{
     bootstrap, copy, cut,
     decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
     draft::Draft,
-    ledger,
+    failsafe, ledger,
     registration::new_life,
     rejoin::{self, REWIND_TRIES, Verdict},
     scan,
@@ -234,7 +234,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         };
         if let Some(trailing) = ledger::trailing_placeholders(s) {
             ledger::put(s, d, trailing);
-        } else if upkeep::configured_for(s, d, None, lured.unwrap_or_default()) {
+        } else if upkeep::configured_for(s, d, lured.unwrap_or_default()) {
             start(s, d);
         }
         return;
@@ -335,7 +335,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     if !clean {
         d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
         d.memory.rewind = Some(plan(None));
-        if upkeep::configured_for(s, d, None, RecoveryTarget::Current) {
+        if upkeep::configured_for(s, d, RecoveryTarget::Current) {
             start(s, d);
         }
         return;
@@ -347,8 +347,11 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         copy::reclone(s, d, target, &why, Some(plan(recovered)));
         return;
     }
-    let operation = Operation::Rewind { source: target.holder.node.clone() };
     d.memory.rewind = Some(plan(recovered));
+    if failsafe::claim_is_open(s, d) {
+        return;
+    }
+    let operation = Operation::Rewind { source: target.holder.node.clone() };
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
 }
 
@@ -425,7 +428,7 @@ fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         Operation::Rewind { .. } if matches!(s.disk(), Some(DataDir::Missing | DataDir::Empty)) => {
             copy::begin(s, d, target, "there is no data any more", None);
         }
-        Operation::Rewind { .. } if !upkeep::configured_for(s, d, None, RecoveryTarget::Current) => {}
+        Operation::Rewind { .. } if !upkeep::configured_for(s, d, RecoveryTarget::Current) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
         Operation::Clone { .. } if !upkeep::configured(s, d, None) => {}

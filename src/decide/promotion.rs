@@ -110,15 +110,16 @@ fn path(s: &Snapshot) -> Path {
             _ if *start == StartAs::Primary => Path::Restart,
             _ => Path::Promotion,
         },
-        Some(Process::Dying { .. }) => Path::Unknown,
-        Some(Process::Empty { .. }) => match s.disk() {
-            Some(DataDir::Present(_)) if owns_what_lies_here(s) => Path::Restart,
-            Some(DataDir::Present(_)) if target::is_to_start_alone(s) => Path::Alone,
-            Some(DataDir::Present(_)) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
-            Some(_) => Path::None("the data directory is gone".to_owned()),
-            None => Path::Unknown,
+        Some(Process::Empty { .. }) => match (s.disk(), &s.file.operation) {
+            // This claim was on its way when that began.
+            (_, Some(operation)) => Path::None(format!("{operation} has not ended")),
+            (Some(DataDir::Present(_)), _) if owns_what_lies_here(s) => Path::Restart,
+            (Some(DataDir::Present(_)), _) if target::is_to_start_alone(s) => Path::Alone,
+            (Some(DataDir::Present(_)), _) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
+            (Some(_), _) => Path::None("the data directory is gone".to_owned()),
+            (None, _) => Path::Unknown,
         },
-        None => Path::Unknown,
+        Some(Process::Dying { .. }) | None => Path::Unknown,
     }
 }
 
@@ -163,14 +164,13 @@ fn ended_in_this_term(s: &Snapshot, leader: &LeaderRecord) -> bool {
 
 fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
     let known = d.memory.claim.take().filter(|story| story.term == leader.term);
-    let mut story = known.unwrap_or_else(|| ClaimStory {
+    let begun = || ClaimStory {
         lossless: s.is_lossless(),
         former_lsn: Some(leader.lsn),
         wal_end: candidacy::verified_end(s, leader),
         ..ClaimStory::begun(leader.term, "claimed by a former run of this agent".to_owned(), s.now.boot)
-    });
-    story.claimed.get_or_insert(s.now.boot);
-    d.memory.claim = Some(story);
+    };
+    d.memory.claim.insert(known.unwrap_or_else(begun)).claimed.get_or_insert(s.now.boot);
 }
 
 /// `sync` for the new primary, and for a promotion a new timeline id, in one transaction.
@@ -324,7 +324,7 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
     }
     // What commits will wait for stands in the configuration before there are any.
     let recovery = s.configured.as_ref().map(|configured| configured.recovery).unwrap_or_default();
-    if !super::upkeep::configured_for(s, d, None, recovery) {
+    if !super::upkeep::configured_for(s, d, recovery) {
         d.waits("sync-names", "synchronous_standby_names is written before the promotion");
         return Keeps::Renewing;
     }

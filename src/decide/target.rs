@@ -12,7 +12,7 @@ use crate::model::{
 /// to follow.
 pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
     let newest = ledger::newest_real(&s.histories).filter(|tli| *tli > whole.tli).and_then(|tli| s.histories.get(&tli));
-    newest.is_some_and(|text| leaves(text, whole.tli).is_none_or(|at| s.layout.boundary(at) < whole.lsn))
+    newest.is_some_and(|text| TimelineHistory::left(text, whole.tli).is_none_or(|at| s.layout.boundary(at) < whole.lsn))
 }
 
 /// The newest timeline that goes on from ours at our end or beyond it, by a history file that is here or that the ledger puts here.
@@ -24,7 +24,7 @@ pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
 fn ahead(s: &Snapshot, whole: Whole) -> Option<TimelineId> {
     let known = ledger::texts(s);
     let texts = known.iter().chain(s.histories.iter()).filter(|(tli, _)| **tli > whole.tli);
-    let beyond = texts.filter(|(_, text)| leaves(text, whole.tli).is_some_and(|at| s.layout.boundary(at) >= whole.lsn));
+    let beyond = texts.filter(|(_, text)| TimelineHistory::left(text, whole.tli).is_some_and(|at| s.layout.boundary(at) >= whole.lsn));
     beyond.map(|(tli, _)| *tli).max()
 }
 
@@ -92,7 +92,7 @@ pub(super) fn start_alone(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRec
     let Some(parent) = parent else {
         return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
     };
-    if upkeep::configured_for(s, d, None, alone(s, parent)) && promotion::has_margin(s, d, leader) {
+    if upkeep::configured_for(s, d, alone(s, parent)) && promotion::has_margin(s, d, leader) {
         d.because("recovery-target", format!("PostgreSQL starts as a standby on timeline {parent} alone, to be promoted from there"));
         d.act(s, Action::Start { start: StartAs::Standby, term: leader.record.term });
     }
@@ -108,9 +108,4 @@ pub(super) fn alone(s: &Snapshot, tli: TimelineId) -> RecoveryTarget {
 /// Whether PostgreSQL was started to replay its own WAL and nothing else.
 pub(super) fn is_alone(s: &Snapshot) -> bool {
     matches!(s.role(), Some(ServerRole::Standby { target, .. }) if *target != RecoveryTarget::Latest)
-}
-
-/// Where a history leaves a timeline.
-fn leaves(text: &str, tli: TimelineId) -> Option<crate::model::lsn::Lsn> {
-    text.parse::<TimelineHistory>().ok()?.leaves(tli)
 }

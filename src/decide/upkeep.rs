@@ -95,12 +95,15 @@ fn boundary_to_note(s: &Snapshot, d: &mut Draft) -> bool {
 
 /// Whether the managed configuration is in place for this `follow`; writes it where it is not.
 pub(super) fn configured(s: &Snapshot, d: &mut Draft, follow: Option<Follow>) -> bool {
-    configured_for(s, d, follow, RecoveryTarget::Latest)
+    is_configured(s, d, configuration(s, d, follow, RecoveryTarget::Latest))
 }
 
 /// The same for a recovery that aims at something else than the latest timeline, and follows nobody.
-pub(super) fn configured_for(s: &Snapshot, d: &mut Draft, follow: Option<Follow>, recovery: RecoveryTarget) -> bool {
-    let wanted = configuration(s, d, follow, recovery);
+pub(super) fn configured_for(s: &Snapshot, d: &mut Draft, recovery: RecoveryTarget) -> bool {
+    is_configured(s, d, configuration(s, d, None, recovery))
+}
+
+fn is_configured(s: &Snapshot, d: &mut Draft, wanted: Configuration) -> bool {
     if s.configured.as_ref() == Some(&wanted) {
         return true;
     }

@@ -109,6 +109,11 @@ impl TimelineHistory {
         self.0[own..].iter().map(|fork| fork.at).min()
     }
 
+    /// The same, of the history in this text; `None` too where it cannot be read.
+    pub fn left(text: &str, tli: TimelineId) -> Option<Lsn> {
+        text.parse::<Self>().ok()?.leaves(tli)
+    }
+
     /// Whether a timeline was left before it began: it was named as the parent by a standby that was promoted on its way there.
     pub fn goes_back(&self) -> bool {
         !self.0.is_sorted_by_key(|fork| fork.at)

@@ -106,6 +106,13 @@ pub(super) struct Data {
     pub(super) rewound: Option<DataIncarnation>,
 }
 
+impl Data {
+    /// The newest timeline that it is known to have followed, as `pg_control` says it.
+    pub(super) fn tli(&self) -> TimelineId {
+        self.min_recovery.1.map_or(self.checkpoint_tli, |tli| tli.max(self.checkpoint_tli))
+    }
+}
+
 /// The parent of the postmaster.
 pub(super) struct Guard {
     pub(super) incarnation: Incarnation,

@@ -31,9 +31,8 @@ fn two_in_a_row(run: &mut Run<'_>) -> Result<()> {
     let winner = run.moved_from(&[&first])?;
     ensure!(winner == second, "{winner} took over, and {second} was ahead");
     let pg_wal = run.lab.node(&third)?.seen_directory.join("pg/data/pg_wal");
-    let left = |tli| history::of(&history::read_all(&pg_wal).ok()?, tli).ok()?.leaves(TimelineId::FIRST);
-    let two = TimelineId::FIRST.next();
-    run.lab.wait("the third to know the second's timeline", SOON, || left(two))?;
+    let history = |tli| history::of(&history::read_all(&pg_wal).ok()?, tli).ok();
+    run.lab.wait("the third to know the second's timeline", SOON, || history(TimelineId::FIRST.next())?.leaves(TimelineId::FIRST))?;
     run.inject(Fault::PowerOff(second.clone()))?;
     run.heal(&cut)?;
     // By itself it does not take over: nobody can say how much it lacks. And as long as the second one's agent seems to live nobody is dead.
@@ -42,9 +41,8 @@ fn two_in_a_row(run: &mut Run<'_>) -> Result<()> {
     ensure!(run.moved_from(&[&first, &second])? == third);
     let (newest, _, owner) = run.newest_timeline()?;
     ensure!(owner == third, "timeline {newest} belongs to {owner}");
-    let own: Option<TimelineHistory> =
-        TimelineId::new(u32::try_from(newest)?).and_then(|tli| history::of(&history::read_all(&pg_wal).ok()?, tli).ok());
-    let parents: Vec<u32> = own.iter().flat_map(|own| own.forks()).map(|fork| fork.parent.get()).collect();
+    let own = TimelineId::new(u32::try_from(newest)?).and_then(history);
+    let parents: Vec<u32> = own.iter().flat_map(TimelineHistory::forks).map(|fork| fork.parent.get()).collect();
     ensure!(parents == [1], "timeline {newest} came over {parents:?}");
     ensure!(run.log_lines(&third, "reason=\"recovery-target\"")? > 0, "{third} was promoted as it was");
     ensure!(run.log_lines(&third, "wrong-parent")? == 0, "{third} came up with another parent than the ledger's");

@@ -43,7 +43,7 @@ impl World {
         let own = self.wal.branches[parent].tli;
         let target = match aims {
             RecoveryTarget::Latest => target(data, own, lsn(at)),
-            RecoveryTarget::Current => data.min_recovery.1.map_or(data.checkpoint_tli, |tli| tli.max(data.checkpoint_tli)),
+            RecoveryTarget::Current => data.tli(),
             RecoveryTarget::Timeline(tli) => tli,
         };
         let before = data.histories.get(&target).cloned().unwrap_or_default();
@@ -90,7 +90,7 @@ impl World {
 
 /// What a standby on timeline `own` that has replayed to `at` aims at: the newest timeline that goes on from there (`rescanLatestTimeLine`).
 fn target(data: &Data, own: TimelineId, at: Lsn) -> TimelineId {
-    let leads_there = |text: &str| text.parse::<TimelineHistory>().is_ok_and(|history| history.leaves(own).is_some_and(|fork| fork >= at));
+    let leads_there = |text: &str| TimelineHistory::left(text, own).is_some_and(|fork| fork >= at);
     let later = data.histories.iter().rev().filter(|(tli, _)| **tli > own);
     later.filter(|(_, text)| leads_there(text)).map(|(tli, _)| *tli).next().unwrap_or(own)
 }

@@ -95,7 +95,7 @@ impl World {
     /// Crash recovery without standby.signal: on the timeline that pg_control names.
     fn open_in_place(&mut self, node: usize, id: u64) {
         let Some(data) = self.nodes[node].disk.clone() else { return };
-        let control = data.min_recovery.1.map_or(data.checkpoint_tli, |tli| tli.max(data.checkpoint_tli));
+        let control = data.tli();
         let mut branch = data.branch;
         while self.wal.branches[branch].tli > control {
             let Some((parent, _)) = self.wal.branches[branch].parent else { break };
