@@ -276,6 +276,8 @@ fn unfit(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, order: Opti
         Some(ServerRole::Primary { .. }) => Some("PostgreSQL is not in recovery here".to_owned()),
         // The voters' promises tell whether anything is missing.
         Some(ServerRole::Standby { .. }) if sync.record.is_lossless() || accepts => None,
+        // It was chosen, by whatever it had then, and its claim came to nothing. Nobody else may lead.
+        Some(ServerRole::Standby { .. }) if s.is_owner() && !served(s) && sync.record.electable.is_empty() => None,
         Some(ServerRole::Standby { tli, receive, replay, .. }) => {
             behind(s, leader, scan::server_timeline(s, *tli, *replay), receive.unwrap_or_default().max(*replay))
         }

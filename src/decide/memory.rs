@@ -179,9 +179,9 @@ pub struct ClaimStory {
     pub promoted: Option<Moment>,
     /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
     pub ran_out: bool,
-    /// When PostgreSQL was stopped, to be started anew on its own timeline alone before it is promoted.
+    /// When PostgreSQL was stopped, and which run of it, to be started anew on its own timeline alone before it is promoted.
     #[serde(default)]
-    pub alone: Option<Moment>,
+    pub alone: Option<(Moment, Run)>,
     /// Whether it was given up before anything was promoted.
     pub given_up: bool,
     /// The operator's request that it carries out.

@@ -77,7 +77,7 @@ fn stuck(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Option<String> {
     let claimed = story.claimed?;
     let ends = claimed.plus(leader.hold.times(CLAIM_LIMIT));
     // PostgreSQL that is started once more replays from its last restart point.
-    let ends = story.alone.map_or(ends, |since| ends.max(since.plus(s.policy.primary_start_timeout)));
+    let ends = story.alone.map_or(ends, |(since, _)| ends.max(since.plus(s.policy.primary_start_timeout)));
     if matches!(s.role(), Some(ServerRole::Primary { .. })) {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use super::{decision::Action, draft::Draft, leadership::Keeps, ledger, promotion, release, scan, snapshot::Snapshot, stop, upkeep};
 use crate::model::{
-    instance::{Process, RecoveryTarget, ServerRole, StartAs, Whole},
+    instance::{Process, RecoveryTarget, Run, ServerRole, StartAs, Whole},
     record::{LeaderRecord, Stored},
     timeline::{TimelineHistory, TimelineId},
 };
@@ -63,26 +63,28 @@ pub(super) fn leads_from_our_end(s: &Snapshot, d: &mut Draft, leader: &Stored<Le
         return Err(release::abandon(s, d, leader, &why));
     }
     let Some(why) = astray(s, whole.tli) else { return Ok(()) };
-    if starts_alone(s) {
+    // The run that is to end goes on until its stop has been answered.
+    let Some(run) = s.run().filter(|run| starts_alone(s).is_none_or(|stopped| stopped == *run)) else {
         return Err(release::abandon(s, d, leader, &format!("{why}, although PostgreSQL was started anew")));
-    }
+    };
     d.because("recovery-target", format!("{why}: PostgreSQL is started anew on timeline {} alone", whole.tli));
     if let Some(story) = d.memory.claim.as_mut() {
-        story.alone = Some(s.now.boot);
+        story.alone.get_or_insert((s.now.boot, run));
     }
     stop::stop_postgres(s, d);
     Err(Keeps::Renewing)
 }
 
-/// Whether this claim has stopped PostgreSQL to start it on its own timeline alone.
-fn starts_alone(s: &Snapshot) -> bool {
-    let Some(leader) = s.leader() else { return false };
-    s.memory.claim.as_ref().is_some_and(|story| story.alone.is_some() && story.term == leader.record.term)
+/// The run that this claim has stopped to start PostgreSQL on its own timeline alone.
+fn starts_alone(s: &Snapshot) -> Option<Run> {
+    let leader = s.leader()?;
+    let (_, run) = s.memory.claim.as_ref().filter(|story| story.term == leader.record.term)?.alone?;
+    Some(run)
 }
 
 /// Whether it stopped, and is to be started so: a run that ended by itself is not tried again.
 pub(super) fn is_to_start_alone(s: &Snapshot) -> bool {
-    starts_alone(s) && matches!(s.process(), Some(Process::Empty { last: Some(last) }) if last.wanted)
+    starts_alone(s).is_some() && matches!(s.process(), Some(Process::Empty { last: Some(last) }) if last.wanted)
 }
 
 /// The start for it.
