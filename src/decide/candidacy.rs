@@ -2,7 +2,7 @@
 
 use super::{
     Flow, cut,
-    decision::{Action, ClaimStory, Order, Purpose, Vacancy},
+    decision::{Action, ClaimStory, Purpose, Vacancy},
     depose,
     draft::Draft,
     durability, failsafe, flap,
@@ -16,7 +16,7 @@ use crate::model::{
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::{Moment, Span},
-    node_file::NodeFile,
+    node_file::{NodeFile, Order},
     policy::CrashPolicy,
     record::{
         Holder, LeaderRecord, LeaderState, MemberRole, Stored, SyncRecord, TermRecord, TimelineRecord, TimelineState, VERSION, to_text,
@@ -355,16 +355,18 @@ fn place(s: &Snapshot) -> u64 {
 pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, end: Option<Whole>, why: &str) {
     d.hurry = true;
     let term = leader.record.term.max(s.file.term).max(s.file.promised).next();
+    let boundless = |order: &Order| order.accept_loss && s.policy.failsafe && !binds(s);
+    let order = operator::order(s).map(|order| Order { assert_dead: is_dead(s, d, leader), boundless: boundless(&order), ..order });
     let noted = s.file.claimed.is_some_and(|claimed| claimed >= term) && s.file.claimed_over == Some(leader.record.seq);
-    if !noted {
+    if !noted || s.file.claimed_by != order {
         d.because("claim", format!("claims term {term}: {why}"));
         // The file's own term stays below until the record shows the claim: the next decision computes the same term.
-        let file = NodeFile { claimed: s.file.claimed.max(Some(term)), claimed_over: Some(leader.record.seq), ..s.file.clone() };
+        let claimed = s.file.claimed.max(Some(term));
+        let file = NodeFile { claimed, claimed_over: Some(leader.record.seq), claimed_by: order, ..s.file.clone() };
         d.act(s, Action::WriteFile(Box::new(file)));
         return;
     }
     d.because("claim", format!("claims term {term}: {why}"));
-    let order = operator::order(s).map(|order| Order { assert_dead: is_dead(s, d, leader), ..order });
     let Some(txn) = claim_txn(s, leader, term, end) else { return };
     let triggered = s.memory.claim.as_ref().filter(|story| story.term == term).map_or(s.now.boot, |story| story.triggered);
     d.memory.claim = Some(ClaimStory {
@@ -372,7 +374,6 @@ pub(super) fn claim(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, 
         lossless: s.is_lossless(),
         former_lsn: s.primary_position().map(|(_, lsn)| lsn),
         former_hold: Some(leader.record.hold.max(word(s, &leader.record))),
-        boundless: order.as_ref().is_some_and(|order| order.accept_loss) && s.policy.failsafe && !binds(s),
         wal_end: verified_end(s, &leader.record).or(end.map(|whole| whole.lsn).filter(|_| served(s))),
         order: order.clone(),
         ..ClaimStory::begun(term, order.map_or_else(|| why.to_owned(), |order| format!("{} asked for it: {why}", order.by)), triggered)

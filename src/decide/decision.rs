@@ -1,6 +1,6 @@
 //! What a decision says: actions, reasons, and when to decide again. What it remembers is in `memory`.
 
-pub use super::memory::{ClaimStory, Crash, Failsafe, Fetching, Memory, Names, Order, Refused, RewindPlan, Seat, StandbyEnds, Vacancy};
+pub use super::memory::{ClaimStory, Crash, Failsafe, Fetching, Memory, Names, Refused, RewindPlan, Seat, StandbyEnds, Vacancy};
 
 use crate::model::{
     failsafe::Ask,

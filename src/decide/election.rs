@@ -2,7 +2,7 @@
 
 use super::{
     cut,
-    decision::{Action, Fetching, Follow, Order, Purpose},
+    decision::{Action, Fetching, Follow, Purpose},
     draft::Draft,
     leadership::{Keeps, next, swap},
     ledger,
@@ -15,6 +15,7 @@ use crate::model::{
     instance::{ServerRole, Whole},
     moment::{Moment, Span},
     node::Replica,
+    node_file::Order,
     record::{LeaderRecord, LeaderState, PromiseRecord, Stored, SyncRecord, TimelineState},
     term::Term,
     timeline::TimelineHistory,

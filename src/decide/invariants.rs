@@ -2,7 +2,7 @@
 
 use super::{
     decision::{Action, Configuration, Decision, Purpose},
-    failsafe, ledger, promotion,
+    failsafe, ledger,
     snapshot::Snapshot,
     target,
     transition::{InForce, Older},
@@ -136,7 +136,7 @@ fn no_promotion(s: &Snapshot) -> Option<String> {
         return Some(why);
     }
     let leader = s.leader()?;
-    let Some(tli) = promotion::reserved_by_us(s, leader) else { return Some("no timeline is reserved for it".to_owned()) };
+    let Some(tli) = ledger::reserved_by_us(s, leader) else { return Some("no timeline is reserved for it".to_owned()) };
     if s.file.promoted.is_none_or(|promoted| promoted.tli != tli || promoted.term != leader.record.term) {
         return Some("our file does not say so yet".to_owned());
     }

@@ -8,7 +8,7 @@ use super::{
 use crate::model::{
     moment::Span,
     node::Replica,
-    record::{GivenUp, TimelineRecord, TimelineState},
+    record::{GivenUp, LeaderRecord, Stored, TimelineRecord, TimelineState},
     term::Term,
     timeline::{TimelineHistory, TimelineId},
 };
@@ -17,6 +17,13 @@ use std::collections::BTreeMap;
 /// The newest id that the ledger knows in any state: the next reservation follows it.
 pub(super) fn newest(s: &Snapshot) -> Option<TimelineId> {
     s.known_timelines().last().copied()
+}
+
+/// The id that is reserved for us in the term of this record.
+pub(super) fn reserved_by_us(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<TimelineId> {
+    let ours =
+        |entry: &TimelineRecord| entry.state == TimelineState::Reserved && entry.owner == s.myself() && entry.term == leader.record.term;
+    s.etcd.records.timelines.iter().rev().find(|(_, stored)| ours(&stored.record)).map(|(tli, _)| *tli)
 }
 
 /// The newest `used` id, and to whom it belongs.

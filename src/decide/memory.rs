@@ -6,7 +6,7 @@ use crate::model::{
     lsn::Lsn,
     moment::{Moment, Span},
     node::{Address, Incarnation, NodeName, Nonce, Replica},
-    node_file::Boundary,
+    node_file::{Boundary, Order},
     policy::CrashPolicy,
     record::Answer,
     term::Term,
@@ -162,9 +162,6 @@ pub struct ClaimStory {
     pub former_lsn: Option<Lsn>,
     /// How long it could act after a renewal; `None` where this run of the agent did not see its record.
     pub former_hold: Option<Span>,
-    /// Whether nobody can say for how long it went on: where etcd is silent it needs not this node's word, and an operator alone says that it is dead.
-    #[serde(default)]
-    pub boundless: bool,
     /// The verified end of its WAL, if it released.
     pub wal_end: Option<Lsn>,
     /// When the trigger was seen.
@@ -189,17 +186,6 @@ pub struct ClaimStory {
     pub order: Option<Order>,
 }
 
-/// An operator's request that this node take over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    /// Who asks.
-    pub by: String,
-    /// Also where this node lacks what was acknowledged.
-    pub accept_loss: bool,
-    /// The operator's word that the former primary is dead.
-    pub assert_dead: bool,
-}
-
 impl ClaimStory {
     /// A claim of which nothing is confirmed yet, and no former primary is known.
     pub const fn begun(term: Term, why: String, triggered: Moment) -> Self {
@@ -210,7 +196,6 @@ impl ClaimStory {
             lossless: false,
             former_lsn: None,
             former_hold: None,
-            boundless: false,
             wal_end: None,
             triggered,
             claimed: None,

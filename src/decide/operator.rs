@@ -4,7 +4,7 @@
 //! take over. Before that it may be taken up by whoever comes to act next; in another term it is dropped.
 
 use super::{
-    decision::{Action, Order, Purpose},
+    decision::{Action, Purpose},
     draft::Draft,
     flap,
     leadership::next,
@@ -15,6 +15,7 @@ use crate::model::{
     instance::{Process, ServerRole},
     key::{Compare, Key, Txn, Write},
     node::{NodeName, Replica},
+    node_file::Order,
     record::{Answer, IntentRecord, LeaderRecord, LeaderState, Stored, SyncRecord, to_text},
     records::Records,
     request::Request,
@@ -34,7 +35,7 @@ pub(super) fn order(s: &Snapshot) -> Option<Order> {
     let IntentRecord { request, actor, .. } = &wish(s)?.record;
     match request {
         Request::Failover { to, accept_loss, assert_dead } if *to == s.me.node => {
-            Some(Order { by: actor.clone(), accept_loss: *accept_loss, assert_dead: *assert_dead })
+            Some(Order { by: actor.clone(), accept_loss: *accept_loss, assert_dead: *assert_dead, boundless: false })
         }
         _ => None,
     }

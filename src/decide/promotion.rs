@@ -168,6 +168,7 @@ fn note_claim(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) {
         lossless: s.is_lossless(),
         former_lsn: Some(leader.lsn),
         wal_end: candidacy::verified_end(s, leader),
+        order: s.file.claimed_by.clone().filter(|_| s.file.claimed == Some(leader.term)),
         ..ClaimStory::begun(leader.term, "claimed by a former run of this agent".to_owned(), s.now.boot)
     };
     d.memory.claim.insert(known.unwrap_or_else(begun)).claimed.get_or_insert(s.now.boot);
@@ -304,7 +305,7 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
     if let Some(tli) = ledger::conflict(s) {
         return release::abandon(s, d, leader, &format!("the history file of timeline {tli} here is not the ledger's"));
     }
-    let Some(tli) = reserved_by_us(s, leader) else {
+    let Some(tli) = ledger::reserved_by_us(s, leader) else {
         return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
     };
     if !asked && let Err(keeps) = target::leads_from_our_end(s, d, leader, tli) {
@@ -340,17 +341,6 @@ fn promote(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps 
     }
     d.act(s, Action::Promote { term });
     Keeps::Renewing
-}
-
-/// The id that is reserved for us in this term.
-pub(super) fn reserved_by_us(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Option<TimelineId> {
-    let me = s.myself();
-    let mut entries = s.etcd.records.timelines.iter().rev();
-    entries
-        .find(|(_, stored)| {
-            stored.record.state == TimelineState::Reserved && stored.record.owner == me && stored.record.term == leader.record.term
-        })
-        .map(|(tli, _)| *tli)
 }
 
 /// A deadline for this term, far enough away.
@@ -427,7 +417,7 @@ fn serve(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, tli: Timeli
     d.memory.mute_since = None;
     let seen = s.now.boot;
     let promoted_at = d.memory.claim.as_mut().map_or(seen, |story| *story.promoted.get_or_insert(seen));
-    let reserved = reserved_by_us(s, leader);
+    let reserved = ledger::reserved_by_us(s, leader);
     let in_place = ledger::newest_used(s).is_some_and(|(newest, owner)| newest == tli && owner == s.myself());
     if reserved != Some(tli) && !(reserved.is_none() && in_place) {
         d.alarm(

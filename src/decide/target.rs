@@ -90,7 +90,7 @@ pub(super) fn is_to_start_alone(s: &Snapshot) -> bool {
 /// The start for it.
 pub(super) fn start_alone(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
     d.hurry = true;
-    let parent = promotion::reserved_by_us(s, leader).and_then(|reserved| ledger::entry(s, reserved)?.parent);
+    let parent = ledger::reserved_by_us(s, leader).and_then(|reserved| ledger::entry(s, reserved)?.parent);
     let Some(parent) = parent else {
         return release::abandon(s, d, leader, "the timeline that was reserved for this claim is not in the ledger");
     };

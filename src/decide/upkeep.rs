@@ -214,7 +214,7 @@ fn history(s: &Snapshot, d: &mut Draft, term: Term) {
     // Who accepts a loss is told of it. Else by what held before this claim: what commits wait for may have changed since.
     let accepted = story.order.as_ref().is_some_and(|order| order.accept_loss);
     let lossless = !accepted && story.lossless;
-    let boundless = story.boundless && story.wal_end.is_none();
+    let boundless = story.wal_end.is_none() && story.order.as_ref().is_some_and(|order| order.boundless);
     let lost = match (former, switch) {
         (_, Some(_)) if boundless => None,
         _ if lossless => Some(0),

@@ -32,6 +32,9 @@ pub struct NodeFile {
     /// `leader.seq` of the value that it compares: once a later one is seen in a lower term, it can never be done any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_over: Option<u64>,
+    /// The operator's request that it carries out: the one in etcd is gone with the claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<Order>,
     /// What this node has bound itself to while etcd was silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ack: Option<Ack>,
@@ -51,6 +54,20 @@ pub struct NodeFile {
     pub initialised: bool,
     /// The highest values that linearizable answers of etcd showed.
     pub floors: Floors,
+}
+
+/// An operator's request that this node take over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Who asks.
+    pub by: String,
+    /// Also where this node lacks what was acknowledged.
+    pub accept_loss: bool,
+    /// The operator's word that the former primary is dead.
+    pub assert_dead: bool,
+    /// Nobody can say for how long that one went on: where etcd is silent it needs not this node's word, and an operator alone says that it is dead.
+    #[serde(default)]
+    pub boundless: bool,
 }
 
 /// "I promoted timeline n at term e".
@@ -148,6 +165,7 @@ impl NodeFile {
             promised: Term::ZERO,
             claimed: None,
             claimed_over: None,
+            claimed_by: None,
             ack: None,
             promoted: None,
             barrier: None,

@@ -133,7 +133,7 @@ impl World {
                         Key::Leader => self.leader_written(node, before),
                         Key::Sync => self.sync_written(),
                         Key::Node(of) if self.nodes[node].name == *of => self.nodes[node].published_at = self.now,
-                        Key::Promise(term, of) => self.judge_promise(*term, of),
+                        Key::Promise(term, of) => self.judge_promise(*term, of, run),
                         _ => {}
                     }
                 }

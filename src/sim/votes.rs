@@ -7,14 +7,19 @@ use crate::model::{
 };
 
 impl World {
-    /// The store has taken a promise: it is in the file first (O7).
-    pub(super) fn judge_promise(&mut self, term: Term, name: &NodeName) {
-        let noted = self.nodes.iter().find(|node| node.name == *name).map(|node| node.file.promised);
-        if noted.is_none_or(|noted| noted < term) {
-            self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
+    /// The store has taken a promise of this run of an agent: it is in the file first (O7).
+    pub(super) fn judge_promise(&mut self, term: Term, name: &NodeName, run: u64) {
+        let of = self.nodes.iter_mut().find(|node| node.name == *name);
+        let noted = of.as_ref().map(|node| node.file.promised);
+        // It was on its way when its machine was set back, and says what was so then.
+        let late = of.is_some_and(|node| node.spoilt.contains(&node.file.data) && node.agent_of(run).is_none());
+        if !late {
+            if noted.is_none_or(|noted| noted < term) {
+                self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
+            }
+            self.judge_word(name, term, false);
+            self.judge_whole(term, name);
         }
-        self.judge_word(name, term, false);
-        self.judge_whole(term, name);
         if let Some(node) = self.nodes.iter().position(|node| node.name == *name) {
             let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
             let before = self.oracle.promised.get(&node).map_or(Term::ZERO, |(before, ..)| *before);

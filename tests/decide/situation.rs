@@ -141,7 +141,6 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         from: Some(base::parsed("n1")),
         former_lsn: Some(END),
         former_hold: None,
-        boundless: false,
         wal_end: None,
         triggered: now.minus(Span::from_millis(100)),
         claimed: Some(now),
