@@ -83,10 +83,11 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft) {
     data(s, d);
 }
 
-/// What a rewind or a copy has left, and nothing has started on: how much of the WAL that it needs is here was not looked at yet.
+/// A directory at rest: how much of the WAL that it needs is here was not looked at yet. What a rewind or a copy has left may lack some, also once
+/// something has started on it.
 fn is_unread(s: &Snapshot) -> bool {
-    let left = matches!(s.disk(), Some(dir @ DataDir::Present(disk)) if disk.backup_label && !dir.is_half_rewound());
-    left && s.is_empty() && s.file.operation.is_none() && s.whole_now().is_none() && scan::tries(s) < UNREADABLE
+    let rests = matches!(s.disk(), Some(dir @ DataDir::Present(_)) if !dir.is_half_rewound());
+    rests && s.is_empty() && s.file.operation.is_none() && s.whole_now().is_none() && scan::tries(s) < UNREADABLE
 }
 
 impl Snapshot {
@@ -109,9 +110,7 @@ impl Snapshot {
         let noted = self.boundary.or(self.file.boundary);
         let tli = match (self.role(), self.disk()) {
             (Some(ServerRole::Primary { tli, .. } | ServerRole::Standby { tli, .. }), _) => *tli,
-            (None, Some(DataDir::Present(_))) if is_unread(self) || (can_be_compared(self) && scan::tries(self) < UNREADABLE) => {
-                return None;
-            }
+            (None, Some(DataDir::Present(_))) if is_unread(self) => return None,
             // After a promotion the control file shows the former timeline until the first checkpoint.
             (None, Some(DataDir::Present(disk))) => {
                 disk.control.tli().max(self.file.promoted.map_or(TimelineId::FIRST, |promoted| promoted.tli))
