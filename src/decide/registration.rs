@@ -47,7 +47,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             let operation = s.file.operation.clone();
             // After starts of which etcd never heard the file is ahead: a lower count would be taken for what an older agent wrote.
             let starts = stored.record.starts.saturating_add(1).max(s.file.starts);
-            let file = NodeFile { starts, operation, ..new_life(s) };
+            let file = NodeFile { starts, told: s.file.told.max(Some(stored.record.starts)), operation, ..new_life(s) };
             d.act(s, Action::WriteFile(Box::new(file)));
             Flow::Settled
         }
@@ -58,6 +58,10 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         }
         mine => {
             d.waits("registration", "this node's present life is being published");
+            if s.file.told != Some(s.file.starts) {
+                d.act(s, Action::WriteFile(Box::new(NodeFile { told: Some(s.file.starts), ..s.file.clone() })));
+                return Flow::Settled;
+            }
             // Another agent changes nothing of what was said of the server.
             let ready = mine.is_some_and(|mine| mine.record.data == s.file.data && mine.record.sync_ready);
             d.memory.registering |= put(s, d, mine, ready);

@@ -18,13 +18,15 @@ use crate::model::{
 /// After so many scans in vain, WAL that nothing can read is no proof of anything.
 const UNREADABLE: u32 = 6;
 
-/// At the first sight after our start our file must be ahead by the start that it counted, and behind in nothing: the key says
-/// only what the file said before. Our own start is there only if we wrote it: else a copy of us did.
+/// At the first sight after our start the key says only what our file said before: a start that it meant to tell, and no newer boundary. Our own
+/// start is there only if we wrote it: else a copy of us did.
 pub(super) fn file(s: &Snapshot, theirs: &NodeRecord) -> bool {
     let noted = s.file.boundary.map(|boundary| (boundary.tli, boundary.lsn));
     let behind = theirs.data == s.file.data && theirs.tli.is_some_and(|tli| noted.is_none_or(|noted| noted < (tli, theirs.whole)));
     let copied = theirs.starts == s.file.starts && !s.memory.registering;
-    theirs.starts > s.file.starts || copied || behind
+    // In a file of before that was noted: all that it counted, but for this start.
+    let told = s.file.told.unwrap_or_else(|| s.file.starts.saturating_sub(1));
+    theirs.starts > told || copied || behind
 }
 
 /// Data are compared with what was noted of them before this run of the agent says or does anything with them: whoever has acknowledged,

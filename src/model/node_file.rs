@@ -23,6 +23,10 @@ pub struct NodeFile {
     pub data: DataIncarnation,
     /// Agent starts.
     pub starts: u64,
+    /// The newest of them that etcd was told of; written before it is sent. A file that went back does not become the newer one by being
+    /// started often while etcd is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<u64>,
     /// The highest term seen.
     pub term: Term,
     /// No candidate, and no primary, of a lower term than this is followed.
@@ -161,6 +165,7 @@ impl NodeFile {
             node,
             data,
             starts: 0,
+            told: None,
             term: Term::ZERO,
             promised: Term::ZERO,
             claimed: None,

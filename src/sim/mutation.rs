@@ -282,6 +282,7 @@ fn forget_starts(s: &mut Snapshot) {
         s.memory.registering = true;
     }
     mine.record.starts = mine.record.starts.min(file.starts);
+    s.file.told = s.file.told.max(Some(mine.record.starts));
     if mine.record.data == file.data && ahead {
         (mine.record.tli, mine.record.whole) = (noted.map(|(tli, _)| tli), noted.map(|(_, lsn)| lsn).unwrap_or_default());
     }
