@@ -12,7 +12,7 @@ use crate::model::{
     lsn::Lsn,
     node_file::{Boundary, Operation},
     record::NodeRecord,
-    timeline::TimelineId,
+    timeline::{TimelineHistory, TimelineId},
 };
 
 /// After so many scans in vain, WAL that nothing can read is no proof of anything.
@@ -125,11 +125,11 @@ impl Snapshot {
 
 /// What is known to have been on this disk in this life, and is not.
 pub(super) fn lost(s: &Snapshot, whole: Whole) -> Option<String> {
-    let end = (whole.tli, whole.lsn);
-    if let Some(noted) = s.file.boundary.filter(|noted| (noted.tli, noted.lsn) > end) {
+    let (end, lacks) = ((whole.tli, whole.lsn), |tli, lsn| lacks(s, whole, tli, lsn));
+    if let Some(noted) = s.file.boundary.filter(|noted| lacks(noted.tli, noted.lsn)) {
         return Some(format!("this node's file knows {} on timeline {}", noted.lsn, noted.tli));
     }
-    if let Some((tli, lsn)) = published(s).and_then(|node| Some((node.tli?, node.whole))).filter(|published| *published > end) {
+    if let Some((tli, lsn)) = published(s).and_then(|node| Some((node.tli?, node.whole))).filter(|(tli, lsn)| lacks(*tli, *lsn)) {
         return Some(format!("it once published {lsn} on timeline {tli}"));
     }
     let ours = ledger::newest_used(s).filter(|(_, owner)| s.is_owner() && *owner == s.myself()).map(|(newest, _)| newest)?;
@@ -141,6 +141,14 @@ pub(super) fn lost(s: &Snapshot, whole: Whole) -> Option<String> {
     // A claimant that died before it served may be behind its predecessor's position, within `max_lag`: it never had that.
     let (tli, lsn) = s.primary_position()?;
     (ours == tli && (tli, lsn) > end).then(|| format!("`leader` knows {lsn} on timeline {tli}"))
+}
+
+/// Whether that position, which was seen on this disk, is not in WAL that ends there: beyond its end, or on a timeline that its own one left before. A directory may come back on
+/// a newer number, given up since, than the one that was followed later.
+fn lacks(s: &Snapshot, whole: Whole, tli: TimelineId, lsn: Lsn) -> bool {
+    let text = s.histories.get(&whole.tli).filter(|text| tli < whole.tli && ledger::is_real(text));
+    let gone = text.is_some_and(|text| TimelineHistory::left(text, tli).is_none_or(|fork| s.layout.boundary(fork) < lsn));
+    gone || (tli, lsn) > (whole.tli, whole.lsn)
 }
 
 /// What etcd has of this life of our data.
