@@ -1,8 +1,11 @@
 //! A real etcd of its own for one test: unique directory and ports, ended and removed on drop.
 
+#[path = "port.rs"]
+mod port;
+
 use pgbaton::dcs::Settings;
+use port::Port;
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -23,8 +26,8 @@ pub struct Options {
 
 struct Member {
     name: String,
-    client: u16,
-    peer: u16,
+    client: Port,
+    peer: Port,
     child: Option<Child>,
 }
 
@@ -35,11 +38,6 @@ pub struct Etcds {
     members: Vec<Member>,
     /// Who speaks for etcdctl: `user:password`.
     user: Option<String>,
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("address").port()).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests start their own etcd")]
@@ -60,9 +58,8 @@ impl Etcds {
             certificates(dir.path());
         }
         let count = options.members.max(1);
-        let ports = free_ports(count * 2);
-        let members =
-            (0..count).map(|i| Member { name: format!("m{i}"), client: ports[i * 2], peer: ports[i * 2 + 1], child: None }).collect();
+        let member = |i| Member { name: format!("m{i}"), client: Port::kept(), peer: Port::kept(), child: None };
+        let members = (0..count).map(member).collect();
         let mut etcds = Self { options, dir, members, user: None };
         (0..count).for_each(|i| etcds.run(i));
         etcds.wait_healthy();
@@ -90,11 +87,11 @@ impl Etcds {
 
     pub fn url(&self, index: usize) -> String {
         let scheme = if self.options.tls { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.members[index].client)
+        format!("{scheme}://127.0.0.1:{}", self.members[index].client.number())
     }
 
     pub fn port(&self, index: usize) -> u16 {
-        self.members[index].client
+        self.members[index].client.number()
     }
 
     /// Every text that the key has ever had, in order (nothing may have been compacted).
@@ -152,8 +149,8 @@ impl Etcds {
 
     /// Starts a member, with the data that it has.
     pub fn run(&mut self, index: usize) {
-        let peers: Vec<String> = self.members.iter().map(|m| format!("{}=http://127.0.0.1:{}", m.name, m.peer)).collect();
-        let (client, peer) = (self.url(index), format!("http://127.0.0.1:{}", self.members[index].peer));
+        let peers: Vec<String> = self.members.iter().map(|m| format!("{}=http://127.0.0.1:{}", m.name, m.peer.number())).collect();
+        let (client, peer) = (self.url(index), format!("http://127.0.0.1:{}", self.members[index].peer.number()));
         let data = self.data(index);
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join(format!("m{index}.log"))).expect("log");
         // Ended with this test process, however that ends.
@@ -297,7 +294,7 @@ impl Etcds {
 
     /// Stops every member, puts a snapshot's data in place of theirs, and starts them again.
     pub fn restore(&mut self, snapshot: &Path) {
-        let peers: Vec<String> = self.members.iter().map(|m| format!("{}=http://127.0.0.1:{}", m.name, m.peer)).collect();
+        let peers: Vec<String> = self.members.iter().map(|m| format!("{}=http://127.0.0.1:{}", m.name, m.peer.number())).collect();
         for index in 0..self.members.len() {
             self.kill(index);
             std::fs::remove_dir_all(self.data(index)).expect("remove data");
@@ -305,7 +302,7 @@ impl Etcds {
             ctl.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot).arg("--data-dir").arg(self.data(index));
             ctl.args(["--name", &self.members[index].name, "--initial-cluster", &peers.join(",")]);
             ctl.args(["--initial-cluster-token", "pgbaton-test"]);
-            ctl.args(["--initial-advertise-peer-urls", &format!("http://127.0.0.1:{}", self.members[index].peer)]);
+            ctl.args(["--initial-advertise-peer-urls", &format!("http://127.0.0.1:{}", self.members[index].peer.number())]);
             let output = ctl.output().expect("run etcdctl");
             assert!(output.status.success(), "restore: {}", String::from_utf8_lossy(&output.stderr));
         }

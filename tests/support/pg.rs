@@ -7,6 +7,9 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up ends here")]
 #![expect(clippy::disallowed_methods, reason = "tests start PostgreSQL themselves, and wait by the clock")]
 
+#[path = "port.rs"]
+mod port;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid, User},
@@ -19,7 +22,6 @@ use pgbaton::{
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -78,11 +80,6 @@ pub async fn wait_until_async<F: Future<Output = bool>>(what: &str, limit: Span,
     }
 }
 
-/// A port of the loopback interface that nobody listens on.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
 /// One PostgreSQL instance: its directory, its port, and its postmaster while it runs.
 pub struct Instance {
     home: tempfile::TempDir,
@@ -90,6 +87,8 @@ pub struct Instance {
     pub data: PathBuf,
     /// Its port, on 127.0.0.1 and in the socket's name.
     pub port: u16,
+    /// Keeps the port from others, also while it does not run.
+    kept: port::Port,
     postmaster: Option<Child>,
 }
 
@@ -103,7 +102,8 @@ impl Instance {
             fs::create_dir_all(&dir).expect("directory");
             give(&dir);
         }
-        Self { home, data, port: free_port(), postmaster: None }
+        let kept = port::Port::kept();
+        Self { home, data, port: kept.number(), kept, postmaster: None }
     }
 
     /// With a data directory by `initdb` (checksums on, `trust`); all such directories have the same system identifier.
