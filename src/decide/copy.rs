@@ -75,12 +75,19 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
         ClonePlace::InPlace => format!(", {} ({})", room.place, room.why),
     };
     d.memory.rewind = plan;
-    if failsafe::claim_is_open(s, d) {
-        return;
+    let what = format!("{why}: copies {}{place_in_words}", source.node);
+    if note(s, d, Operation::Clone { source: source.node, place: room.place }) {
+        d.because("clone", what);
     }
-    d.because("clone", format!("{why}: copies {}{place_in_words}", source.node));
-    let operation = Operation::Clone { source: source.node, place: room.place };
+}
+
+/// What is to be done to the data stands in the node file before it is begun. `false` where that has to wait.
+pub(super) fn note(s: &Snapshot, d: &mut Draft, operation: Operation) -> bool {
+    if failsafe::claim_is_open(s, d) {
+        return false;
+    }
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+    true
 }
 
 /// The copy that the file speaks of is made, or goes on.

@@ -4,7 +4,7 @@
 //! step is made.
 
 use super::{
-    decision::{Action, Names, Purpose, Task},
+    decision::{Action, Purpose, Task},
     draft::Draft,
     failsafe, membership, names,
     snapshot::Snapshot,
@@ -246,9 +246,7 @@ pub(super) fn sync_names(s: &Snapshot, d: &Draft) -> String {
         return standby_names(s);
     }
     let mode = wanted_mode(s, &sync.record);
-    let guard = s.guard().map(|guard| &guard.incarnation);
-    let present = |names: &&Names| s.run() == Some(names.run) && guard == Some(&names.guard);
-    let written = d.memory.names.as_ref().filter(present).and_then(|names| names.in_force.newest.as_ref());
+    let written = d.memory.names_of(s.guard().map(|guard| &guard.incarnation), s.run()).and_then(|names| names.in_force.newest.as_ref());
     match written {
         Some(newest) => text(s, newest, mode),
         None => text(s, &sync.record.quorum(), sync.record.mode),

@@ -187,8 +187,7 @@ fn begin_to_fetch(
     mine: Whole,
     what: &str,
 ) -> Keeps {
-    let left = || TimelineHistory::left(&promise.history, mine.tli).map(|fork| s.layout.boundary(fork));
-    if promise.tli != mine.tli && left().is_none_or(|fork| fork < mine.lsn) {
+    if promise.tli != mine.tli && ledger::goes_another_way(s, &promise.history, mine.tli, mine.lsn) {
         return release::abandon(s, d, leader, &format!("{what}; and what this node holds goes another way"));
     }
     if target::is_alone(s) {

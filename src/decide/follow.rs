@@ -4,7 +4,7 @@ use super::{
     bootstrap, copy, cut,
     decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
     draft::Draft,
-    failsafe, ledger,
+    ledger,
     registration::new_life,
     rejoin::{self, REWIND_TRIES, Verdict},
     scan,
@@ -204,8 +204,7 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         // The file that noted it was lost, or went back in time.
         d.waits("operation", "a rewind was begun here and has not ended: it has to be made again before PostgreSQL may start");
         if let Some(target) = target {
-            let operation = Operation::Rewind { source: target.holder.node.clone() };
-            d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+            copy::note(s, d, Operation::Rewind { source: target.holder.node.clone() });
         }
         return;
     }
@@ -348,11 +347,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         return;
     }
     d.memory.rewind = Some(plan(recovered));
-    if failsafe::claim_is_open(s, d) {
-        return;
-    }
-    let operation = Operation::Rewind { source: target.holder.node.clone() };
-    d.act(s, Action::WriteFile(Box::new(NodeFile { operation: Some(operation), ..s.file.clone() })));
+    copy::note(s, d, Operation::Rewind { source: target.holder.node.clone() });
 }
 
 /// Crash recovery before a rewind goes on: no stream, no archive, the own timeline.

@@ -243,14 +243,13 @@ fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Deci
                 return None;
             }
             // What an earlier server of ours was told says nothing of this one.
-            let guard = s.guard().map(|guard| &guard.incarnation);
-            let names = decision.memory.names.as_ref().filter(|names| s.run() == Some(names.run) && guard == Some(&names.guard));
+            let names = decision.memory.names_of(s.guard().map(|guard| &guard.incarnation), s.run());
             let Some(InForce { newest, older: Older::These(older) }) = names.map(|names| &names.in_force) else {
                 let fewer =
                     before.voters.iter().all(|voter| next.voters.contains(voter)) && next.k <= before.k && !before.voters.is_empty();
                 return (!fewer).then(|| "`sync` would ask for more than names that are not known".to_owned());
             };
-            missed(&newest.iter().chain(older).collect::<Vec<_>>(), next)
+            missed(newest.iter().chain(older), next)
         }
         _ => None,
     }
@@ -258,10 +257,10 @@ fn sync_write(s: &Snapshot, purpose: Purpose, next: &SyncRecord, decision: &Deci
 
 /// Who may acknowledge past all that `sync` lets elect, by lists of which each may have been read by some process: a walsender asks for as many
 /// as its own list does, and counts whoever is in the list that his own walsender has read.
-fn missed(lists: &[&Quorum], sync: &SyncRecord) -> Option<String> {
-    let listed: BTreeSet<&Replica> = lists.iter().flat_map(|names| names.members()).collect();
+fn missed<'a>(mut lists: impl Iterator<Item = &'a Quorum> + Clone, sync: &SyncRecord) -> Option<String> {
+    let listed: BTreeSet<&Replica> = lists.clone().flat_map(Quorum::members).collect();
     let strangers = listed.iter().filter(|name| !sync.voters.contains(name)).count();
-    let few = lists.iter().find(|names| (names.k() as usize) < strangers + sync.k as usize)?;
+    let few = lists.find(|names| (names.k() as usize) < strangers + sync.k as usize)?;
     Some(format!("{} of {listed:?} may acknowledge what {} of {} voters cannot miss", few.k(), sync.k, sync.voters.len()))
 }
 
@@ -272,18 +271,16 @@ fn names_write(s: &Snapshot, next: &Configuration, decision: &Decision) -> Optio
     }
     let sync = &s.sync()?.record;
     let ours = s.leader().is_some_and(|leader| leader.record.term == sync.term) && sync.primary == s.myself();
-    let guard = s.guard().map(|guard| &guard.incarnation);
-    let names = decision.memory.names.as_ref().filter(|names| ours && s.run() == Some(names.run) && guard == Some(&names.guard))?;
+    let names = decision.memory.names_of(s.guard().map(|guard| &guard.incarnation), s.run()).filter(|_| ours)?;
     if sync.mode == SyncMode::Async || sync.voters.is_empty() {
         return None;
     }
     let older: &[Quorum] = if let Older::These(older) = &names.in_force.older { older } else { &[] };
-    let before: Vec<&Quorum> = older.iter().collect();
     // What is in force already is not made worse by what puts it right.
-    if missed(&before, sync).is_some() {
+    if missed(older.iter(), sync).is_some() {
         return None;
     }
-    missed(&before.into_iter().chain(&names.in_force.newest).collect::<Vec<_>>(), sync)
+    missed(older.iter().chain(&names.in_force.newest), sync)
 }
 
 /// Whether nobody else can act on this record any more: given up, or unchanged for as long as it says.

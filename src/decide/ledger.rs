@@ -6,6 +6,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
+    lsn::Lsn,
     moment::Span,
     node::Replica,
     record::{GivenUp, LeaderRecord, Stored, TimelineRecord, TimelineState},
@@ -13,6 +14,11 @@ use crate::model::{
     timeline::{TimelineHistory, TimelineId},
 };
 use std::collections::BTreeMap;
+
+/// Whether WAL of timeline `tli` up to `lsn` is not on the way of the history in this text: that is never on `tli`, or left it before.
+pub(super) fn goes_another_way(s: &Snapshot, text: &str, tli: TimelineId, lsn: Lsn) -> bool {
+    TimelineHistory::left(text, tli).is_none_or(|fork| s.layout.boundary(fork) < lsn)
+}
 
 /// The newest id that the ledger knows in any state: the next reservation follows it.
 pub(super) fn newest(s: &Snapshot) -> Option<TimelineId> {

@@ -146,6 +146,13 @@ pub struct Names {
     pub heard: Option<Moment>,
 }
 
+impl Memory {
+    /// What is known of the names in this run of this guard's server.
+    pub(super) fn names_of(&self, guard: Option<&Incarnation>, run: Option<Run>) -> Option<&Names> {
+        self.names.as_ref().filter(|names| guard == Some(&names.guard) && run == Some(names.run))
+    }
+}
+
 /// Our running claim: what its history record will say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimStory {

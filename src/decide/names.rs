@@ -19,8 +19,7 @@ use std::collections::BTreeSet;
 
 /// What is known of the names in the server's present run. One that has just come up from a claim has those of `sync`, and may have others.
 pub(super) fn known(s: &Snapshot, guard: &Incarnation, facts: &ServerFacts, record: &Quorum) -> Names {
-    let known = s.memory.names.clone().filter(|names| names.guard == *guard && names.run == facts.run);
-    known.unwrap_or_else(|| Names {
+    s.memory.names_of(Some(guard), Some(facts.run)).cloned().unwrap_or_else(|| Names {
         guard: guard.clone(),
         run: facts.run,
         in_force: InForce { newest: Some(record.clone()), older: Older::Unknown },

@@ -12,7 +12,7 @@ use crate::model::{
 /// to follow.
 pub(super) fn is_lured(s: &Snapshot, whole: Whole) -> bool {
     let newest = ledger::newest_real(&s.histories).filter(|tli| *tli > whole.tli).and_then(|tli| s.histories.get(&tli));
-    newest.is_some_and(|text| TimelineHistory::left(text, whole.tli).is_none_or(|at| s.layout.boundary(at) < whole.lsn))
+    newest.is_some_and(|text| ledger::goes_another_way(s, text, whole.tli, whole.lsn))
 }
 
 /// The newest timeline that goes on from ours at our end or beyond it, by a history file that is here or that the ledger puts here.

@@ -131,8 +131,7 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
 /// Those of whom the server was last told to wait. A proof takes a while (two checkpoints, when nobody was waited for before): who is a few
 /// bytes ahead meanwhile must not begin it anew, again and again.
 fn named(s: &Snapshot, facts: &ServerFacts) -> BTreeSet<Replica> {
-    let guard = s.guard().map(|guard| &guard.incarnation);
-    let present = s.memory.names.as_ref().filter(|names| guard == Some(&names.guard) && names.run == facts.run);
+    let present = s.memory.names_of(s.guard().map(|guard| &guard.incarnation), Some(facts.run));
     present.and_then(|names| names.in_force.newest.as_ref()).map(|newest| newest.members().clone()).unwrap_or_default()
 }
 

@@ -12,7 +12,7 @@ use crate::model::{
     lsn::Lsn,
     node_file::{Boundary, Operation},
     record::NodeRecord,
-    timeline::{TimelineHistory, TimelineId},
+    timeline::TimelineId,
 };
 
 /// After so many scans in vain, WAL that nothing can read is no proof of anything.
@@ -57,13 +57,18 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
 /// What a copy or a rewind has left begins a life of which nothing is noted. Where something is, a `backup_label` came back with the disk.
 fn can_be_compared(s: &Snapshot) -> bool {
     let noted = s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some());
+    // A server that runs was looked at before it was started.
+    noted && rests(s)
+}
+
+/// Nothing runs on the directory, and nothing is half done to it, as far as is known.
+fn rests(s: &Snapshot) -> bool {
     let whole = match s.disk() {
         Some(dir @ DataDir::Present(_)) => !dir.is_half_rewound(),
         Some(_) => false,
         None => true,
     };
-    // A server that runs was looked at before it was started.
-    noted && whole && s.is_empty() && s.file.operation.is_none()
+    whole && s.is_empty() && s.file.operation.is_none()
 }
 
 /// In an etcd that is not believed nothing is published, but `etcd recover` asks every node what it has: that has to be so.
@@ -88,8 +93,7 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft) {
 /// A directory at rest: how much of the WAL that it needs is here was not looked at yet. What a rewind or a copy has left may lack some, also once
 /// something has started on it.
 fn is_unread(s: &Snapshot) -> bool {
-    let rests = matches!(s.disk(), Some(dir @ DataDir::Present(_)) if !dir.is_half_rewound());
-    rests && s.is_empty() && s.file.operation.is_none() && s.whole_now().is_none() && scan::tries(s) < UNREADABLE
+    rests(s) && s.disk().is_some() && s.whole_now().is_none() && scan::tries(s) < UNREADABLE
 }
 
 impl Snapshot {
@@ -143,12 +147,11 @@ pub(super) fn lost(s: &Snapshot, whole: Whole) -> Option<String> {
     (ours == tli && (tli, lsn) > end).then(|| format!("`leader` knows {lsn} on timeline {tli}"))
 }
 
-/// Whether that position, which was seen on this disk, is not in WAL that ends there: beyond its end, or on a timeline that its own one left before. A directory may come back on
-/// a newer number, given up since, than the one that was followed later.
+/// Whether that position, which was seen on this disk, is not in WAL that ends there: beyond its end, or on a timeline that its own one left
+/// before. A directory may come back on a newer number, given up since, than the one that was followed later.
 fn lacks(s: &Snapshot, whole: Whole, tli: TimelineId, lsn: Lsn) -> bool {
     let text = s.histories.get(&whole.tli).filter(|text| tli < whole.tli && ledger::is_real(text));
-    let gone = text.is_some_and(|text| TimelineHistory::left(text, tli).is_none_or(|fork| s.layout.boundary(fork) < lsn));
-    gone || (tli, lsn) > (whole.tli, whole.lsn)
+    text.is_some_and(|text| ledger::goes_another_way(s, text, tli, lsn)) || (tli, lsn) > (whole.tli, whole.lsn)
 }
 
 /// What etcd has of this life of our data.
