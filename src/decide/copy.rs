@@ -4,7 +4,7 @@ use super::{
     decision::{Action, RewindPlan, Source, Task},
     draft::Draft,
     failsafe,
-    snapshot::Snapshot,
+    snapshot::{CopyPlace, Snapshot},
 };
 use crate::model::{
     instance::DataDir,
@@ -20,41 +20,44 @@ use crate::model::{
 const MEASURED_FOR: Span = Span::from_secs(60);
 
 /// A fresh copy in place of data that cannot follow: only where the policy allows it. `plan`: how they went on by themselves.
-pub(super) fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
+///
+/// `false`: no copy can be made, and an alarm says why.
+pub(super) fn reclone(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) -> bool {
     if s.policy.reclone == Reclone::Never {
         d.alarm(
             "needs-copy",
             format!("this node cannot follow {}: {why}. Its data needs to be replaced by a copy: set the policy's reclone, or empty the directory", target.holder.node),
         );
-        return;
+        return false;
     }
-    begin(s, d, target, why, plan);
+    begin(s, d, target, why, plan)
 }
 
-pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) {
+/// As [`reclone`], whatever the policy says.
+pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &str, plan: Option<RewindPlan>) -> bool {
     if target.state != LeaderState::Serving {
         d.waits("clone", format!("a copy is needed ({why}); waits until {} serves", target.holder.node));
-        return;
+        return true;
     }
     if s.etcd.records.members.get(&target.holder.node).is_some_and(|stored| stored.record.roles_missing) {
         d.waits("clone", format!("a copy is needed ({why}); waits until {} has made the roles by which others log in", target.holder.node));
-        return;
+        return true;
     }
-    let source = source(s, target);
-    let Some(room) = s.place.as_ref().filter(|room| room.source == source.node) else {
-        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
-        d.act(s, Action::MeasureCopy { source });
-        return;
+    let Some(disk) = s.disk() else {
+        d.waits("inspect", format!("a copy is needed ({why}): the data directory is being inspected"));
+        d.act(s, Action::InspectDisk);
+        return true;
     };
-    let holds_data = matches!(s.disk(), Some(DataDir::Present(_)));
-    let measured_until = room.at.plus(MEASURED_FOR);
-    let is_fresh = s.now.boot < measured_until;
-    if !is_fresh {
-        d.act(s, Action::MeasureCopy { source: source.clone() });
-    }
+    let holds_data = matches!(disk, DataDir::Present(_));
+    let source = source(s, target);
+    let (room, is_fresh) = measured(s, d, &source);
+    let Some(room) = room else {
+        d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
+        return true;
+    };
     if room.place == ClonePlace::InPlace && holds_data && another(s, &source.node, target).is_none() {
         if is_fresh {
-            d.wake(measured_until);
+            d.wake(room.at.plus(MEASURED_FOR));
         }
         d.alarm(
             "needs-copy",
@@ -63,11 +66,11 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
                 room.why
             ),
         );
-        return;
+        return false;
     }
     if !is_fresh {
         d.waits("room", format!("a copy is needed ({why}): {} is asked for its size again", source.node));
-        return;
+        return true;
     }
     let place_in_words = match room.place {
         _ if !holds_data => String::new(),
@@ -79,6 +82,17 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
     if note(s, d, Operation::Clone { source: source.node, place: room.place }) {
         d.because("clone", what);
     }
+    true
+}
+
+/// Where a copy of this source fits, and whether that was measured lately: it is measured (again) else.
+fn measured<'a>(s: &'a Snapshot, d: &mut Draft, source: &Source) -> (Option<&'a CopyPlace>, bool) {
+    let room = s.place.as_ref().filter(|room| room.source == source.node);
+    let is_fresh = room.is_some_and(|room| s.now.boot < room.at.plus(MEASURED_FOR));
+    if !is_fresh {
+        d.act(s, Action::MeasureCopy { source: source.clone() });
+    }
+    (room, is_fresh)
 }
 
 /// What is to be done to the data stands in the node file before it is begun. `false` where that has to wait.
@@ -95,12 +109,26 @@ pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, noted:
     let source = candidates(s, target).find(|source| source.node == *noted).filter(|_| !has_failed(s));
     let source = source.unwrap_or_else(|| holder(target));
     let other = another(s, &source.node, target);
-    if place == ClonePlace::InPlace && matches!(s.disk(), Some(DataDir::Present(_))) && other.is_none() {
-        // Who leads has changed since, or a replica is gone.
+    let Some(disk) = s.disk() else {
+        d.waits("inspect", "the data directory is being inspected before the copy goes on");
+        d.act(s, Action::InspectDisk);
+        return;
+    };
+    if place == ClonePlace::InPlace && matches!(disk, DataDir::Present(_)) && other.is_none() {
+        // Who leads has changed since, or a replica is gone: unless somebody has made room.
+        let (room, is_fresh) = measured(s, d, &source);
+        if room.is_some_and(|room| is_fresh && room.place == ClonePlace::Beside) {
+            d.because("clone", format!("a copy of {} beside the old directory fits by now", source.node));
+            note(s, d, Operation::Clone { source: source.node, place: ClonePlace::Beside });
+            return;
+        }
+        if let Some(room) = room.filter(|_| is_fresh) {
+            d.wake(room.at.plus(MEASURED_FOR));
+        }
         d.alarm(
             "needs-copy",
             format!(
-                "the copy of {} in place waits until another healthy copy besides the source is known: nothing is overwritten",
+                "the copy of {} in place waits until another healthy copy besides the source is known, or there is room beside the old directory: nothing is overwritten",
                 source.node
             ),
         );

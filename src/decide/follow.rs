@@ -191,7 +191,9 @@ fn stopped(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         }
         Some(DataDir::Missing | DataDir::Empty) => match target {
-            Some(target) => copy::begin(s, d, target, "there is no data yet", None),
+            Some(target) => {
+                copy::begin(s, d, target, "there is no data yet", None);
+            }
             None => d.waits("no-data", "there is no data here; it is copied once there is a primary"),
         },
         Some(DataDir::Present(disk)) => with_data(s, d, disk, target),
@@ -262,7 +264,9 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
             }
         }
         Verdict::Diverged { fork } => diverged(s, d, disk, target, whole, fork),
-        Verdict::Unrelated(why) => copy::reclone(s, d, target, &why, None),
+        Verdict::Unrelated(why) => {
+            copy::reclone(s, d, target, &why, None);
+        }
     }
 }
 
@@ -463,11 +467,10 @@ pub(super) fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
 fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Source) {
     if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.begun() >= REWIND_TRIES) {
         d.memory.failed_rewinds = REWIND_TRIES;
-        copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {}", failure.why), s.memory.rewind.clone());
-        if s.policy.reclone != Reclone::Never {
+        if copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {}", failure.why), s.memory.rewind.clone()) {
             return;
         }
-        // Nobody else helps: what was in the way may be gone.
+        // Nothing else helps: what was in the way may be gone.
     }
     if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.held >= HELD_LONG) {
         d.alarm("rewind-waits", format!("a rewind could not be begun, tried {} times: {}", failure.count, failure.why));

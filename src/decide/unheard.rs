@@ -70,7 +70,9 @@ pub(super) fn cut_off(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, positi
         }
         None => d.waits("no-stream", no_stream(target)),
         // It goes on serving readers what it has.
-        Some(why) if s.policy.reclone == Reclone::Never => copy::reclone(s, d, target, &why, None),
+        Some(why) if s.policy.reclone == Reclone::Never => {
+            copy::reclone(s, d, target, &why, None);
+        }
         Some(why) => {
             d.because("wal-gone", format!("{why}: PostgreSQL is stopped, to be replaced by a copy"));
             stop::stop_postgres(s, d);

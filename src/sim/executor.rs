@@ -68,7 +68,7 @@ impl World {
             Action::WriteHistories(texts) => self.write_histories(node, run, texts),
             Action::InitDb => self.init_db(node, run),
             Action::DiscardInitialised => self.discard(node, run),
-            Action::Clone { source, place, .. } => self.clone_from(node, run, &source, place),
+            Action::Clone { source, place, other, .. } => self.clone_from(node, run, &source, place, other.is_some()),
             Action::Rewind { source, .. } => self.rewind(node, run, &source),
             Action::Checkpoint => self.sql(node, run, task, |data, tli, end| {
                 (data.redo, data.checkpoint_tli, data.min_recovery) = (end, tli, (0, None));

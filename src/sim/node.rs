@@ -100,8 +100,8 @@ pub(super) struct Data {
     pub(super) started: bool,
     pub(super) histories: BTreeMap<TimelineId, String>,
     pub(super) slots: BTreeSet<SlotName>,
-    /// What left it half done.
-    pub(super) broken: Option<&'static str>,
+    /// A rewind has begun here and not ended.
+    pub(super) half_rewound: bool,
     /// The life of the data that the newest rewind ended.
     pub(super) rewound: Option<DataIncarnation>,
 }
@@ -205,7 +205,7 @@ impl Node {
 
     /// Whether its data are there, and nothing has begun to replace them.
     pub(super) fn is_whole(&self) -> bool {
-        self.disk.as_ref().is_some_and(|data| data.broken.is_none()) && self.file.operation.is_none()
+        self.disk.as_ref().is_some_and(|data| !data.half_rewound) && self.file.operation.is_none()
     }
 
     pub(super) fn agent_run(&self) -> Option<u64> {

@@ -27,7 +27,7 @@ impl World {
                 started: false,
                 histories: BTreeMap::new(),
                 slots: BTreeSet::new(),
-                broken: None,
+                half_rewound: false,
                 rewound: None,
             });
             world.coverage.initdbs += 1;
@@ -50,17 +50,23 @@ impl World {
         });
     }
 
-    pub(super) fn clone_from(&mut self, node: usize, run: u64, source: &Source, place: ClonePlace) {
+    pub(super) fn clone_from(&mut self, node: usize, run: u64, source: &Source, place: ClonePlace, other: bool) {
         self.coverage.clones += 1;
         let takes = self.random.tailed(300, 2_500);
-        if place == ClonePlace::InPlace
-            && let Some(data) = &mut self.nodes[node].disk
-        {
-            data.broken = Some("a copy");
-        }
         if self.nodes[node].server.is_some() {
             let text = format!("{} copies over a running PostgreSQL", self.nodes[node].name);
             self.violation("O12", text);
+        }
+        if place == ClonePlace::InPlace && self.nodes[node].disk.is_some() {
+            if !other {
+                let why = "no other healthy copy of the data is known: nothing is overwritten".to_owned();
+                self.end(node, run, 0, Task::Data, Err(why));
+                return;
+            }
+            if self.source(node, source).is_some() {
+                // It goes as soon as the source has answered.
+                self.nodes[node].disk = None;
+            }
         }
         let source = source.clone();
         self.in_run(node, run, takes, move |world| {
@@ -105,14 +111,14 @@ impl World {
             return;
         }
         let Some(mine) = &self.nodes[node].disk else { return };
-        let clean = matches!(mine.control, ControlState::ShutDown | ControlState::ShutDownInRecovery) || mine.broken.is_some();
+        let clean = matches!(mine.control, ControlState::ShutDown | ControlState::ShutDownInRecovery) || mine.half_rewound;
         let Some(from) = self.source(node, source).filter(|_| clean) else {
             let why = if clean { "pg_rewind: could not connect" } else { "pg_rewind: target server must be shut down cleanly" };
             self.end(node, run, 50_000_000, Task::Data, Err(why.to_owned()));
             return;
         };
         if let Some(data) = &mut self.nodes[node].disk {
-            data.broken = Some("a rewind");
+            data.half_rewound = true;
         }
         let life = self.nodes[node].file.data.clone();
         let source = source.clone();
@@ -157,7 +163,7 @@ impl World {
             started: false,
             histories: theirs.histories,
             slots: BTreeSet::new(),
-            broken: None,
+            half_rewound: false,
             rewound: Some(life),
             system: mine.system,
         });

@@ -70,7 +70,7 @@ impl World {
             standby_signal: data.standby_signal,
             backup_label: data.backup_label,
             started: data.started,
-            rewind: if data.broken == Some("a rewind") {
+            rewind: if data.half_rewound {
                 Some(RewindMark::Unfinished)
             } else {
                 data.rewound.clone().map(|life| RewindMark::Done { life })

@@ -31,8 +31,10 @@ impl World {
                 return;
             }
             if let Some(server) = world.nodes[node].server.as_mut().filter(|server| !server.primary) {
-                let moved = server.conninfo != configuration.follow;
+                // The name stands in primary_conninfo, too.
+                let moved = server.conninfo != configuration.follow || server.application_name != configuration.application_name;
                 server.conninfo.clone_from(&configuration.follow);
+                server.application_name.clone_from(&configuration.application_name);
                 if moved {
                     server.drop_upstream();
                 }

@@ -162,7 +162,7 @@ impl World {
             let known = |disk: &Data| file_too || noted > disk.end || of.disk.as_ref().is_some_and(|there| there.end == disk.end);
             let mut saved = of.saved.iter().filter(|(at, _, disk)| *at < before && known(disk));
             let Some((_, file, disk)) = (if oldest { saved.next() } else { saved.next_back() }).cloned() else { return };
-            if of.disk.is_none() || disk.broken.is_some() {
+            if of.disk.is_none() || disk.half_rewound {
                 return;
             }
             of.disk = Some(disk);
@@ -181,7 +181,7 @@ impl World {
     pub(super) fn lose_file(&mut self, node: usize, back: u64) {
         self.lose_host(node, back);
         self.later(back.saturating_sub(1), move |world| {
-            if world.can_spare(node) && !world.nodes[node].up && world.nodes[node].disk.as_ref().is_none_or(|disk| disk.broken.is_none()) {
+            if world.can_spare(node) && !world.nodes[node].up && world.nodes[node].disk.as_ref().is_some_and(|disk| !disk.half_rewound) {
                 world.nodes[node].file_made = false;
                 world.coverage.files_lost += 1;
                 let who = world.nodes[node].who();

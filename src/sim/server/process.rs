@@ -51,18 +51,18 @@ impl World {
         let bad = of.bad_starts > now;
         // It may have been taken away since the start was asked for: PostgreSQL itself starts on none.
         let missing = of.disk.is_none();
-        let fault = of.disk.as_ref().and_then(|data| data.broken);
+        let half_rewound = of.disk.as_ref().is_some_and(|data| data.half_rewound);
         if let Some(data) = &mut of.disk {
             (data.standby_signal, data.started) = (start == StartAs::Standby, true);
         }
         self.trace.line(now, &who, &format!("postgres run {} starts as {start:?}", run.0));
-        if let Some(fault) = fault {
-            self.violation("I7", format!("{who}: a start on a directory that is not whole: {fault}"));
+        if half_rewound {
+            self.violation("I7", format!("{who}: a start on a directory that is half rewound"));
         }
         let slow = if self.random.chance(50) { 8 } else { 1 };
         let slower = if self.nodes[node].slow_server > self.now { self.random.millis(0, 20_000) } else { 0 };
         let recovery = self.random.millis(30, 350 * slow) + slower;
-        if bad || missing || fault.is_some() {
+        if bad || missing || half_rewound {
             self.in_server(node, id, recovery, move |world| world.end_server(node, "exit code 1", false));
             return;
         }
