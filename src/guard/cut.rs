@@ -20,11 +20,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     os::fd::BorrowedFd,
     path::Path,
-    process::Stdio,
+    process::{Child, Output, Stdio},
+    time::Duration,
 };
 
 /// Where the program may be; a guard's `PATH` says little.
 const PROGRAMS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+
+/// So long it may take. One that hangs (another program holds the kernel's lock on the rules) is killed, and this host cuts by other means.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// The program `nft` of this host, if it is here.
 pub fn program() -> Option<&'static str> {
@@ -191,7 +195,7 @@ fn nft(script: &str) -> Result<(), Refused> {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes()).map_err(failed)?;
     }
-    let output = child.wait_with_output().map_err(failed)?;
+    let output = within(child, LIMIT).map_err(failed)?.ok_or_else(|| unable(format!("{program} did not end within {LIMIT:?}")))?;
     if output.status.success() {
         return Ok(());
     }
@@ -199,6 +203,23 @@ fn nft(script: &str) -> Result<(), Refused> {
     let why = format!("{program}: {}", said.lines().find(|line| !line.trim().is_empty()).unwrap_or("it failed and said nothing"));
     // One that was ended by a signal has said nothing about this host.
     Err(Refused { why, unable: output.status.code().is_some() })
+}
+
+/// What a child said that ended by itself; `None`: it had to be killed, as it did not in time.
+fn within(mut child: Child, limit: Duration) -> std::io::Result<Option<Output>> {
+    let mut pause = Duration::from_millis(1);
+    let mut waited = Duration::ZERO;
+    while child.try_wait()?.is_none() {
+        if waited >= limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        waited += pause;
+        pause = (pause * 5 / 4).min(Duration::from_millis(50));
+    }
+    child.wait_with_output().map(Some)
 }
 
 /// Where the walreceivers of `data_dir` are connected to, as the kernel knows it: a name may mean another address by now.
@@ -251,6 +272,18 @@ mod tests {
         assert!(text.contains("elements = { 2001:db8::1 . 5433 };"), "{text}");
         let nothing = script("t", &BTreeSet::new());
         assert!(nothing.contains("reject with tcp reset") && nothing.ends_with("}\ndelete table inet t\n"), "{nothing}");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the programs are the test's own")]
+    fn a_program_that_hangs_is_ended() {
+        let start = |script: &str| {
+            let mut command = std::process::Command::new("/bin/sh");
+            command.args(["-c", script]).stderr(Stdio::piped()).spawn().expect("start a shell")
+        };
+        let said = within(start("echo no >&2; exit 3"), LIMIT).expect("it runs").expect("it ends by itself");
+        assert_eq!((said.status.code(), said.stderr.as_slice()), (Some(3), b"no\n".as_slice()));
+        assert_eq!(within(start("exec sleep 600"), Duration::from_millis(20)).expect("it runs"), None);
     }
 
     #[test]
