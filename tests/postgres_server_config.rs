@@ -102,16 +102,53 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
 
     let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
     assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");
-    assert_eq!(overridden(&settings).expect("read"), []);
+    assert_eq!(overridden(&settings, false).expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");
-    let found = overridden(&settings).expect("read");
+    let found = overridden(&settings, false).expect("read");
     assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["primary_conninfo"]);
     assert!(!found[0].value.contains("geheim"), "{found:?}");
     let server = Server::new(Arc::new(settings.clone()));
     assert!(matches!(server.reset_override(RUN, "work_mem", LIMIT).await, Err(Error::Refused(_))));
     server.reset_override(RUN, "primary_conninfo", LIMIT).await.expect("reset");
-    assert_eq!(overridden(&settings).expect("read"), []);
+    assert_eq!(overridden(&settings, false).expect("read"), []);
+}
+
+/// Where commits wait for replicas no file outside the policy lets them go; where they wait for nobody it is the operator's own.
+#[tokio::test]
+async fn a_synchronous_commit_that_lets_go_what_has_to_wait_is_found_and_taken_back() {
+    let mut primary = Instance::initialised();
+    let base = primary.home().join("base.conf");
+    fs::write(&base, "synchronous_commit = local\n").expect("base");
+    let mut settings = primary.settings();
+    settings.base_config = Some(base);
+    let mut configuration = configuration();
+    primary.start_managed(&settings, &configuration, StartAs::Primary).await;
+    let show = |primary: &Instance| primary.sql("show synchronous_commit");
+    assert_eq!(show(&primary), "local");
+    let server = Server::new(Arc::new(settings.clone()));
+    let weak = async |server: &Server| server.probe(RUN, Via::Kept, LIMIT).await.expect("sample").weak_commits;
+    assert!(weak(&server).await.is_some_and(|said| said.starts_with("local in ") && said.ends_with("base.conf")));
+
+    configuration.sync_names = "ANY 1 (\"n2_0123abcd\")".to_owned();
+    ConfigFiles::new(Arc::new(settings.clone())).configure(&configuration).await.expect("configure");
+    server.reload_sql(RUN, LIMIT).await.expect("reload");
+    pg::wait_until("it is on", LIMIT, || show(&primary) == "on");
+    primary.sql("alter system set synchronous_commit = 'remote_apply'");
+    assert_eq!(overridden(&settings, true).expect("read"), [], "that waits, too");
+    primary.sql("alter system set synchronous_commit = 'off'");
+    assert_eq!(overridden(&settings, false).expect("read"), []);
+    let found = overridden(&settings, true).expect("read");
+    assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["synchronous_commit"]);
+    let anew = Server::new(Arc::new(settings.clone()));
+    assert!(weak(&anew).await.is_some_and(|said| said.starts_with("off in ") && said.ends_with("postgresql.auto.conf")));
+    server.reset_override(RUN, "synchronous_commit", LIMIT).await.expect("reset");
+    let anew = Server::new(Arc::new(settings.clone()));
+    assert_eq!((overridden(&settings, true).expect("read"), weak(&anew).await), (Vec::new(), None));
+    primary.sql("alter system set synchronous_commit = 'off'");
+    primary.stop(Signal::SIGINT);
+    assert_eq!(overrides::strip(&settings, true).await.expect("strip").len(), 1);
+    assert_eq!(overridden(&settings, true).expect("read"), []);
 }
 
 #[tokio::test]
@@ -237,7 +274,7 @@ async fn a_standby_has_no_target_and_no_archive_of_its_own() {
     fs::write(standby.data.join("postgresql.auto.conf"), auto).expect("auto.conf");
     fs::write(standby.data.join("standby.signal"), "").expect("signal");
     mark(&settings, StartAs::Standby).await.expect("mark");
-    overrides::strip(&settings).await.expect("take ours out");
+    overrides::strip(&settings, false).await.expect("take ours out");
     standby.start_managed(&settings, &configuration(), StartAs::Standby).await;
     let set = "select string_agg(name, ' ') from pg_settings where setting <> '' and name in \
                ('promote_trigger_file', 'recovery_target', 'recovery_target_time', 'restore_command')";

@@ -292,7 +292,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::MarkBelieved, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 25),
     broken(Mutation::LateFlag, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 2),
     broken(Mutation::PromisesInvented, Durability::Quorum, Swarm::All, &["O2:"], 2),
-    broken(Mutation::CutBelieved, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 5),
+    broken(Mutation::CutBelieved, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 10),
     broken(Mutation::SettingsAlone, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 3),
     broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 31),
     broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 2),

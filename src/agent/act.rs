@@ -298,7 +298,7 @@ async fn configure(
     }
     publish_ledger(tools, ledger).await?;
     let changed = ConfigFiles::new(Arc::clone(&tools.settings)).configure(&rendered).await.map_err(|fault| chain(&fault))?;
-    take_back(tools, run).await.map_err(|fault| chain(&fault))?;
+    take_back(tools, run, !rendered.sync_names.is_empty()).await.map_err(|fault| chain(&fault))?;
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
     if let Some(run) = run {
         // Also where the files did not change: an earlier reload may have been lost with its agent.
@@ -323,11 +323,11 @@ async fn tell_faults(tools: &Tools, run: Run) {
 
 /// What stands in `postgresql.auto.conf` wins over the managed file: a standby that another tool made would go on
 /// following where that tool said.
-async fn take_back(tools: &Tools, run: Option<Run>) -> Result<(), postgres::Error> {
+async fn take_back(tools: &Tools, run: Option<Run>, waits: bool) -> Result<(), postgres::Error> {
     let found = match run {
-        None => overrides::strip(&tools.settings).await?,
+        None => overrides::strip(&tools.settings, waits).await?,
         Some(run) => {
-            let found = overrides::overridden(&tools.settings)?;
+            let found = overrides::overridden(&tools.settings, waits)?;
             for found in &found {
                 tools.server.reset_override(run, &found.name, SQL_LIMIT).await?;
             }

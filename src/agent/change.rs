@@ -6,9 +6,9 @@ use super::{
 };
 use crate::model::{
     key::{Compare, Key, Txn, Write},
-    node::Nonce,
-    policy::ClusterPolicy,
-    policy_check,
+    node::{NodeName, Nonce},
+    policy::{ClusterPolicy, Durability},
+    policy_check::{self, PolicyFault},
     record::{AuditRecord, IntentRecord, PolicyRecord, VERSION, to_text},
     records::Records,
     request::Request,
@@ -62,7 +62,8 @@ pub fn replace_policy(
     asker: Asker,
     stamp: &Stamp,
 ) -> Result<(PolicyRecord, Txn), Refusal> {
-    let faults = policy_check::faults(&policy);
+    let mut faults = policy_check::faults(&policy);
+    faults.extend(too_few(records, &policy));
     if !faults.is_empty() {
         return Err(Refusal::Invalid(faults));
     }
@@ -82,6 +83,29 @@ pub fn replace_policy(
     Ok((record, Txn { nonce: stamp.nonce.clone(), when: vec![when], then }))
 }
 
+/// More replicas would have to confirm than there are: `strict-quorum` would let nobody write, `quorum` would wait for nobody. What stands
+/// already is no reason to refuse another change: a node may have left since.
+fn too_few(records: &Records, policy: &ClusterPolicy) -> Option<PolicyFault> {
+    let asked = |policy: &ClusterPolicy| (policy.durability, policy.quorum_standbys);
+    let leader = &records.leader.as_ref()?.record.holder.node;
+    let stands = records.policy.as_ref().is_some_and(|stored| asked(&stored.record.policy) == asked(policy));
+    if stands || !matches!(policy.durability, Durability::Quorum | Durability::StrictQuorum) {
+        return None;
+    }
+    let tagged = |node: &NodeName| records.members.get(node).is_some_and(|member| member.record.tags.no_sync);
+    let replicas: Vec<&str> = records.nodes.keys().filter(|node| *node != leader && !tagged(node)).map(|node| node.as_str()).collect();
+    let there = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
+    (there < policy.quorum_standbys).then(|| PolicyFault {
+        key: "quorum_standbys".to_owned(),
+        what: format!(
+            "{} replicas would have to confirm each commit, and there are {there} that may ({})",
+            policy.quorum_standbys,
+            if replicas.is_empty() { "none".to_owned() } else { replicas.join(", ") }
+        ),
+        remedy: "choose fewer, or add replicas (without the tag no_sync) first".to_owned(),
+    })
+}
+
 /// Puts an operator request; see [`super::handle::Command::PutIntent`]. Returns the record that will stand there.
 ///
 /// The transaction must be sent once (no hedging): the holder removes what it applied, and a second attempt would put it again.
@@ -95,7 +119,9 @@ pub fn put_intent(records: &Records, request: Request, term: Term, asker: Asker,
     if leader.term != term {
         return Err(Refusal::Conflict(format!("the cluster is in term {}, the request was made in term {term}", leader.term)));
     }
-    if let Some(other) = records.intent.as_ref().filter(|other| other.record.term == term && !request.replaces(&other.record.request)) {
+    let acts = wish::acts(records, leader);
+    if let Some(other) = records.intent.as_ref().filter(|other| other.record.term == term && !request.replaces(&other.record.request, acts))
+    {
         return Err(Refusal::Conflict(format!("a request of {} waits already, since {}", other.record.actor, other.record.at)));
     }
     if let Some(why) = wish::impossible(records, leader, &request) {

@@ -52,7 +52,7 @@ fn cannot_resume(records: &Records, leader: &LeaderRecord, assert_dead: bool) ->
 }
 
 /// Whether somebody acts for the holder: its agent lives, in session with the guard that the record names.
-fn acts(records: &Records, leader: &LeaderRecord) -> bool {
+pub(super) fn acts(records: &Records, leader: &LeaderRecord) -> bool {
     records.members.get(&leader.holder.node).is_some_and(|member| member.record.acts_in == Some(leader.term))
 }
 
@@ -87,7 +87,9 @@ fn cannot_fail_over(records: &Records, leader: &LeaderRecord, to: &NodeName, acc
     if member.record.tags.no_failover {
         return Some(format!("{to} is tagged no_failover: take the tag away first"));
     }
-    if member.record.role != MemberRole::Replica && *to != leader.holder.node {
+    // With both words it is started, to take over: it may have been stopped to be rewound to a primary that is gone since.
+    let started = member.record.role == MemberRole::Down && accept_loss && assert_dead;
+    if member.record.role != MemberRole::Replica && *to != leader.holder.node && !started {
         return Some(format!("PostgreSQL does not run as a standby on {to} ({})", member.record.state));
     }
     if let (LeaderState::Paused(pause), false) = (&leader.state, held)

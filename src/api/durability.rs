@@ -1,13 +1,14 @@
 //! What a commit waits for now, and what the loss of the primary's host would cost.
 
 use crate::{
-    decide::snapshot::Snapshot,
+    decide::{snapshot::Snapshot, transition::Older},
     model::{
         instance::{ServerRole, Waiting},
         lsn::Lsn,
         node::Replica,
         policy::Durability,
-        record::SyncMode,
+        quorum::{NOBODY_CONFIRMS, Quorum},
+        record::{SyncMode, SyncRecord},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,8 @@ impl DurabilityStatus {
     pub fn of(s: &Snapshot) -> Option<Self> {
         let sync = &s.sync()?.record;
         let quorum = sync.quorum();
-        let loses_nothing = !quorum.is_nobody() || sync.mode == SyncMode::StrictQuorum;
+        let waits = !quorum.is_nobody() || sync.mode == SyncMode::StrictQuorum;
+        let loses_nothing = waits && !goes_by_itself(s, sync);
         let waiting = |waiting: Waiting| WaitingStatus { sessions: waiting.sessions, longest_seconds: waiting.longest.as_secs_f64() };
         Some(Self {
             wanted: s.policy.durability,
@@ -59,14 +61,25 @@ impl DurabilityStatus {
     }
 }
 
-/// How far the foremost replica that may take over is behind this primary's end of WAL.
+/// Whether this primary's server acknowledges by another rule than `sync` knows: somebody has set what it waits for.
+fn goes_by_itself(s: &Snapshot, sync: &SyncRecord) -> bool {
+    let Some(facts) = s.server().filter(|facts| matches!(facts.role, ServerRole::Primary { .. })) else { return false };
+    let in_force = s.memory.names.as_ref().map(|names| &names.in_force);
+    let older = in_force.map(|in_force| &in_force.older);
+    let older: &[Quorum] = if let Some(Older::These(older)) = older { older } else { &[] };
+    let newest = in_force.and_then(|in_force| in_force.newest.as_ref());
+    let mut ours = older.iter().chain(newest).map(Quorum::names).chain([sync.quorum().names(), NOBODY_CONFIRMS.to_owned()]);
+    let nobody = facts.sync_names.is_empty();
+    facts.weak_commits.is_some() || nobody || ours.all(|names| names != facts.sync_names)
+}
+
+/// How far the foremost replica is behind this primary's end of WAL: of those that may take over, or that stream, where none may.
 fn behind(s: &Snapshot) -> Option<u64> {
     let (facts, electable) = (s.server()?, &s.sync()?.record.electable);
     let ServerRole::Primary { insert, .. } = &facts.role else { return None };
-    let rows = facts
-        .walsenders
-        .iter()
-        .filter(|row| Replica::from_application_name(&row.application_name).is_some_and(|replica| electable.contains(&replica)));
+    let may = |replica: &Replica| electable.is_empty() || electable.contains(replica);
+    let streaming = facts.walsenders.iter().filter(|row| row.streaming);
+    let rows = streaming.filter(|row| Replica::from_application_name(&row.application_name).is_some_and(|replica| may(&replica)));
     let foremost: Lsn = rows.filter_map(|row| row.flush).max()?;
     Some(insert.bytes_ahead_of(foremost).get())
 }

@@ -3,10 +3,12 @@
 use super::query::Wanted;
 use crate::{
     agent::handle::Published,
+    decide::snapshot::Snapshot,
     model::{
         instance::{Process, Receiver, ServerFacts, ServerRole},
         lsn::{Bytes, Lsn},
         moment::{Moment, Span},
+        node::Replica,
     },
 };
 use serde_json::{Map, Value, json};
@@ -121,7 +123,7 @@ pub fn body(published: Option<&Published>) -> Value {
         put("xlog", xlog(&facts.role));
         put("timeline", json!(timeline(&facts.role)));
         if !facts.walsenders.is_empty() {
-            put("replication", replication(facts));
+            put("replication", replication(s, facts));
         }
         if let ServerRole::Standby { receiver, .. } = &facts.role
             && let Some(state) = replication_state(published, receiver.as_ref())
@@ -175,10 +177,14 @@ const fn timeline(role: &ServerRole) -> u32 {
     }
 }
 
-fn replication(facts: &ServerFacts) -> Value {
+fn replication(s: &Snapshot, facts: &ServerFacts) -> Value {
+    let sync = s.sync().map(|sync| &sync.record).filter(|sync| sync.is_lossless());
     let rows = facts.walsenders.iter().map(|row| {
         let state = if row.streaming { "streaming" } else { "catchup" };
-        json!({ "application_name": row.application_name, "state": state, "sync_state": "async", "sync_priority": 0 })
+        let replica = Replica::from_application_name(&row.application_name);
+        let votes = sync.zip(replica).is_some_and(|(sync, replica)| sync.voters.contains(&replica));
+        let (sync_state, priority) = if votes { ("quorum", 1) } else { ("async", 0) };
+        json!({ "application_name": row.application_name, "state": state, "sync_state": sync_state, "sync_priority": priority })
     });
     rows.collect()
 }

@@ -182,12 +182,19 @@ fn owner_went_back(s: &Snapshot, d: &mut Draft, whole: Whole) -> bool {
     true
 }
 
+/// Who takes over from the dead, whatever is lost, may have been stopped to be rewound, or copied, by a primary that is gone: it is started first.
+fn is_being_started(s: &Snapshot, order: Option<&Order>) -> bool {
+    let whole = s.disk().is_none_or(|dir| matches!(dir, DataDir::Present(_)) && !dir.is_half_rewound());
+    whole && s.role().is_none() && order.is_some_and(|order| order.accept_loss && order.assert_dead)
+}
+
 /// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.
 fn as_standby(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, trigger: &Trigger) {
     let order = operator::order(s);
     if let Some(why) = unfit(s, d, leader, order.as_ref()) {
         d.refused("unfit", format!("{}, but this node cannot take over: {why}", trigger.why));
-        if let (Some(stored), true) = (operator::wish(s), order.is_some() && !matches!(leader.record.state, LeaderState::Handoff { .. })) {
+        let goes_on = matches!(leader.record.state, LeaderState::Handoff { .. }) || is_being_started(s, order.as_ref());
+        if let (Some(stored), true) = (operator::wish(s), order.is_some() && !goes_on) {
             operator::drop(s, d, stored, format!("{} cannot take over: {why}", s.me.node));
         }
         return;

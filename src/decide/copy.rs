@@ -3,7 +3,7 @@
 use super::{
     decision::{Action, RewindPlan, Source, Task},
     draft::Draft,
-    failsafe,
+    failsafe, operator,
     snapshot::{CopyPlace, Snapshot},
 };
 use crate::model::{
@@ -12,7 +12,7 @@ use crate::model::{
     node::{NodeName, Replica},
     node_file::{ClonePlace, NodeFile, Operation},
     policy::Reclone,
-    record::{LeaderRecord, LeaderState, MemberRole},
+    record::{LeaderRecord, LeaderState, MemberRecord, MemberRole},
     timeline::Fork,
 };
 
@@ -55,6 +55,13 @@ pub(super) fn begin(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, why: &st
         d.waits("room", format!("a copy is needed ({why}): {} is asked for its size", source.node));
         return true;
     };
+    if room.place == ClonePlace::InPlace && holds_data && !s.etcd_answers() {
+        d.waits(
+            "clone",
+            format!("a copy in place is needed ({why}); waits for an answer of etcd: who else has the data may be otherwise by now"),
+        );
+        return true;
+    }
     if room.place == ClonePlace::InPlace && holds_data && another(s, &source.node, target).is_none() {
         if is_fresh {
             d.wake(room.at.plus(MEASURED_FOR));
@@ -108,7 +115,7 @@ pub(super) fn note(s: &Snapshot, d: &mut Draft, operation: Operation) -> bool {
 pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, noted: &NodeName, place: ClonePlace) {
     let source = candidates(s, target).find(|source| source.node == *noted).filter(|_| !has_failed(s));
     let source = source.unwrap_or_else(|| holder(target));
-    let other = another(s, &source.node, target);
+    let other = another(s, &source.node, target).filter(|_| s.etcd_answers());
     let Some(disk) = s.disk() else {
         d.waits("inspect", "the data directory is being inspected before the copy goes on");
         d.act(s, Action::InspectDisk);
@@ -162,23 +169,27 @@ fn holder(target: &LeaderRecord) -> Source {
 
 /// Replicas that may be copied.
 fn candidates(s: &Snapshot, target: &LeaderRecord) -> impl Iterator<Item = Source> {
-    healthy_replicas(s, target).filter_map(|Replica { node, data }| {
-        let member = &s.etcd.records.members.get(node)?.record;
-        let may =
-            member.data == *data && member.role == MemberRole::Replica && member.state == "streaming" && member.tli == Some(target.tli);
-        let source = || Source { node: node.clone(), address: member.postgres.clone(), tli: target.tli };
-        (may && !member.tags.no_load_balance).then(source)
+    healthy_replicas(s, target).filter(|(_, member)| !member.tags.no_load_balance).map(|(replica, member)| Source {
+        node: replica.node.clone(),
+        address: member.postgres.clone(),
+        tli: target.tli,
     })
 }
 
-/// Who may be elected besides us and the holder: they stream, with the data that are recorded.
-fn healthy_replicas<'a>(s: &'a Snapshot, target: &LeaderRecord) -> impl Iterator<Item = &'a Replica> {
+/// Who may be elected besides us and the holder, and says itself that it streams, with the data that are recorded: `sync` may go on naming one
+/// that is gone.
+fn healthy_replicas<'a>(s: &'a Snapshot, target: &LeaderRecord) -> impl Iterator<Item = (&'a Replica, &'a MemberRecord)> {
     let electable = s.sync().map(|sync| sync.record.electable.as_slice()).unwrap_or_default();
-    electable.iter().filter(|replica| replica.node != s.me.node && replica.node != target.holder.node)
+    let others = electable.iter().filter(|replica| replica.node != s.me.node && replica.node != target.holder.node);
+    let said = others.filter_map(|replica| Some((replica, &s.etcd.records.members.get(&replica.node)?.record)));
+    said.filter(|(replica, member)| {
+        member.data == replica.data && member.role == MemberRole::Replica && member.state == "streaming" && member.tli == Some(target.tli)
+    })
 }
 
 /// A healthy copy that is known besides the source and ourselves.
 fn another(s: &Snapshot, source: &NodeName, target: &LeaderRecord) -> Option<NodeName> {
-    let holder = (target.state == LeaderState::Serving && target.holder.node != s.me.node).then_some(&target.holder.node);
-    healthy_replicas(s, target).map(|replica| &replica.node).chain(holder).find(|node| *node != source).cloned()
+    let serves = target.state == LeaderState::Serving && target.holder.node != s.me.node && operator::acts(&s.etcd.records, target);
+    let holder = serves.then_some(&target.holder.node);
+    healthy_replicas(s, target).map(|(replica, _)| &replica.node).chain(holder).find(|node| *node != source).cloned()
 }

@@ -12,6 +12,7 @@ use crate::model::{
     instance::DataDir,
     key::{Compare, Key, Txn, Write},
     moment::Span,
+    node_file::{ClonePlace, Operation},
     observed::Observed,
     record::{DoubtRecord, LeaderState, VERSION, to_text},
 };
@@ -32,7 +33,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         return Flow::Settled;
     }
     believe(s, d);
-    if let Observed::Known { value: DataDir::Unusable { why }, .. } = &s.disk {
+    // What our own copy in place has left half made: it is made again, and whoever makes it looks at what lies there once more.
+    let half_made = matches!(s.file.operation, Some(Operation::Clone { place: ClonePlace::InPlace, .. })) && s.is_empty();
+    if let (Observed::Known { value: DataDir::Unusable { why }, .. }, false) = (&s.disk, half_made) {
         d.alarm("data-directory", format!("the data directory cannot be used: {why}"));
         if s.authority().is_some() && !s.is_empty() {
             // The server that runs on it goes on serving.

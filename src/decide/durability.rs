@@ -29,6 +29,9 @@ const ENOUGH: usize = 2;
 /// How long a running server may take to show names that were written.
 const TAKEN_IN: Span = Span::from_secs(2);
 
+/// How long until what was taken back is looked at again, and until that is seen.
+const REPAIRED: Span = Span::from_secs(60);
+
 /// More steps than any change has: a walk over them that does not end is a fault of ours.
 const STEPS: usize = 16;
 
@@ -57,6 +60,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
         repair(s, d, sync);
         return;
     }
+    commits_go(s, d, &sync.record, facts);
     let mode = wanted_mode(s, &sync.record);
     match (sync.record.mode, mode) {
         (SyncMode::Async, SyncMode::Async) => {
@@ -144,6 +148,22 @@ fn is_set_by_hand(s: &Snapshot, d: &mut Draft, facts: &ServerFacts) -> bool {
         );
     }
     shown
+}
+
+/// Commits that do not wait are lost with this host, whoever is listed to confirm them: a `synchronous_commit` outside the policy is taken back.
+fn commits_go(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts) {
+    let Some(weak) = facts.weak_commits.as_ref().filter(|_| sync.is_lossless()) else { return };
+    d.alarm(
+        "weak-commits",
+        format!("synchronous_commit is {weak}: commits are acknowledged before a replica has them, and durability promises that one does"),
+    );
+    let again = s.memory.commits_repaired.map_or(s.now.boot, |at| at.plus(REPAIRED));
+    if s.now.boot < again {
+        d.wake(again);
+    } else if !s.busy(Task::Configure) {
+        d.memory.commits_repaired = Some(s.now.boot);
+        upkeep::configure_again(s, d);
+    }
 }
 
 /// Whatever may acknowledge now, nobody may elect by that: the record is narrowed to this node first, then the names are written again.

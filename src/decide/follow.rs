@@ -1,10 +1,10 @@
 //! Being a standby: start, follow the holder, rewind, clone (protocol 1.13, 1.7 step 4a).
 
 use super::{
-    bootstrap, copy, cut,
-    decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds, Task},
+    copy, cut,
+    decision::{Action, Completed, Follow, RewindPlan, Source, StandbyEnds},
     draft::Draft,
-    ledger,
+    ledger, noted, operator,
     registration::new_life,
     rejoin::{self, REWIND_TRIES, Verdict},
     scan,
@@ -15,7 +15,7 @@ use crate::model::{
     instance::{ControlState, DataDir, DiskFacts, Process, RecoveryTarget, RewindMark, Run, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
-    node_file::{NodeFile, Operation},
+    node_file::Operation,
     observed::Observed,
     policy::Reclone,
     record::{LeaderRecord, LeaderState, Stored},
@@ -34,13 +34,10 @@ const FORGOTTEN: Span = Span::from_secs(60);
 const FOREIGN: &str = "PostgreSQL runs on this node's data directory, and this guard did not start it: waits for its end. If it goes on, stop it, and \
      see to it that nothing else starts it (disable and mask the service of the distribution's package)";
 
-/// After so many rewinds that could not be begun an operator has to look.
-const HELD_LONG: u32 = 12;
-
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let target = target(s, d);
     if s.file.operation.is_some() {
-        operation(s, d, target);
+        noted::operation(s, d, target);
         return;
     }
     match s.process() {
@@ -59,6 +56,10 @@ fn target<'a>(s: &'a Snapshot, d: &mut Draft) -> Option<&'a LeaderRecord> {
     let serves = matches!(record.state, LeaderState::Serving | LeaderState::Handoff { .. } | LeaderState::Paused { .. });
     if !serves || record.holder.node == s.me.node {
         d.waits("primary", format!("there is no primary to follow: `leader` of term {} is {}", record.term, state_name(&record.state)));
+        return None;
+    }
+    if let Some(why) = operator::takes_from_the_dead(s, d, record) {
+        d.waits("primary", format!("there is no primary to follow: {why}"));
         return None;
     }
     if record.term < s.file.promised {
@@ -378,108 +379,6 @@ fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
     }
 }
 
-/// An operation that was noted: it goes on, is done, or is made again from its beginning.
-fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
-    let Some(operation) = &s.file.operation else { return };
-    if s.busy(Task::Data) {
-        d.waits("operation", format!("{operation} goes on"));
-        return;
-    }
-    let done = matches!(
-        (operation, s.completed),
-        (Operation::InitDb, Some(Completed::Discard | Completed::InitDb))
-            | (Operation::Clone { .. }, Some(Completed::Clone))
-            | (Operation::Rewind { .. }, Some(Completed::Rewind))
-    );
-    if done {
-        d.memory.rewind = None;
-        d.memory.failed_rewinds = 0;
-        let initialised = s.completed == Some(Completed::InitDb);
-        d.act(s, Action::WriteFile(Box::new(NodeFile { initialised, ..new_life(s) })));
-        return;
-    }
-    if s.is_starting() {
-        d.waits("starting", format!("{operation} waits: PostgreSQL is being started, and has to stop first"));
-        return;
-    }
-    if !s.is_empty() {
-        d.waits("operation", format!("{operation} was interrupted; PostgreSQL has to stop first"));
-        stop::stop_postgres(s, d);
-        return;
-    }
-    if target.is_some() {
-        cut::lift(s, d);
-    }
-    if *operation == Operation::InitDb {
-        if bootstrap::is_not_initdbs(s, d) {
-            return;
-        }
-        d.because("discard", "another node initialised the cluster while this one's initdb was interrupted: what it left goes");
-        d.act(s, Action::DiscardInitialised);
-        return;
-    }
-    if matches!(operation, Operation::Rewind { .. }) && s.memory.rewind.is_none() && noted_rewind(s, d) {
-        return;
-    }
-    let Some(target) = target else { return };
-    let source = source(target);
-    match operation {
-        Operation::Rewind { .. } if matches!(s.disk(), Some(DataDir::Missing | DataDir::Empty)) => {
-            copy::begin(s, d, target, "there is no data any more", None);
-        }
-        Operation::Rewind { .. } if !upkeep::configured_for(s, d, RecoveryTarget::Current) => {}
-        Operation::Rewind { .. } => rewind_again(s, d, target, source),
-        // The passwords that the copy needs stand in the managed files.
-        Operation::Clone { .. } if !upkeep::configured(s, d, None) => {}
-        Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
-        Operation::InitDb => {}
-    }
-}
-
-/// A rewind that a former agent noted: only one that has begun and not ended is made again. The mark beside the directory
-/// stands from before the first change.
-pub(super) fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
-    let disk = match s.disk() {
-        None => {
-            d.waits("inspect", "the data directory is being inspected: a former agent noted a rewind");
-            d.act(s, Action::InspectDisk);
-            return true;
-        }
-        Some(DataDir::Present(disk)) => disk,
-        Some(_) => return false,
-    };
-    match &disk.rewind {
-        Some(RewindMark::Unfinished) => return false,
-        Some(RewindMark::Done { life }) if *life == s.file.data => {
-            d.because("operation", "the rewind that a former agent noted has ended");
-            d.act(s, Action::WriteFile(Box::new(new_life(s))));
-        }
-        // What the file says of this data still holds.
-        Some(RewindMark::Done { .. }) | None => {
-            d.because("operation", "the rewind that a former agent noted was never begun: the data directory is judged anew");
-            d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
-        }
-    }
-    true
-}
-
-/// A rewind that was begun may only be rewound again, or replaced.
-fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Source) {
-    if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.begun() >= REWIND_TRIES) {
-        d.memory.failed_rewinds = REWIND_TRIES;
-        if copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {}", failure.why), s.memory.rewind.clone()) {
-            return;
-        }
-        // Nothing else helps: what was in the way may be gone.
-    }
-    if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.held >= HELD_LONG) {
-        d.alarm("rewind-waits", format!("a rewind could not be begun, tried {} times: {}", failure.count, failure.why));
-    }
-    d.because("rewind", format!("rewinds to the history of {}", source.node));
-    let (fork, whole, tli) = s.memory.rewind.as_ref().map_or((Lsn::ZERO, Lsn::ZERO, target.tli), |plan| (plan.fork, plan.whole, plan.tli));
-    d.act(s, Action::Rewind { source, fork, whole, tli });
-}
-
-fn source(target: &LeaderRecord) -> Source {
+pub(super) fn source(target: &LeaderRecord) -> Source {
     Source { node: target.holder.node.clone(), address: target.holder.postgres.clone(), tli: target.tli }
 }

@@ -49,6 +49,8 @@ pub struct Memory {
     pub ended_at: Option<Moment>,
     /// Since when the server shows other names than were written.
     pub foreign_names: Option<Moment>,
+    /// When a `synchronous_commit` that lets commits go was last taken back.
+    pub commits_repaired: Option<Moment>,
     /// The position that the server showed first in its present run as a primary: what it came up with lies before it.
     pub came_up_with: Option<(Incarnation, Run, Lsn)>,
     /// The run in which a standby shows no `primary_conninfo` although one was written, and since when.

@@ -34,6 +34,7 @@ mod ledger;
 mod membership;
 mod memory;
 mod names;
+mod noted;
 mod operator;
 mod pause;
 mod promotion;

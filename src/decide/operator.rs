@@ -76,6 +76,12 @@ pub(super) fn asserted(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Op
     Some(format!("{actor} asserts that {holder} is dead"))
 }
 
+/// Why nobody else is followed: this node is to take over from a holder that is dead by the operator's word, whatever is lost with it.
+pub(super) fn takes_from_the_dead(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Option<String> {
+    order(s).filter(|order| order.accept_loss && order.assert_dead)?;
+    asserted(s, d, leader)
+}
+
 /// Whether somebody acts for the holder that `leader` names, by its own word: a hint, that only keeps from believing that it is dead.
 pub(super) fn acts(records: &Records, leader: &LeaderRecord) -> bool {
     records.members.get(&leader.holder.node).is_some_and(|member| member.record.acts_in == Some(leader.term))

@@ -4,7 +4,7 @@ use super::{
     Flow,
     decision::{Action, Task},
     draft::Draft,
-    follow, ledger, registration, rejoin, scan,
+    ledger, noted, registration, rejoin, scan,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -32,7 +32,13 @@ pub(super) fn file(s: &Snapshot, theirs: &NodeRecord) -> bool {
 /// Data are compared with what was noted of them before this run of the agent says or does anything with them: whoever has acknowledged,
 /// votes or may be elected has to have what it once had.
 pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
-    if !can_be_compared(s) {
+    // A server that runs was looked at before it was started.
+    if rests(s) { compared(s, d) } else { Flow::Goes }
+}
+
+/// The same of a directory that an operation was noted for, and that is whole: it was not compared before, and is what counts again.
+pub(super) fn compared(s: &Snapshot, d: &mut Draft) -> Flow {
+    if !is_noted(s) {
         return Flow::Goes;
     }
     let labelled = match s.disk() {
@@ -44,6 +50,13 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
         // The last primary alone may be all there is: it waits until somebody makes its WAL readable.
         None if scan::tries(s) >= UNREADABLE && !s.is_owner() => Some("the end of WAL here cannot be found".to_owned()),
         None => {
+            if scan::tries(s) >= UNREADABLE {
+                d.alarm(
+                    "wal-unreadable",
+                    "the end of WAL here cannot be found, and this node was the last primary: nothing is started on data that may lack what was \
+                     acknowledged; put back what is missing in pg_wal",
+                );
+            }
             scan::start(s, d);
             return Flow::Settled;
         }
@@ -55,10 +68,8 @@ pub(super) fn data(s: &Snapshot, d: &mut Draft) -> Flow {
 }
 
 /// What a copy or a rewind has left begins a life of which nothing is noted. Where something is, a `backup_label` came back with the disk.
-fn can_be_compared(s: &Snapshot) -> bool {
-    let noted = s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some());
-    // A server that runs was looked at before it was started.
-    noted && rests(s)
+fn is_noted(s: &Snapshot) -> bool {
+    s.is_owner() || s.is_elector() || s.file.boundary.is_some() || published(s).is_some_and(|node| node.tli.is_some())
 }
 
 /// Nothing runs on the directory, and nothing is half done to it, as far as is known.
@@ -77,10 +88,9 @@ pub(super) fn look(s: &Snapshot, d: &mut Draft) {
         d.act(s, Action::InspectDisk);
         return;
     }
-    let noted = matches!(s.file.operation, Some(Operation::Rewind { .. })) && s.is_empty() && !s.busy(Task::Data);
-    if noted && follow::noted_rewind(s, d) {
-        // Where it was never begun the directory is as whole as it was.
-        d.memory.rewind = None;
+    let rests = s.is_empty() && !s.busy(Task::Data);
+    let rewind = matches!(s.file.operation, Some(Operation::Rewind { .. }));
+    if rests && (rewind && noted::noted_rewind(s, d) || noted::noted_copy(s, d)) {
         return;
     }
     if is_unread(s) {

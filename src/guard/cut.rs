@@ -27,7 +27,7 @@ use std::{
 /// Where the program may be; a guard's `PATH` says little.
 const PROGRAMS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 
-/// So long it may take. One that hangs (another program holds the kernel's lock on the rules) is killed, and this host cuts by other means.
+/// So long it may take. One that hangs (another program holds the kernel's lock on the rules) is killed: the cut is not made.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The program `nft` of this host, if it is here.

@@ -186,6 +186,9 @@ impl DataDir {
 pub struct DiskFacts {
     /// `PG_VERSION`.
     pub major: u32,
+    /// It is the whole copy that was made as this life of the data.
+    #[serde(default)]
+    pub copied: Option<DataIncarnation>,
     /// `pg_controldata`.
     pub control: ControlData,
     /// Whether `standby.signal` is there.
@@ -306,6 +309,9 @@ pub struct ServerFacts {
     pub pending_restart: Vec<String>,
     /// `synchronous_standby_names` as in force for new sessions.
     pub sync_names: String,
+    /// Of a primary: the `synchronous_commit` of its configuration files, and where it stands, if commits with that wait for no replica's flush.
+    #[serde(default)]
+    pub weak_commits: Option<String>,
     /// Of a primary whose commits wait for replicas: those that wait now.
     #[serde(default)]
     pub waiting: Option<Waiting>,

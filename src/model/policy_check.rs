@@ -53,9 +53,7 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
     if within < Span::from_secs(60) || within > Span::from_secs(86_400) {
         faults.push(PolicyFault::new("anti_flap.within", format!("{within} is out of range"), "choose 1min to 1d"));
     }
-    let weak = policy.parameters.iter().find(|(name, value)| {
-        name.eq_ignore_ascii_case("synchronous_commit") && WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
-    });
+    let weak = policy.parameters.iter().find(|(name, value)| name.eq_ignore_ascii_case("synchronous_commit") && is_weak_commit(value));
     if let Some((name, value)) = weak.filter(|_| policy.durability != Durability::Async) {
         let what = format!("{value} lets commits be acknowledged before a replica has flushed them, and durability promises that it has");
         faults.push(PolicyFault::new(format!("parameters.{name}"), what, "choose on or remote_apply, or durability = \"async\""));
@@ -85,6 +83,11 @@ pub const MOST_CONFIRM: u32 = 4;
 
 /// Values of `synchronous_commit` that do not wait for a replica's flush; those that PostgreSQL takes for `off`, too.
 const WEAK_COMMITS: [&str; 6] = ["off", "false", "no", "0", "local", "remote_write"];
+
+/// Whether commits with this `synchronous_commit` are acknowledged before a replica has flushed them.
+pub fn is_weak_commit(value: &str) -> bool {
+    WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
+}
 
 /// The first timer that was set by hand, where one was.
 fn timer_key(policy: &ClusterPolicy) -> &'static str {

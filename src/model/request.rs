@@ -43,9 +43,11 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether it takes the place of one that waits: an operator who sees that nobody takes the first says more, or wants something else.
-    pub const fn replaces(&self, waits: &Self) -> bool {
-        matches!(self, Self::Resume { .. } | Self::Failover { .. }) && matches!(waits, Self::Resume { .. } | Self::Failover { .. })
+    /// Whether it takes the place of one that waits, and that nobody takes: an operator who sees that says more, or wants something else. `acts`:
+    /// whether somebody acts for the holder, who does a pause, a removal or an acknowledgement.
+    pub const fn replaces(&self, waits: &Self, acts: bool) -> bool {
+        let takes_over = matches!(self, Self::Resume { .. } | Self::Failover { .. });
+        takes_over && (!acts || matches!(waits, Self::Resume { .. } | Self::Failover { .. }))
     }
 
     /// Its name, as on the command line and in `audit`.

@@ -284,7 +284,12 @@ pub(super) fn is_whole(directory: &Path, id: &DataIncarnation) -> bool {
 
 /// Whether the marker in `directory` is that of the copy `id`.
 pub(super) fn is_marked(directory: &Path, id: &DataIncarnation) -> bool {
-    fs::read_to_string(directory.join(MARKER)).is_ok_and(|marker| marker == id.as_str())
+    marked(directory).as_ref() == Some(id)
+}
+
+/// The copy that the marker in `directory` names.
+pub(super) fn marked(directory: &Path) -> Option<DataIncarnation> {
+    fs::read_to_string(directory.join(MARKER)).ok()?.parse().ok()
 }
 
 /// Puts the whole copy `id` in the place of the data directory, which is kept beside it until [`discard_old`].

@@ -3,7 +3,7 @@
 //! A mount that is missing at boot looks like an empty directory; nothing may be initialised or cloned into it
 //! (scenario 119). So the mount point of a healthy data directory is remembered in the state directory.
 
-use super::{Error, Owner, Settings, control_data, durable, history, mount, reach, rewind, version::Version};
+use super::{Error, Owner, Settings, basebackup, control_data, durable, history, mount, reach, rewind, version::Version};
 use crate::model::{
     instance::{DataDir, DiskFacts},
     moment::Span,
@@ -123,7 +123,8 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
     let control = control_data::read(settings, &settings.data_dir).await?;
     let Outside { major, standby_signal, backup_label, started, histories } = outside;
     let rewind = rewind::mark(settings)?;
-    Ok(DataDir::Present(DiskFacts { major, control, standby_signal, backup_label, started, rewind, histories }))
+    let copied = basebackup::marked(&settings.data_dir);
+    Ok(DataDir::Present(DiskFacts { major, copied, control, standby_signal, backup_label, started, rewind, histories }))
 }
 
 /// Before anything is made here: a server that could not listen would hold a new cluster's first claim, or a copy for nothing.

@@ -46,6 +46,7 @@ mod tests {
             slots,
             pending_restart,
             sync_names: String::new(),
+            weak_commits: None,
             waiting: None,
             oldest_wal: None,
         }

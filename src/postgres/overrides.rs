@@ -8,8 +8,11 @@ use super::{
     parameters::{NO_TARGET, is_reloaded},
     session::column,
 };
-use crate::model::{instance::Run, moment::Span};
+use crate::model::{instance::Run, moment::Span, policy_check::is_weak_commit};
 use std::{fs, io::ErrorKind};
+
+/// The operators' own, as long as commits wait for nobody.
+const COMMIT: &str = "synchronous_commit";
 
 /// How long rewriting one small file may take.
 const DISK_LIMIT: Span = Span::from_secs(10);
@@ -34,12 +37,18 @@ pub struct Fault {
     pub what: String,
 }
 
-/// The managed parameters that `postgresql.auto.conf` in the data directory sets above the managed file, in its order.
+/// The managed parameters that `postgresql.auto.conf` in the data directory sets above the managed file, in its order. `waits`: commits wait for
+/// replicas, and a `synchronous_commit` there that lets them go counts, too.
 ///
 /// # Errors
 /// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
-pub fn overridden(settings: &Settings) -> Result<Vec<Overridden>, Error> {
-    set_there(settings, is_ours)
+pub fn overridden(settings: &Settings, waits: bool) -> Result<Vec<Overridden>, Error> {
+    set_there(settings, |found| is_ours(&found.name) || waits && lets_go(found))
+}
+
+/// Whether it lets commits go that have to wait.
+fn lets_go(found: &Overridden) -> bool {
+    found.name == COMMIT && is_weak_commit(found.value.trim_matches('\''))
 }
 
 /// Whether the managed file has the last word on a parameter.
@@ -47,10 +56,10 @@ fn is_ours(name: &str) -> bool {
     is_reloaded(name) || name == "restore_command"
 }
 
-fn set_there(settings: &Settings, ours: impl Fn(&str) -> bool) -> Result<Vec<Overridden>, Error> {
+fn set_there(settings: &Settings, ours: impl Fn(&Overridden) -> bool) -> Result<Vec<Overridden>, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.lines().filter_map(assignment).filter(|found| ours(&found.name)).collect()),
+        Ok(text) => Ok(text.lines().filter_map(assignment).filter(ours).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::file("read", path)(error)),
     }
@@ -61,10 +70,10 @@ fn set_there(settings: &Settings, ours: impl Fn(&str) -> bool) -> Result<Vec<Ove
 ///
 /// # Errors
 /// [`Error::File`]: the file is as it was.
-pub async fn strip(settings: &Settings) -> Result<Vec<Overridden>, Error> {
+pub async fn strip(settings: &Settings, waits: bool) -> Result<Vec<Overridden>, Error> {
     // A target stands on the command line, and what differs from that here would wait for a restart for ever.
     let target = |name: &str| NO_TARGET.iter().any(|(target, _)| *target == name);
-    let found = set_there(settings, |name| is_ours(name) || target(name))?;
+    let found = set_there(settings, |found| is_ours(&found.name) || target(&found.name) || waits && lets_go(found))?;
     if found.is_empty() {
         return Ok(found);
     }
@@ -117,7 +126,7 @@ impl Server {
     /// # Errors
     /// [`Error::Refused`] for a parameter that is not managed: that one is the operator's. As for any session.
     pub async fn reset_override(&self, run: Run, name: &str, limit: Span) -> Result<(), Error> {
-        if !is_ours(name) {
+        if !is_ours(name) && name != COMMIT {
             return Err(Error::Refused(format!("reset {name}: it is not managed")));
         }
         // The name is one of our own list: nothing to quote.

@@ -42,6 +42,11 @@ pub(super) fn is_reloaded(name: &str) -> bool {
     is_set_in(Place::File, name)
 }
 
+/// Whether commits have to wait for replicas: then no `synchronous_commit` outside the policy may let them go.
+fn waits(configuration: &Configuration) -> bool {
+    !configuration.sync_names.is_empty()
+}
+
 /// The whole file.
 pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration) -> Result<String, Error> {
     let mut text = format!(
@@ -55,6 +60,11 @@ pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration
     if let Some(base) = &settings.base_config {
         std::fs::metadata(base).map_err(Error::file("find the base_config", base))?;
         let _ = writeln!(text, "\n# The operator's file\ninclude {}", quoted(&base.display().to_string()));
+    }
+    let waits = waits(configuration) && !configuration.parameters.keys().any(|name| name.eq_ignore_ascii_case("synchronous_commit"));
+    if waits {
+        text.push_str("\n# Commits wait for replicas: base_config does not undo that\n");
+        set(&mut text, "synchronous_commit", "on");
     }
     text.push_str("\n# The cluster policy\n");
     for (name, value) in configuration.parameters.iter().filter(|(name, _)| !is_managed(name)) {

@@ -15,6 +15,7 @@ use crate::{
         lsn::Lsn,
         moment::{Moment, Span},
         node::{Address, SystemId},
+        policy_check::is_weak_commit,
         timeline::TimelineId,
     },
 };
@@ -24,7 +25,7 @@ use tokio_postgres::{
     types::{Json, PgLsn, Type},
 };
 
-/// How old `pending_restart` and `oldest_wal` may be: reading all settings costs as much as the rest of a sample.
+/// How old `pending_restart`, `weak_commits` and `oldest_wal` may be: reading all settings costs as much as the rest of a sample.
 const SELDOM: Span = Span::from_secs(5);
 
 /// How old the reason of a pause may be: finding it starts a program.
@@ -201,6 +202,7 @@ impl Server {
             pending_restart: watch.seldom.pending_restart.clone(),
             oldest_wal: watch.seldom.oldest_wal.filter(|_| !in_recovery),
             sync_names: column(&row, "sync_names")?,
+            weak_commits: watch.seldom.weak_commits.clone().filter(|_| !in_recovery),
             waiting: column::<Option<Json<WaitingRow>>>(&row, "waiting")?
                 .map(|waiting| Waiting { sessions: waiting.0.sessions, longest: Span::from_millis(waiting.0.ms) }),
         })
@@ -215,15 +217,22 @@ impl Server {
         let sql = "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name";
         let rows = watch.session.rows("look for settings that wait for a restart", sql, &[], left(end)).await?;
         let pending_restart = rows.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
-        let mut oldest_wal = None;
+        let (mut oldest_wal, mut weak_commits) = (None, None);
         if !in_recovery {
+            // Our own sessions have another one than all others.
+            let sql = "SELECT setting, sourcefile FROM pg_file_settings WHERE name = 'synchronous_commit' AND applied ORDER BY seqno DESC LIMIT 1";
+            let rows = watch.session.rows("look for synchronous_commit in the files", sql, &[], left(end)).await?;
+            if let Some(row) = rows.first() {
+                let (value, file): (String, String) = (column(row, "setting")?, column(row, "sourcefile")?);
+                weak_commits = is_weak_commit(&value).then(|| format!("{value} in {file}"));
+            }
             // A segment's name: timeline, and its number in two parts of eight digits each.
             let sql = "SELECT min(substr(name, 9)) AS oldest, pg_size_bytes(current_setting('wal_segment_size')) AS segment \
                        FROM pg_ls_dir('pg_wal') AS name WHERE name ~ '^[0-9A-F]{24}$'";
             let rows = watch.session.rows("look for the oldest segment of WAL", sql, &[], left(end)).await?;
             oldest_wal = rows.first().map(oldest).transpose()?.flatten();
         }
-        watch.seldom = Seldom { at: Some(now), pending_restart, oldest_wal };
+        watch.seldom = Seldom { at: Some(now), pending_restart, weak_commits, oldest_wal };
         Ok(())
     }
 

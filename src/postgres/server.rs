@@ -60,6 +60,8 @@ pub(super) struct Seldom {
     /// When it was; `None`: not yet.
     pub(super) at: Option<Moment>,
     pub(super) pending_restart: Vec<String>,
+    /// The `synchronous_commit` of the files and where it stands, if commits with that wait for no replica, on a primary.
+    pub(super) weak_commits: Option<String>,
     /// Where the oldest segment of WAL begins, on a primary.
     pub(super) oldest_wal: Option<Lsn>,
 }

@@ -102,6 +102,8 @@ pub(super) struct Data {
     pub(super) slots: BTreeSet<SlotName>,
     /// A rewind has begun here and not ended.
     pub(super) half_rewound: bool,
+    /// It is the whole copy that was made as this life.
+    pub(super) copied: Option<DataIncarnation>,
     /// The life of the data that the newest rewind ended.
     pub(super) rewound: Option<DataIncarnation>,
 }
@@ -192,6 +194,8 @@ pub(super) struct Node {
     pub(super) slow_server: u64,
     /// There is no room for a second copy beside the directory.
     pub(super) cramped: bool,
+    /// A copy in place was begun: what it has made is no data directory yet.
+    pub(super) half_copied: bool,
     /// Real times of the last starts.
     pub(super) starts: Vec<u64>,
     /// An operator stopped it: its agent ends for good.
@@ -299,6 +303,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         bad_starts: 0,
         slow_server: 0,
         cramped: random.chance(150),
+        half_copied: false,
         starts: Vec::new(),
         stopped: false,
     }

@@ -13,7 +13,7 @@ use crate::{
         key::{Compare, Key, Txn, Write},
         moment::{Moment, Span},
         policy::LONGEST_HOLD,
-        record::{IntentRecord, LeaderRecord, LeaderState, VERSION, to_text},
+        record::{IntentRecord, LeaderRecord, LeaderState, MemberRecord, VERSION, to_text},
         request::Request,
     },
 };
@@ -85,7 +85,12 @@ impl World {
     pub(super) fn request(&mut self, request: Request, term: crate::model::term::Term) {
         let text = self.store.entries.get(&Key::Intent).map(|entry| entry.text.clone());
         let waits = text.as_ref().and_then(|text| serde_json::from_str::<IntentRecord>(text).ok());
-        if waits.is_some_and(|waits| waits.term == term && !request.replaces(&waits.request)) {
+        let acts = self.store.leader().is_some_and(|leader| {
+            let member = self.store.entries.get(&Key::Member(leader.holder.node.clone())).map(|entry| &entry.text);
+            let member = member.and_then(|text| serde_json::from_str::<MemberRecord>(text).ok());
+            member.is_some_and(|member| member.acts_in == Some(leader.term))
+        });
+        if waits.is_some_and(|waits| waits.term == term && !request.replaces(&waits.request, acts)) {
             return;
         }
         self.trace.line(self.now, "oper", &format!("asks for {request:?} in term {term}"));

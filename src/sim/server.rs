@@ -183,6 +183,7 @@ impl World {
             pending_restart: Vec::new(),
             oldest_wal: None,
             sync_names: server.names.clone(),
+            weak_commits: None,
             waiting: None,
         })
     }

@@ -13,7 +13,7 @@ use pgbaton::{
     model::{
         key::{Compare, Key, Write},
         moment::Span,
-        policy::ClusterPolicy,
+        policy::{ClusterPolicy, Durability},
         record::{AuditRecord, IntentRecord, PolicyRecord},
         records::Records,
         request::Request,
@@ -197,6 +197,33 @@ fn the_first_policy_of_all_is_version_one() {
     assert_eq!((record.version, txn.when), (1, vec![Compare::Missing(Key::Policy)]));
 }
 
+/// As many replicas as have to confirm are there; what stands already is no reason to refuse another change.
+#[test]
+fn more_than_there_are_cannot_confirm() {
+    let mut records = records();
+    records.apply(&Key::Node(name("n4")), None, 11);
+    let version = records.policy.as_ref().expect("policy").record.version;
+    let put = |records: &Records, version: u64, durability: Durability, quorum_standbys: u32| {
+        let policy = ClusterPolicy { durability, quorum_standbys, ..ClusterPolicy::default() };
+        change::replace_policy(records, policy, version, asker(), &stamp())
+    };
+    assert_eq!(records.nodes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["n1", "n2", "n3"]);
+    for durability in [Durability::Quorum, Durability::StrictQuorum] {
+        assert!(put(&records, version, durability, 2).is_ok());
+        let Err(Refusal::Invalid(faults)) = put(&records, version, durability, 3) else { panic!("accepted") };
+        assert_eq!((faults.len(), faults[0].key.as_str()), (1, "quorum_standbys"));
+        let said = "3 replicas would have to confirm each commit, and there are 2 that may (n2, n3)";
+        assert_eq!(faults[0].what, said);
+    }
+    assert!(put(&records, version, Durability::Auto, 3).is_ok(), "it waits for nobody until they are there");
+    let mut stands = records.clone();
+    let (record, _) = put(&records, version, Durability::StrictQuorum, 2).expect("accepted");
+    stands.apply(&Key::Policy, Some(&serde_json::to_string(&record).expect("json")), 12);
+    stands.apply(&Key::Node(name("n3")), None, 13);
+    assert!(put(&stands, version + 1, Durability::StrictQuorum, 2).is_ok(), "n3 has left since");
+    assert!(put(&stands, version + 1, Durability::Quorum, 2).is_err());
+}
+
 fn failover(to: &str, accept_loss: bool, assert_dead: bool) -> Request {
     Request::Failover { to: name(to), accept_loss, assert_dead }
 }
@@ -248,7 +275,8 @@ fn a_request_that_nobody_takes_can_be_replaced_by_a_stronger_one() {
     let put = |records: &Records, request: Request| change::put_intent(records, request, Term::new(5), asker(), &stamp());
     let (record, _) = put(&records, failover("n2", false, false)).expect("accepted");
     records.apply(&Key::Intent, Some(&serde_json::to_string(&record).expect("json")), 12);
-    assert!(matches!(put(&records, Request::Pause { reason: String::new(), until: None }), Err(Refusal::Conflict(_))));
+    let pause = Request::Pause { reason: String::new(), until: None };
+    assert!(matches!(put(&records, pause.clone()), Err(Refusal::Conflict(_))));
     let (_, txn) = put(&records, failover("n2", true, true)).expect("accepted");
     assert_eq!(txn.when, [Compare::Is(Key::Intent, records.intent.as_ref().expect("intent").text.clone())]);
     let audit = txn.then.iter().find_map(|write| match write {

@@ -227,6 +227,7 @@ impl Builder {
             pending_restart: Vec::new(),
             oldest_wal: None,
             sync_names: String::new(),
+            weak_commits: None,
             waiting: None,
         }
     }

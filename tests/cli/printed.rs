@@ -6,8 +6,15 @@ use super::{
 };
 use pgbaton::{
     decide::decision::ReasonKind,
-    model::{moment::Span, observed::Observed},
+    model::{
+        instance::{ServerRole, Waiting},
+        key::Key,
+        lsn::Lsn,
+        moment::Span,
+        observed::Observed,
+    },
 };
+use serde_json::{Value, json};
 
 const LONG: Span = Span::from_secs(600);
 
@@ -114,6 +121,48 @@ Node n1 of cluster orders: primary, running
     let ran = host.run(&["status"]);
     assert_eq!(ran.code, 8);
     assert!(ran.stdout.ends_with("  ALARM      disk: the disk is full\n  because    b: because of that\n"), "{}", ran.stdout);
+}
+
+/// What `status` says of commits, by what `sync` records and what the server shows.
+#[test]
+fn status_tells_what_commits_wait_for_and_what_would_be_lost() {
+    let host = Host::new();
+    let agent = host.agent(primary(LONG).build());
+    let says = |mode: &str, voters: &[&str], shown: &str, weak: Option<&str>, waiting: u32| {
+        let mut published = primary(LONG).build();
+        let mut records = published.snapshot.etcd.records.as_ref().clone();
+        let replica = |node: &&str| json!({"node": node, "data": format!("0000000{}", &node[1..])});
+        let voters: Vec<Value> = voters.iter().map(replica).collect();
+        let sync = json!({
+            "v": 1, "term": 5, "nonce": "s2", "primary": replica(&"n1"), "address": "10.0.0.1:5432", "mode": mode,
+            "k": u32::from(mode != "async"), "voters": voters, "electable": voters
+        });
+        records.apply(&Key::Sync, Some(&sync.to_string()), 12);
+        published.snapshot.etcd.records = records.into();
+        let mut facts = published.snapshot.server.value().expect("a server").clone();
+        facts.sync_names = shown.to_owned();
+        facts.weak_commits = weak.map(ToOwned::to_owned);
+        facts.waiting = Some(Waiting { sessions: waiting, longest: Span::from_millis(2_500) });
+        if let ServerRole::Primary { insert, .. } = &mut facts.role {
+            *insert = Lsn::new(insert.get() + 700);
+        }
+        published.snapshot.server = Observed::known(facts, published.snapshot.now.boot);
+        agent.seat.publish(published);
+        let ran = host.run(&["status"]);
+        let line = ran.stdout.lines().find_map(|line| line.strip_prefix("  Commits    ")).map(ToOwned::to_owned);
+        line.unwrap_or_else(|| panic!("{}", ran.stdout))
+    };
+    const LOSES_NOTHING: &str = "the loss of the primary's host loses nothing acknowledged";
+    const MAY_LOSE: &str = "the loss of the primary's host may lose what was acknowledged lately, 700 bytes at this moment";
+    let (names, nobody) = (r#"ANY 1 ("n2_00000002", "n3_00000003")"#, r#"ANY 1 ("pgbaton: nobody")"#);
+    assert_eq!(says("quorum", &["n2", "n3"], names, None, 0), format!("wait for 1 of n2, n3: {LOSES_NOTHING}"));
+    assert_eq!(says("quorum", &["n2", "n3"], names, None, 3), format!("wait for 1 of n2, n3: {LOSES_NOTHING}; 3 wait, the first for 2.5s"));
+    assert_eq!(says("quorum", &["n2", "n3"], "", None, 0), format!("wait for 1 of n2, n3: {MAY_LOSE}"), "set by hand");
+    let weak = says("quorum", &["n2", "n3"], names, Some("local in postgresql.auto.conf"), 0);
+    assert_eq!(weak, format!("wait for 1 of n2, n3: {MAY_LOSE}"));
+    assert_eq!(says("quorum", &[], "", None, 0), format!("wait for nobody, as no replica can confirm them: {MAY_LOSE}"));
+    assert_eq!(says("strict-quorum", &[], nobody, None, 0), format!("wait for a replica that can confirm them: {LOSES_NOTHING}"));
+    assert_eq!(says("strict-quorum", &[], "", None, 0), format!("wait for a replica that can confirm them: {MAY_LOSE}"), "set by hand");
 }
 
 #[test]

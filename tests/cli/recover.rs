@@ -143,7 +143,7 @@ fn data_that_need_wal_which_is_not_there_are_not_chosen() {
         wal_segment: Layout::DEFAULT.segment,
     };
     let (standby_signal, backup_label, started, rewind, histories) = (true, false, true, None, BTreeMap::new());
-    let facts = DiskFacts { major: 15, control, standby_signal, backup_label, started, rewind, histories };
+    let facts = DiskFacts { major: 15, copied: None, control, standby_signal, backup_label, started, rewind, histories };
     published.snapshot.disk = Observed::known(DataDir::Present(facts), published.snapshot.now.boot);
     let (_n1, n2) = (cluster.n1.agent(published), cluster.second());
     let arguments = ["etcd", "recover", "--peer", &n2.address(), "--assert-dead", "n3", "--assert-dead", "n4", "--confirm"];

@@ -288,6 +288,7 @@ fn facts(role: ServerRole) -> ServerFacts {
         pending_restart: Vec::new(),
         oldest_wal: None,
         sync_names: String::new(),
+        weak_commits: None,
         waiting: None,
     }
 }
@@ -326,6 +327,7 @@ fn configuration(number: u32, follow: Option<u32>) -> Configuration {
 
 pub(crate) fn disk(state: ControlState) -> DiskFacts {
     DiskFacts {
+        copied: None,
         major: 15,
         control: ControlData {
             system_id: SystemId::new(7_000),

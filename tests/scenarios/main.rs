@@ -57,11 +57,17 @@ fn texts(below: &Path, ending: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
+/// What may cover a scenario: every source but these, which are about the list itself.
+fn sources() -> Vec<String> {
+    let own = root().join("tests/scenarios");
+    let all = ["tests", "src"].into_iter().flat_map(|folder| texts(&root().join(folder), "rs"));
+    all.filter(|(path, _)| !path.starts_with(&own)).map(|(_, text)| text).collect()
+}
+
 /// The tests whose comments name a scenario, by its number.
 fn named() -> BTreeMap<u32, Vec<String>> {
     let mut found: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    let sources = ["tests", "src"].into_iter().flat_map(|folder| texts(&root().join(folder), "rs"));
-    for (_, text) in sources {
+    for text in sources() {
         let mut numbers = Vec::new();
         for line in text.lines().map(str::trim) {
             if let Some(comment) = line.strip_prefix("///") {
@@ -77,12 +83,13 @@ fn named() -> BTreeMap<u32, Vec<String>> {
     found
 }
 
-/// `Scenarios 30 to 32: …`, `Scenario 5, 24 and EXP-18: …`
+/// `Scenarios 30 to 32: …`, `Scenario 5, 24 and EXP-18: …`; the list ends with the first word that is none of it.
 fn numbers_in(comment: &str) -> Vec<u32> {
     let Some((_, list)) = comment.split_once("cenario") else { return Vec::new() };
-    let list = list.split([':', ';', '.']).next().unwrap_or_default();
-    let words: Vec<&str> = list.split([' ', ',']).collect();
+    let list = list.trim_start_matches('s').split([':', ';', '.']).next().unwrap_or_default();
     let number = |word: &str| word.parse::<u32>().ok();
+    let listed = |word: &&str| number(word).is_some() || ["to", "and"].contains(word);
+    let words: Vec<&str> = list.split([' ', ',']).filter(|word| !word.is_empty()).take_while(listed).collect();
     let mut found: Vec<u32> = words.iter().filter_map(|word| number(word)).collect();
     for three in words.windows(3).filter(|three| three[1] == "to") {
         if let (Some(first), Some(last)) = (number(three[0]), number(three[2])) {
@@ -137,7 +144,7 @@ fn page() -> String {
 #[test]
 fn what_covers_a_scenario_is_there() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
-    let sources: String = ["tests", "src"].into_iter().flat_map(|folder| texts(&root().join(folder), "rs")).map(|(_, text)| text).collect();
+    let sources = sources().concat();
     let goldens: String = texts(&root().join("tests/decide"), "txt").into_iter().map(|(_, text)| text).collect();
     let (faults, mutations) = (read("src/sim/faults/swarms.rs"), read("tests/simulation.rs"));
     let rows = rows();
@@ -158,4 +165,18 @@ fn the_page_shows_the_table() {
         fs::write(&path, &page).unwrap();
     }
     assert!(fs::read_to_string(&path).is_ok_and(|there| there == page), "{PAGE} is stale: UPDATE=1 cargo test --test scenarios");
+}
+
+#[test]
+fn a_comment_names_scenarios_by_a_list_of_numbers_alone() {
+    for (comment, numbers) in [
+        (" Scenarios 30 to 32: a register checker", vec![30, 32, 31]),
+        (" Scenario 5, 24 and EXP-18: nobody of ours", vec![5, 24]),
+        (" Scenarios 137, 145, 149; EXP-27", vec![137, 145, 149]),
+        (" EXP-1 and scenario 10: a busy backend", vec![10]),
+        (" Scenario 219's and 16 J's tool: a copied machine", vec![]),
+        (" nobody new is let in (scenario 124)", vec![]),
+    ] {
+        assert_eq!(numbers_in(comment), numbers, "{comment}");
+    }
 }

@@ -336,6 +336,7 @@ fn standby(run: u64, asked: u64) -> Event {
         pending_restart: Vec::new(),
         oldest_wal: None,
         sync_names: String::new(),
+        weak_commits: None,
         waiting: None,
     };
     Event::Server { facts, asked: at(asked).boot }
@@ -429,6 +430,7 @@ fn a_new_guard_names_the_one_before_it() {
 fn what_is_known_of_the_directory_ends_with_its_replacement() {
     let mut state = state();
     let facts = DiskFacts {
+        copied: None,
         major: 15,
         control: crate::model::instance::ControlData {
             system_id: crate::model::node::SystemId::new(7),

@@ -45,7 +45,7 @@ pub const NODE: &[Table] = &[
                 "false",
                 "boolean",
                 Agent,
-                "Its flush never counts for a commit: shown by list and asked by /replica?tag_no_sync=true, and true of every node in this version.",
+                "Not chosen as a voter: commits do not wait for it, and where they wait for others it does not take over. Shown by list and asked by /replica?tag_no_sync=true.",
             ),
             key("no_load_balance", Default, "false", "boolean", Agent, "Not offered to readers."),
         ],

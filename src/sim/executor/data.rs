@@ -28,6 +28,7 @@ impl World {
                 histories: BTreeMap::new(),
                 slots: BTreeSet::new(),
                 half_rewound: false,
+                copied: None,
                 rewound: None,
             });
             world.coverage.initdbs += 1;
@@ -65,7 +66,7 @@ impl World {
             }
             if self.source(node, source).is_some() {
                 // It goes as soon as the source has answered.
-                self.nodes[node].disk = None;
+                (self.nodes[node].disk, self.nodes[node].half_copied) = (None, true);
             }
         }
         let source = source.clone();
@@ -73,6 +74,8 @@ impl World {
             let unlucky = world.random.chance(80);
             let Some(from) = world.source(node, &source).filter(|_| !unlucky) else {
                 world.coverage.half_done += 1;
+                // It takes away what it has made; one that is killed does not.
+                world.nodes[node].half_copied = false;
                 world.end(node, run, 0, Task::Data, Err("pg_basebackup: the connection was lost".to_owned()));
                 return;
             };
@@ -88,8 +91,10 @@ impl World {
                 end: whole,
                 standby_signal: true,
                 slots: BTreeSet::new(),
+                copied: Some(world.nodes[node].file.data.clone()),
                 ..theirs
             });
+            world.nodes[node].half_copied = false;
             world.completed(node, run, Completed::Clone);
         });
     }
@@ -164,6 +169,8 @@ impl World {
             histories: theirs.histories,
             slots: BTreeSet::new(),
             half_rewound: false,
+            // It comes along with all files that hold no relation.
+            copied: theirs.copied,
             rewound: Some(life),
             system: mine.system,
         });

@@ -52,7 +52,10 @@ impl World {
     }
 
     fn data_dir(&self, node: usize) -> DataDir {
-        let Some(data) = &self.nodes[node].disk else { return DataDir::Missing };
+        let Some(data) = &self.nodes[node].disk else {
+            let why = "it holds no PG_VERSION that can be read".to_owned();
+            return if self.nodes[node].half_copied { DataDir::Unusable { why } } else { DataDir::Missing };
+        };
         let control = ControlData {
             system_id: SystemId::new(data.system),
             state: data.control,
@@ -65,6 +68,7 @@ impl World {
             wal_segment: Layout::DEFAULT.segment,
         };
         DataDir::Present(DiskFacts {
+            copied: data.copied.clone(),
             major: 15,
             control,
             standby_signal: data.standby_signal,
