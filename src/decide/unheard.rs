@@ -91,8 +91,14 @@ fn takes_no_upstream(s: &Snapshot, d: &mut Draft) -> bool {
     let since = s.memory.untold.filter(|(of, _)| *of == run).map_or(s.now.boot, |(_, since)| since);
     d.memory.untold = Some((run, since));
     let ends = since.plus(MISLED_LIMIT);
-    d.wake(ends);
-    s.now.boot >= ends
+    if s.now.boot < ends {
+        d.wake(ends);
+        return false;
+    }
+    // What it was told since its last answer it cannot have shown.
+    let shown = s.server.seen_at().is_some_and(|at| at >= ends);
+    d.hurry |= !shown;
+    shown
 }
 
 /// What a standby says whose walreceiver does not stream although everything is in place for it.
