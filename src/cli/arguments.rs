@@ -4,7 +4,7 @@ mod requests;
 
 pub use requests::{AcknowledgeOptions, Asking, FailoverOptions, PauseOptions, RemoveOptions, ResumeOptions};
 
-use super::exit;
+use super::{exit, simulate::SimulateOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -311,23 +311,6 @@ pub enum DemoPreset {
     Default,
     #[expect(missing_docs, reason = "said by the type")]
     Fast,
-}
-
-/// `simulate`.
-#[derive(Debug, Args)]
-pub struct SimulateOptions {
-    /// What decides everything
-    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
-    pub seed: u64,
-    /// So many seeds, one after the other
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
-    pub seeds: u64,
-    /// Print what happened, line by line
-    #[arg(long)]
-    pub trace: bool,
-    /// How long writes are away under this policy (TOML), by fault
-    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
-    pub policy: Option<PathBuf>,
 }
 
 /// `wal-fetch`.

@@ -1,37 +1,85 @@
 //! `simulate`: the decisions against a simulated world.
 
-use super::{
-    arguments::{Output, SimulateOptions},
-    exit::Exit,
-    table,
-    target::Target,
-};
+use super::{arguments::Output, exit::Exit, table, target::Target};
 use crate::{
     config,
-    model::policy::ClusterPolicy,
-    sim::{self, Options, Outcome},
+    model::policy::{ClusterPolicy, Durability},
+    sim::{self, Coverage, Options, Outcome, Swarm},
+};
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use serde_json::json;
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::{Path, PathBuf},
+};
+
+/// `simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateOptions {
+    /// What decides everything
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub seed: u64,
+    /// So many seeds, one after the other
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub seeds: u64,
+    /// What commits wait for
+    #[arg(long, default_value = "async", value_name = "MODE", conflicts_with = "policy", value_parser = durability())]
+    pub durability: Durability,
+    /// Which faults: all, or one kind of trouble
+    #[arg(long, default_value = "all", value_name = "NAME", conflicts_with = "policy", value_parser = swarm())]
+    pub swarm: Swarm,
+    /// Print what happened, line by line
+    #[arg(long)]
+    pub trace: bool,
+    /// How long writes are away under this policy (TOML), by fault
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+    pub policy: Option<PathBuf>,
+}
+
+const MODES: [(&str, Durability); 4] =
+    [("async", Durability::Async), ("auto", Durability::Auto), ("quorum", Durability::Quorum), ("strict-quorum", Durability::StrictQuorum)];
+
+fn durability() -> impl TypedValueParser<Value = Durability> {
+    PossibleValuesParser::new(MODES.map(|(name, _)| name))
+        .map(|name| MODES.iter().find(|(known, _)| *known == name).map_or(Durability::Async, |(_, mode)| *mode))
+}
+
+fn swarm() -> impl TypedValueParser<Value = Swarm> {
+    let names = Swarm::EVERY.map(|swarm| PossibleValue::new(format!("{swarm:?}").to_ascii_lowercase()));
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Swarm>())
+}
 
 pub(super) fn run(target: &Target, options: &SimulateOptions) -> anyhow::Result<Exit> {
     if let Some(file) = &options.policy {
         return survey(target, options, file);
     }
     let mut failed = false;
+    let mut coverages = Vec::new();
+    let of = Options { trace: options.trace, durability: options.durability, swarm: options.swarm, ..Options::default() };
     for seed in seeds(options) {
-        let outcome = sim::run(seed, Options { trace: options.trace, ..Options::default() });
+        let outcome = sim::run(seed, of);
         failed |= !outcome.violations.is_empty();
         let text = match target.output() {
             Output::Table => render(&outcome),
             Output::Json => format!(
                 "{}\n",
-                json!({ "seed": seed, "digest": outcome.digest, "violations": outcome.violations, "alarms": outcome.alarms })
+                json!({
+                    "seed": seed, "digest": outcome.digest, "violations": outcome.violations, "alarms": outcome.alarms,
+                    "coverage": outcome.coverage.figures().into_iter().collect::<BTreeMap<_, _>>()
+                })
             ),
         };
+        coverages.push(outcome.coverage);
         if table::print(&text)? == table::Reader::Gone {
-            break;
+            return Ok(if failed { Exit::Unhealthy } else { Exit::Done });
         }
+    }
+    if target.output() == Output::Table {
+        table::print(&format!("\n{}", Coverage::table(&coverages)))?;
     }
     Ok(if failed { Exit::Unhealthy } else { Exit::Done })
 }

@@ -1,5 +1,7 @@
 //! What a run exercised (oracle O19).
 
+use std::fmt::Write;
+
 /// How often what was exercised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -77,4 +79,64 @@ pub struct Coverage {
     pub late_promotions: u64,
     /// How long it took after the last fault until all was well, in milliseconds.
     pub recovery_ms: u64,
+}
+
+impl Coverage {
+    /// All of them, by what people call them.
+    pub fn figures(&self) -> [(&'static str, u64); 37] {
+        [
+            ("faults", self.faults),
+            ("decisions", self.steps),
+            ("claims", self.claims),
+            ("promotions", self.promotions),
+            ("restarts in place", self.restarts_in_place),
+            ("leadership changes", self.leaderships),
+            ("rewinds", self.rewinds),
+            ("clones", self.clones),
+            ("initdb", self.initdbs),
+            ("adoptions", self.adoptions),
+            ("releases", self.releases),
+            ("handoffs", self.handoffs),
+            ("peers asked", self.asked),
+            ("acknowledged", self.acked),
+            ("unknown outcomes", self.ambiguous),
+            ("unknown claims", self.ambiguous_claims),
+            ("deadlines", self.deadlines),
+            ("crashes at a boundary", self.boundary_crashes),
+            ("deposed", self.deposed),
+            ("fetches", self.fetches),
+            ("requests", self.requests),
+            ("pauses", self.pauses),
+            ("resumptions", self.resumptions),
+            ("burnt timelines", self.burnt),
+            ("commits acknowledged", self.acks),
+            ("of these, for good", self.lossless),
+            ("lost", self.lost),
+            ("recovery in ms", self.recovery_ms),
+            ("writes of etcd", self.writes),
+            ("data set back", self.rolled_back),
+            ("node files lost", self.files_lost),
+            ("etcd restored", self.etcd_restored),
+            ("etcd wiped", self.etcd_wiped),
+            ("etcd recovered", self.etcd_recovered),
+            ("acks after a freeze", self.after_freeze),
+            ("half rewinds, copies", self.half_done),
+            ("late promotions", self.late_promotions),
+        ]
+    }
+
+    /// What all of these seeds exercised, and the median one, as lines of a table; nothing where there are none.
+    pub fn table(of: &[Self]) -> String {
+        let all: Vec<_> = of.iter().map(Self::figures).collect();
+        let Some(first) = all.first() else { return String::new() };
+        let mut text = String::new();
+        for (at, (name, _)) in first.iter().enumerate() {
+            let mut values: Vec<u64> = all.iter().map(|figures| figures[at].1).collect();
+            values.sort_unstable();
+            let (sum, median) = (values.iter().sum::<u64>(), values[values.len() / 2]);
+            // Writing into a string cannot fail.
+            let _ = writeln!(text, "{name:>22}: {sum:>9} in all, {median:>6} in the median seed");
+        }
+        text
+    }
 }

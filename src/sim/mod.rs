@@ -109,13 +109,20 @@ pub enum Swarm {
     Promotions,
 }
 
+impl Swarm {
+    /// All of them, `All` first.
+    pub const EVERY: [Self; 9] =
+        [Self::All, Self::Policy, Self::Operators, Self::Etcd, Self::Clocks, Self::Data, Self::Queues, Self::Members, Self::Promotions];
+}
+
 impl std::str::FromStr for Swarm {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let all = [Self::All, Self::Policy, Self::Etcd, Self::Clocks, Self::Data, Self::Queues, Self::Members, Self::Operators];
-        let mut all = all.into_iter().chain([Self::Promotions]);
-        all.find(|swarm| format!("{swarm:?}").eq_ignore_ascii_case(name)).ok_or_else(|| format!("there is no swarm {name}"))
+        Self::EVERY
+            .into_iter()
+            .find(|swarm| format!("{swarm:?}").eq_ignore_ascii_case(name))
+            .ok_or_else(|| format!("there is no swarm {name}"))
     }
 }
 

@@ -221,3 +221,13 @@ fn a_reader_that_goes_away_is_no_failure() {
     }
     assert_eq!(ended.and_then(|status| status.code()), Some(0), "it ends when nobody reads");
 }
+
+#[test]
+fn a_simulated_seed_tells_its_verdict_and_what_it_exercised() {
+    let ran = run(&["simulate", "--seed", "3", "--durability", "strict-quorum", "--swarm", "policy"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{}", ran.stdout);
+    assert!(ran.stdout.starts_with("seed 3: all well, digest "), "{}", ran.stdout);
+    assert!(ran.stdout.lines().any(|line| line.trim_start().starts_with("decisions:")), "{}", ran.stdout);
+    let ran = run(&["simulate", "--policy", "p.toml", "--durability", "quorum"]);
+    assert!(ran.code == 2 && ran.stderr.contains("cannot be used with"), "{}", ran.stderr);
+}
