@@ -99,7 +99,7 @@ impl LabSpec {
             members: 3,
             placement: Placement::Apart,
             timing: EtcdTiming::DEFAULT,
-            policy: ClusterPolicy { durability: Durability::Async, ..ClusterPolicy::default() },
+            policy: policy(),
             walls: None,
             disk: None,
             restart_after: Span::from_millis(200),
@@ -109,6 +109,13 @@ impl LabSpec {
             interrupted: Arc::default(),
         }
     }
+}
+
+/// The default one. Commits wait for nobody, and a lab breaks its cluster as often as it likes.
+fn policy() -> ClusterPolicy {
+    let mut policy = ClusterPolicy { durability: Durability::Async, ..ClusterPolicy::default() };
+    policy.anti_flap.failovers = 0;
+    policy
 }
 
 /// A host and its number on the switch.

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use pgbaton::{
     clock,
     lab::{Fault, Return},
-    model::policy::{ClusterPolicy, CrashPolicy},
+    model::policy::{ClusterPolicy, CrashPolicy, Durability},
 };
 
 /// Runs a verb on a node's own host; what it says, or why it failed.
@@ -70,6 +70,62 @@ fn by_hand(run: &mut Run<'_>) -> Result<()> {
     run.lab.wait("both to stream", SOON, || (run.lab.streaming_from(&target).ok()? == 2).then_some(()))?;
     ensure!(run.log_lines(&primary, "reason=\"rewind\"")? == before, "the former primary had to be rewound");
     Ok(())
+}
+
+/// The primary's host and one voter's are lost at once: nobody may lead until somebody says that both are dead, and takes the loss.
+fn taken_from_the_dead(run: &mut Run<'_>) -> Result<()> {
+    let (primary, other, target) = (run.primary.clone(), run.replicas[0].clone(), run.replicas[1].clone());
+    run.inject(Fault::PowerOff(primary.clone()))?;
+    run.inject(Fault::PowerOff(other.clone()))?;
+    let claimed = || (run.log_lines(&target, "1 of 2 voters have promised").ok()? > 0).then_some(());
+    run.lab.wait("a claim that too few voters follow", SOON, claimed)?;
+    // Until its key in etcd has lapsed the dead node's agent counts as alive.
+    let words = ["failover", "--to", &target, "--accept-loss", "--assert-dead", "--reason", "both hosts burnt", "--yes"];
+    run.lab.wait("the failover to be accepted", SOON, || verb(run, &target, &words).ok())?;
+    let winner = run.moved_from(&[&primary])?;
+    ensure!(winner == target, "{winner} took over");
+    let newest = || run.lab.history().ok()?.pop().filter(|record| record.primary.as_str() == target);
+    let record = run.lab.wait("the change in the history", SOON, newest)?;
+    ensure!(record.by.is_some() && record.loss_bound != Some(0), "{record:?}");
+    Ok(())
+}
+
+/// Two automatic failovers are enough here: from then on nobody else takes over until somebody has looked.
+fn stopped_and_acknowledged(run: &mut Run<'_>) -> Result<()> {
+    let names: Vec<&str> = run.lab.nodes().iter().map(|node| node.name.as_str()).collect();
+    let mut primary = run.primary.clone();
+    for _ in 0..2 {
+        run.inject(Fault::PostmasterKill(primary.clone()))?;
+        let next = run.moved_from(&[&primary])?;
+        ensure!(run.lab.wait_streaming(&names, SOON)? == next, "{next} does not go on");
+        primary = next;
+    }
+    for node in &names {
+        let reasons = run.lab.ask(node, "/v1/reasons")?.to_string();
+        ensure!(reasons.contains("failovers-stopped"), "{node}: {reasons}");
+    }
+    let before = run.lab.postmaster(&primary)?;
+    run.inject(Fault::PostmasterKill(primary.clone()))?;
+    run.lab.wait("another postmaster on the same node", SOON, || run.lab.postmaster(&primary).ok().filter(|pid| *pid != before))?;
+    let writes = run.goes_on_for(ClusterPolicy::default().timers().wait)?;
+    ensure!(writes == primary, "{writes} took over, and failovers were stopped");
+    run.lab.wait_streaming(&names, SOON)?;
+    verb(run, &primary, &["acknowledge", "--yes"])?;
+    run.inject(Fault::PostmasterKill(primary.clone()))?;
+    run.moved_from(&[&primary]).map(|_| ())
+}
+
+#[test]
+fn what_nobody_may_decide_alone_an_operator_does() {
+    let quorum = spec(|spec| spec.policy.durability = Durability::Quorum);
+    let mut cluster = Cluster::start(&quorum).expect("a cluster");
+    cluster.run("taken_from_the_dead", &["loss-accepted", "degraded"], taken_from_the_dead).expect("a failover from the dead");
+    let flapping = spec(|spec| {
+        spec.policy.crash_policy = CrashPolicy::Failover;
+        spec.policy.anti_flap.failovers = 2;
+    });
+    let mut cluster = Cluster::start(&flapping).expect("a cluster");
+    cluster.run("stopped_and_acknowledged", &["failovers-stopped"], stopped_and_acknowledged).expect("failovers that are stopped");
 }
 
 #[test]
