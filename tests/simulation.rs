@@ -112,6 +112,7 @@ fn seeds_that_once_failed_are_well() {
         of(Durability::Quorum, Swarm::All, 1_795_928_445),
         of(Durability::Async, Swarm::All, 1_795_930_194),
         of(Durability::StrictQuorum, Swarm::Policy, 1_795_940_503),
+        of(Durability::Quorum, Swarm::All, 1_795_962_053),
     ];
     for (options, seed) in first.into_iter().map(|seed| (Options::default(), seed)).chain(later) {
         let outcome = run(seed, options);

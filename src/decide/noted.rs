@@ -127,6 +127,7 @@ pub(super) fn noted_copy(s: &Snapshot, d: &mut Draft) -> bool {
         }
         Some(DataDir::Present(disk)) if disk.copied.as_ref() == Some(&s.file.data) => {
             d.because("operation", "the copy that was noted has taken its place");
+            d.memory.rewind = None;
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         }
         Some(dir @ DataDir::Present(_)) if !dir.is_half_rewound() => {
@@ -134,6 +135,7 @@ pub(super) fn noted_copy(s: &Snapshot, d: &mut Draft) -> bool {
                 return true;
             }
             d.because("operation", "the copy that was noted has not taken its place: the data directory is judged anew");
+            d.memory.rewind = None;
             d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
         }
         Some(_) => return false,
