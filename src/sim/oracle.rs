@@ -153,13 +153,27 @@ impl World {
         self.oracle.longest.entry(node).and_modify(|longest| *longest = until.max(*longest)).or_insert(until);
     }
 
+    /// O9: writes are sent to whom the store, or his peers, let act. A paused cluster has no lease.
+    fn judge_routing(&mut self, node: usize, snapshot: &Snapshot, decision: &Decision) {
+        let Some(writes) = decision.routing.writes.as_ref().filter(|writes| writes.until > snapshot.now.boot) else { return };
+        if snapshot.pause().is_none() && !self.may_act(node, writes.term) {
+            let text = format!("{} takes writes in term {} without a valid claim", self.nodes[node].name, writes.term);
+            self.violation("O9", text);
+        }
+    }
+
+    /// Whether the store's word or the peers' lets it act. Its own clock may have stood still while those ran out: no timer inside a machine can
+    /// fence that (protocol 1.1).
+    fn may_act(&self, node: usize, term: Term) -> bool {
+        let now = self.nodes[node].clock.boot(self.now);
+        let valid = self.authority(node).is_some_and(|(of, until)| of == term && until > now);
+        valid || self.kept_by_peers(node, term) || self.nodes[node].is_excused(self.now)
+    }
+
     /// I4, as far as `async` asks it.
     pub(super) fn judge_authority(&mut self, node: usize, term: Term, what: &str) {
         let name = self.nodes[node].who();
-        let now = self.nodes[node].clock.boot(self.now);
-        let valid = self.authority(node).filter(|(of, until)| *of == term && *until > now);
-        // Its own clock stood still while its peers' words ran out: no timer inside a machine can fence that (protocol 1.1).
-        if valid.is_none() && !self.kept_by_peers(node, term) && !self.nodes[node].is_excused(self.now) {
+        if !self.may_act(node, term) {
             self.violation("O4", format!("{name}: {what} in term {term} without a valid claim"));
         }
         // The claim names this very guard: one that died took its authority along.
@@ -413,6 +427,7 @@ impl World {
         }
         self.judge_reads(node, decision);
         self.judge_hands_off(node, snapshot, decision);
+        self.judge_routing(node, snapshot, decision);
         let explained = Self::explains(decision, snapshot);
         let at_once = decision.wake_at <= snapshot.now.boot && decision.actions.is_empty();
         let now = self.now;

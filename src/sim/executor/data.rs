@@ -65,6 +65,11 @@ impl World {
                 return;
             }
             if self.source(node, source).is_some() {
+                let spare = (0..self.nodes.len()).filter(|other| *other != node && self.nodes[*other].name != source.node);
+                if !spare.into_iter().any(|other| self.nodes[other].disk.as_ref().is_some_and(|disk| !disk.half_rewound)) {
+                    let text = format!("{} is copied over, and nobody but its source has a copy", self.nodes[node].name);
+                    self.violation("O12", text);
+                }
                 // It goes as soon as the source has answered.
                 (self.nodes[node].disk, self.nodes[node].half_copied) = (None, true);
             }
