@@ -146,6 +146,13 @@ impl Measure {
         for slot in s.server().into_iter().flat_map(|facts| &facts.slots) {
             self.metrics.set(metrics::SLOT_RETAINED, &[slot.name.as_str()], slot.retained as f64);
         }
+        if role == "primary" {
+            let voters = s.sync().filter(|sync| sync.record.primary == s.myself()).map_or(0, |sync| sync.record.voters.len());
+            let waiting = s.server().and_then(|facts| facts.waiting).unwrap_or_default();
+            self.metrics.set(metrics::SYNC_VOTERS, &[], voters as f64);
+            self.metrics.set(metrics::COMMITS_WAITING, &[], f64::from(waiting.sessions));
+            self.metrics.set(metrics::COMMITS_WAITING_SECONDS, &[], waiting.longest.as_secs_f64());
+        }
         for row in s.server().into_iter().flat_map(|facts| &facts.walsenders) {
             let Some(replica) = Replica::from_application_name(&row.application_name) else { continue };
             let Some(lag) = s.server().and_then(|facts| lag::seen_by_primary(facts, &row.application_name)) else { continue };

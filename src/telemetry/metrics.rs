@@ -82,6 +82,11 @@ table! {
     LAG_SECONDS: Gauge(Kind::Gauge), "pgbaton_lag_seconds", Seconds, ["member", "stage"],
         "How far a member is behind the primary in time, by stage (sent, write, flush, replay).";
     SLOT_RETAINED: Gauge(Kind::Gauge), "pgbaton_slot_retained_bytes", Bytes, ["slot"], "How much WAL a replication slot holds back.";
+    SYNC_VOTERS: Gauge(Kind::Gauge), "pgbaton_sync_voters", One, [],
+        "Of a primary: how many replicas' confirmation counts; 0 where commits wait for nobody.";
+    COMMITS_WAITING: Gauge(Kind::Gauge), "pgbaton_commits_waiting", One, [], "Of a primary: how many sessions wait for replicas to confirm a commit.";
+    COMMITS_WAITING_SECONDS: Gauge(Kind::Gauge), "pgbaton_commits_waiting_seconds", Seconds, [],
+        "Of a primary: for how long the first of them has waited.";
     LEASE_REMAINING: Gauge(Kind::Gauge), "pgbaton_lease_remaining_seconds", Seconds, [],
         "How long this node may still act as the holder; 0 when it does not hold.";
     GUARD_DEADLINE_REMAINING: Gauge(Kind::Gauge), "pgbaton_guard_deadline_remaining_seconds", Seconds, [],
