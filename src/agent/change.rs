@@ -83,23 +83,28 @@ pub fn replace_policy(
     Ok((record, Txn { nonce: stamp.nonce.clone(), when: vec![when], then }))
 }
 
-/// More replicas would have to confirm than there are: `strict-quorum` would let nobody write, `quorum` would wait for nobody. What stands
-/// already is no reason to refuse another change: a node may have left since.
+/// More replicas would have to confirm than there are: `strict-quorum` would let nobody write, and `quorum` would wait for fewer than it says. What
+/// asks for less than stands is no such thing: a node may have left since.
 fn too_few(records: &Records, policy: &ClusterPolicy) -> Option<PolicyFault> {
-    let asked = |policy: &ClusterPolicy| (policy.durability, policy.quorum_standbys);
+    let strength = |durability| match durability {
+        Durability::Quorum => 1,
+        Durability::StrictQuorum => 2,
+        Durability::Async | Durability::Auto => 0,
+    };
+    let asked = |policy: &ClusterPolicy| (strength(policy.durability), policy.quorum_standbys);
     let leader = &records.leader.as_ref()?.record.holder.node;
-    let stands = records.policy.as_ref().is_some_and(|stored| asked(&stored.record.policy) == asked(policy));
-    if stands || !matches!(policy.durability, Durability::Quorum | Durability::StrictQuorum) {
+    let (mode, k) = asked(policy);
+    let stands = records.policy.as_ref().map(|stored| asked(&stored.record.policy));
+    if mode == 0 || stands.is_some_and(|(before, most)| mode <= before && k <= most) {
         return None;
     }
     let tagged = |node: &NodeName| records.members.get(node).is_some_and(|member| member.record.tags.no_sync);
     let replicas: Vec<&str> = records.nodes.keys().filter(|node| *node != leader && !tagged(node)).map(|node| node.as_str()).collect();
     let there = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
-    (there < policy.quorum_standbys).then(|| PolicyFault {
+    (there < k).then(|| PolicyFault {
         key: "quorum_standbys".to_owned(),
         what: format!(
-            "{} replicas would have to confirm each commit, and there are {there} that may ({})",
-            policy.quorum_standbys,
+            "{k} replicas would have to confirm each commit, and there are {there} that may ({})",
             if replicas.is_empty() { "none".to_owned() } else { replicas.join(", ") }
         ),
         remedy: "choose fewer, or add replicas (without the tag no_sync) first".to_owned(),

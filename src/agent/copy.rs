@@ -57,13 +57,14 @@ pub(super) async fn make(
                 return Err(format!("{} is not on the mount where it was: is that missing?", tools.settings.data_dir.display()));
             }
             // What an interrupted copy in place has left is no data directory yet: its control file comes last.
-            let half_made = !tools.settings.data_dir.join("global/pg_control").exists();
-            let empty = match disk::inspect(&tools.settings).await {
+            let half_made = matches!(tools.settings.data_dir.join("global/pg_control").try_exists(), Ok(false));
+            let nothing_to_lose = match disk::inspect(&tools.settings).await {
                 DataDir::Missing | DataDir::Empty => true,
                 DataDir::Unusable { .. } => half_made,
-                DataDir::Present(_) => false,
+                // The copy itself, to which no more is to be done than to say so.
+                DataDir::Present(disk) => disk.copied.as_ref() == Some(&file.data),
             };
-            let node = other.or_else(|| empty.then(|| source.node.clone()));
+            let node = other.or_else(|| nothing_to_lose.then(|| source.node.clone()));
             let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;
             Way::InPlace(basebackup::VerifiedOtherCopy { node })
         }

@@ -16,7 +16,7 @@ use crate::model::{
     key::{Compare, Key, Txn, Write},
     lsn::Lsn,
     moment::{Moment, Span},
-    node_file::{NodeFile, Order},
+    node_file::{ClonePlace, NodeFile, Operation, Order},
     policy::CrashPolicy,
     record::{
         Holder, LeaderRecord, LeaderState, MemberRole, Stored, SyncRecord, TermRecord, TimelineRecord, TimelineState, VERSION, to_text,
@@ -185,7 +185,8 @@ fn owner_went_back(s: &Snapshot, d: &mut Draft, whole: Whole) -> bool {
 /// Who takes over from the dead, whatever is lost, may have been stopped to be rewound, or copied, by a primary that is gone: it is started first.
 fn is_being_started(s: &Snapshot, order: Option<&Order>) -> bool {
     let whole = s.disk().is_none_or(|dir| matches!(dir, DataDir::Present(_)) && !dir.is_half_rewound());
-    whole && s.role().is_none() && order.is_some_and(|order| order.accept_loss && order.assert_dead)
+    let replaced = matches!(s.file.operation, Some(Operation::Clone { place: ClonePlace::InPlace, .. }));
+    whole && !replaced && s.role().is_none() && order.is_some_and(|order| order.accept_loss && order.assert_dead)
 }
 
 /// A standby that `sync` names as electable, or the owner whose PostgreSQL runs as a standby.

@@ -121,7 +121,9 @@ pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, noted:
         d.act(s, Action::InspectDisk);
         return;
     };
-    if place == ClonePlace::InPlace && matches!(disk, DataDir::Present(_)) && other.is_none() {
+    // The copy itself is overwritten by nothing: what is left to do is done.
+    let overwrites = matches!(disk, DataDir::Present(disk) if disk.copied.as_ref() != Some(&s.file.data));
+    if place == ClonePlace::InPlace && overwrites && other.is_none() {
         // Who leads has changed since, or a replica is gone: unless somebody has made room.
         let (room, is_fresh) = measured(s, d, &source);
         if room.is_some_and(|room| is_fresh && room.place == ClonePlace::Beside) {

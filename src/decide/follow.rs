@@ -121,6 +121,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     if elsewhere && *tli != target.tli {
         // What the former upstream may still send must not move while the histories are compared.
         d.waits("cut", "the stream from the former primary is being cut");
+        d.memory.untold = None;
         d.act(s, Action::CutStream);
         return;
     }
@@ -134,6 +135,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             if cut::opens(s, d, &target.holder.postgres) && upkeep::configured(s, d, Some(follow_of(s, target))) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
                 if s.role().is_some_and(ServerRole::streams) {
+                    d.memory.untold = None;
                     cut::lift(s, d);
                 } else {
                     unheard::cut_off(s, d, target, receive.unwrap_or_default().max(*replay));
@@ -222,6 +224,8 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         return;
     }
     let Some(target) = target else {
+        // Nobody is there to be rewound to: it is judged anew once there is.
+        d.memory.rewind = None;
         if let Some(texts) = ledger::burnt_but_real(s, disk.control.tli()) {
             ledger::put(s, d, texts);
             return;

@@ -115,22 +115,22 @@ pub(super) fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
     true
 }
 
-/// A copy beside that was noted and is not under way: until it takes its place the directory is as whole as it was.
+/// A copy that was noted and is not under way: until one beside takes its place the directory is as whole as it was.
 pub(super) fn noted_copy(s: &Snapshot, d: &mut Draft) -> bool {
-    if !matches!(s.file.operation, Some(Operation::Clone { place: ClonePlace::Beside, .. })) {
-        return false;
-    }
+    let Some(Operation::Clone { place, .. }) = &s.file.operation else { return false };
     match s.disk() {
         None => {
-            d.waits("inspect", "the data directory is being inspected: a copy beside it was noted");
+            d.waits("inspect", "the data directory is being inspected: a copy was noted");
             d.act(s, Action::InspectDisk);
         }
+        // Half rewound is what a former directory was: that is forgotten first.
+        Some(dir @ DataDir::Present(_)) if dir.is_half_rewound() => return false,
         Some(DataDir::Present(disk)) if disk.copied.as_ref() == Some(&s.file.data) => {
             d.because("operation", "the copy that was noted has taken its place");
             d.memory.rewind = None;
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         }
-        Some(dir @ DataDir::Present(_)) if !dir.is_half_rewound() => {
+        Some(DataDir::Present(_)) if *place == ClonePlace::Beside => {
             if went_back::compared(s, d) == Flow::Settled {
                 return true;
             }

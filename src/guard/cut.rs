@@ -27,7 +27,7 @@ use std::{
 /// Where the program may be; a guard's `PATH` says little.
 const PROGRAMS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 
-/// So long it may take. One that hangs (another program holds the kernel's lock on the rules) is killed: the cut is not made.
+/// So long it may take. One that hangs (another program holds the kernel's lock on the rules) is killed; whether it has cut is not known then.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The program `nft` of this host, if it is here.
@@ -44,6 +44,8 @@ pub(super) struct Refused {
     pub(super) why: String,
     /// It cannot be made here at all, for now.
     pub(super) unable: bool,
+    /// It may have been made all the same.
+    pub(super) unknown: bool,
 }
 
 /// What is cut, and the errand that changes it.
@@ -99,7 +101,10 @@ impl Wall {
         let outcome = self.work.as_ref()?.2.outcome()?;
         let (ticket, from, _) = self.work.take()?;
         let result = match outcome {
-            Ok((Found { refused: Some(Refused { why, unable }), .. }, _)) => {
+            Ok((Found { refused: Some(Refused { why, unable, unknown }), .. }, _)) => {
+                if unknown {
+                    self.cut = Cut::Unknown;
+                }
                 if unable && !matches!(&self.cut, Cut::From(from) if !from.is_empty()) {
                     self.cut = Cut::Unable { why: why.clone() };
                 }
@@ -140,7 +145,7 @@ pub(super) fn put(table: &str, from: &BTreeSet<Address>, known: &Known, data_dir
             None => addresses.extend(peers.get_or_insert_with(|| peers_of_walreceivers(data_dir)).iter()),
         }
         if addresses.is_empty() {
-            return Err(Refused { why: format!("find the addresses of {}: {failed}", address.host), unable: false });
+            return Err(Refused { why: format!("find the addresses of {}: {failed}", address.host), unable: false, unknown: false });
         }
         all.push((address.clone(), addresses));
     }
@@ -183,9 +188,10 @@ fn script(table: &str, cut: &BTreeSet<SocketAddr>) -> String {
 }
 
 fn nft(script: &str) -> Result<(), Refused> {
-    let unable = |why: String| Refused { why, unable: true };
+    let unable = |why: String| Refused { why, unable: true, unknown: false };
+    let unknown = |why: String| Refused { why, unable: false, unknown: true };
     let program = program().ok_or_else(|| unable("there is no program `nft` here (Debian package nftables)".to_owned()))?;
-    let failed = |error: std::io::Error| Refused { why: format!("{program}: {error}"), unable: false };
+    let failed = |error: std::io::Error| unknown(format!("{program}: {error}"));
     #[expect(
         clippy::disallowed_methods,
         reason = "an errand's own child: it ends with what it was asked for, and nobody else waits for it"
@@ -195,14 +201,14 @@ fn nft(script: &str) -> Result<(), Refused> {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes()).map_err(failed)?;
     }
-    let output = within(child, LIMIT).map_err(failed)?.ok_or_else(|| unable(format!("{program} did not end within {LIMIT:?}")))?;
+    let output = within(child, LIMIT).map_err(failed)?.ok_or_else(|| unknown(format!("{program} did not end within {LIMIT:?}")))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let why = format!("{program}: {}", said.lines().find(|line| !line.trim().is_empty()).unwrap_or("it failed and said nothing"));
     // One that was ended by a signal has said nothing about this host.
-    Err(Refused { why, unable: output.status.code().is_some() })
+    Err(if output.status.code().is_some() { unable(why) } else { unknown(why) })
 }
 
 /// What a child said that ended by itself; `None`: it had to be killed, as it did not in time.

@@ -284,12 +284,16 @@ pub(super) fn is_whole(directory: &Path, id: &DataIncarnation) -> bool {
 
 /// Whether the marker in `directory` is that of the copy `id`.
 pub(super) fn is_marked(directory: &Path, id: &DataIncarnation) -> bool {
-    marked(directory).as_ref() == Some(id)
+    marked(directory).is_ok_and(|marked| marked.as_ref() == Some(id))
 }
 
-/// The copy that the marker in `directory` names.
-pub(super) fn marked(directory: &Path) -> Option<DataIncarnation> {
-    fs::read_to_string(directory.join(MARKER)).ok()?.parse().ok()
+/// The copy that the marker in `directory` names; `None` where there is no marker.
+pub(super) fn marked(directory: &Path) -> io::Result<Option<DataIncarnation>> {
+    match fs::read_to_string(directory.join(MARKER)) {
+        Ok(text) => Ok(text.parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Puts the whole copy `id` in the place of the data directory, which is kept beside it until [`discard_old`].

@@ -123,7 +123,7 @@ async fn look(settings: &Settings) -> Result<DataDir, Unfit> {
     let control = control_data::read(settings, &settings.data_dir).await?;
     let Outside { major, standby_signal, backup_label, started, histories } = outside;
     let rewind = rewind::mark(settings)?;
-    let copied = basebackup::marked(&settings.data_dir);
+    let copied = basebackup::marked(&settings.data_dir).map_err(|error| unreadable(&settings.data_dir, settings.owner.uid, &error))?;
     Ok(DataDir::Present(DiskFacts { major, copied, control, standby_signal, backup_label, started, rewind, histories }))
 }
 

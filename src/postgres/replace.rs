@@ -66,19 +66,17 @@ pub async fn replace(
         stage = match way {
             Way::Beside => basebackup::copy(settings, &source, id, patience, see).await.map(|()| Stage::Beside)?,
             Way::InPlace(proof) => {
-                rewind::forget_unfinished(settings).await?;
                 basebackup::copy_in_place(settings, &source, id, proof, patience, see).await.map(|()| Stage::Replaced)?
             }
         };
     }
     match stage {
-        Stage::Beside => {
-            rewind::forget_unfinished(settings).await?;
-            basebackup::swap(settings, id).await?;
-        }
+        Stage::Beside => basebackup::swap(settings, id).await?,
         Stage::Inside => basebackup::finish_in_place(settings, id).await?,
         Stage::Nothing | Stage::Replaced => {}
     }
+    // Not before: until the copy has taken its place what lies there is still half rewound.
+    rewind::forget_unfinished(settings).await?;
     basebackup::discard_old(settings, id).await?;
     basebackup::clear(settings, |leftover| leftover.kind != LeftoverKind::Old).await
 }

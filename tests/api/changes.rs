@@ -221,7 +221,8 @@ fn more_than_there_are_cannot_confirm() {
     stands.apply(&Key::Policy, Some(&serde_json::to_string(&record).expect("json")), 12);
     stands.apply(&Key::Node(name("n3")), None, 13);
     assert!(put(&stands, version + 1, Durability::StrictQuorum, 2).is_ok(), "n3 has left since");
-    assert!(put(&stands, version + 1, Durability::Quorum, 2).is_err());
+    assert!(put(&stands, version + 1, Durability::Quorum, 2).is_ok(), "it asks for less");
+    assert!(put(&stands, version + 1, Durability::StrictQuorum, 3).is_err());
 }
 
 fn failover(to: &str, accept_loss: bool, assert_dead: bool) -> Request {
