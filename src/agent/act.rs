@@ -298,7 +298,7 @@ async fn configure(
     }
     publish_ledger(tools, ledger).await?;
     let changed = ConfigFiles::new(Arc::clone(&tools.settings)).configure(&rendered).await.map_err(|fault| chain(&fault))?;
-    take_back(tools, run, !rendered.sync_names.is_empty()).await.map_err(|fault| chain(&fault))?;
+    take_back(tools, run, rendered.waits()).await.map_err(|fault| chain(&fault))?;
     *tools.rendered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rendered);
     if let Some(run) = run {
         // Also where the files did not change: an earlier reload may have been lost with its agent.

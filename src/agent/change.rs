@@ -124,7 +124,7 @@ pub fn put_intent(records: &Records, request: Request, term: Term, asker: Asker,
     if leader.term != term {
         return Err(Refusal::Conflict(format!("the cluster is in term {}, the request was made in term {term}", leader.term)));
     }
-    let acts = wish::acts(records, leader);
+    let acts = records.acts(leader);
     if let Some(other) = records.intent.as_ref().filter(|other| other.record.term == term && !request.replaces(&other.record.request, acts))
     {
         return Err(Refusal::Conflict(format!("a request of {} waits already, since {}", other.record.actor, other.record.at)));

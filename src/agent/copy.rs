@@ -62,7 +62,7 @@ pub(super) async fn make(
                 DataDir::Missing | DataDir::Empty => true,
                 DataDir::Unusable { .. } => half_made,
                 // The copy itself, to which no more is to be done than to say so.
-                DataDir::Present(disk) => disk.copied.as_ref() == Some(&file.data),
+                DataDir::Present(disk) => disk.is_copy(&file.data),
             };
             let node = other.or_else(|| nothing_to_lose.then(|| source.node.clone()));
             let node = node.ok_or_else(|| "no other healthy copy of the data is known: nothing is overwritten".to_owned())?;

@@ -51,15 +51,10 @@ fn cannot_resume(records: &Records, leader: &LeaderRecord, assert_dead: bool) ->
     unproven(records, leader, assert_dead)
 }
 
-/// Whether somebody acts for the holder: its agent lives, in session with the guard that the record names.
-pub(super) fn acts(records: &Records, leader: &LeaderRecord) -> bool {
-    records.members.get(&leader.holder.node).is_some_and(|member| member.record.acts_in == Some(leader.term))
-}
-
 /// A holder that is gone ends nothing itself; one that is there needs nobody's word.
 fn unproven(records: &Records, leader: &LeaderRecord, assert_dead: bool) -> Option<String> {
     let holder = &leader.holder.node;
-    let lives = acts(records, leader);
+    let lives = records.acts(leader);
     match (lives, assert_dead) {
         (true, true) => {
             Some(format!("the agent of {holder} lives and does this itself: --assert-dead is for a node that is gone; ask without"))
@@ -80,7 +75,7 @@ fn cannot_fail_over(records: &Records, leader: &LeaderRecord, to: &NodeName, acc
     let Some(member) = records.members.get(to) else {
         return Some(format!("the agent of {to} says nothing: it has to run, and to reach etcd, to take over"));
     };
-    let held = matches!(leader.state, LeaderState::Serving | LeaderState::Paused(_)) && acts(records, leader);
+    let held = matches!(leader.state, LeaderState::Serving | LeaderState::Paused(_)) && records.acts(leader);
     if *to == leader.holder.node && held {
         return Some(format!("{to} is the primary already"));
     }

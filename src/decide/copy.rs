@@ -3,7 +3,7 @@
 use super::{
     decision::{Action, RewindPlan, Source, Task},
     draft::Draft,
-    failsafe, operator,
+    failsafe,
     snapshot::{CopyPlace, Snapshot},
 };
 use crate::model::{
@@ -122,7 +122,7 @@ pub(super) fn goes_on(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, noted:
         return;
     };
     // The copy itself is overwritten by nothing: what is left to do is done.
-    let overwrites = matches!(disk, DataDir::Present(disk) if disk.copied.as_ref() != Some(&s.file.data));
+    let overwrites = matches!(disk, DataDir::Present(disk) if !disk.is_copy(&s.file.data));
     if place == ClonePlace::InPlace && overwrites && other.is_none() {
         // Who leads has changed since, or a replica is gone: unless somebody has made room.
         let (room, is_fresh) = measured(s, d, &source);
@@ -191,7 +191,7 @@ fn healthy_replicas<'a>(s: &'a Snapshot, target: &LeaderRecord) -> impl Iterator
 
 /// A healthy copy that is known besides the source and ourselves.
 fn another(s: &Snapshot, source: &NodeName, target: &LeaderRecord) -> Option<NodeName> {
-    let serves = target.state == LeaderState::Serving && target.holder.node != s.me.node && operator::acts(&s.etcd.records, target);
+    let serves = target.state == LeaderState::Serving && target.holder.node != s.me.node && s.etcd.records.acts(target);
     let holder = serves.then_some(&target.holder.node);
     healthy_replicas(s, target).map(|(replica, _)| &replica.node).chain(holder).find(|node| *node != source).cloned()
 }

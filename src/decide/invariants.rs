@@ -58,7 +58,7 @@ fn violation(s: &Snapshot, action: &Action, decision: &Decision) -> Option<Strin
         Action::Clone { source, place, other, .. } => {
             let marked = matches!(s.file.operation, Some(Operation::Clone { .. }));
             // The copy itself is overwritten by nothing.
-            let holds_data = matches!(s.disk(), Some(DataDir::Present(disk)) if disk.copied.as_ref() != Some(&s.file.data));
+            let holds_data = matches!(s.disk(), Some(DataDir::Present(disk)) if !disk.is_copy(&s.file.data));
             let last = *place == ClonePlace::InPlace && holds_data && other.as_ref().is_none_or(|other| *other == source.node);
             destructive(s, marked, &source.node).or_else(|| {
                 last.then(|| "a data directory would be overwritten without another healthy copy besides the source".to_owned())

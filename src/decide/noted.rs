@@ -104,12 +104,7 @@ pub(super) fn noted_rewind(s: &Snapshot, d: &mut Draft) -> bool {
         }
         // What the file says of this data still holds.
         Some(RewindMark::Done { .. }) | None => {
-            if went_back::compared(s, d) == Flow::Settled {
-                return true;
-            }
-            d.because("operation", "the rewind that was noted was never begun: the data directory is judged anew");
-            d.memory.rewind = None;
-            d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
+            put_aside(s, d, "the rewind that was noted was never begun: the data directory is judged anew");
         }
     }
     true
@@ -125,22 +120,27 @@ pub(super) fn noted_copy(s: &Snapshot, d: &mut Draft) -> bool {
         }
         // Half rewound is what a former directory was: that is forgotten first.
         Some(dir @ DataDir::Present(_)) if dir.is_half_rewound() => return false,
-        Some(DataDir::Present(disk)) if disk.copied.as_ref() == Some(&s.file.data) => {
+        Some(DataDir::Present(disk)) if disk.is_copy(&s.file.data) => {
             d.because("operation", "the copy that was noted has taken its place");
             d.memory.rewind = None;
             d.act(s, Action::WriteFile(Box::new(new_life(s))));
         }
         Some(DataDir::Present(_)) if *place == ClonePlace::Beside => {
-            if went_back::compared(s, d) == Flow::Settled {
-                return true;
-            }
-            d.because("operation", "the copy that was noted has not taken its place: the data directory is judged anew");
-            d.memory.rewind = None;
-            d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
+            put_aside(s, d, "the copy that was noted has not taken its place: the data directory is judged anew");
         }
         Some(_) => return false,
     }
     true
+}
+
+/// What was noted is dropped, once the directory was seen to hold what had been noted of it.
+fn put_aside(s: &Snapshot, d: &mut Draft, why: &str) {
+    if went_back::compared(s, d) == Flow::Settled {
+        return;
+    }
+    d.because("operation", why);
+    d.memory.rewind = None;
+    d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
 }
 
 /// A rewind that was begun may only be rewound again, or replaced.

@@ -17,7 +17,6 @@ use crate::model::{
     node::{NodeName, Replica},
     node_file::Order,
     record::{Answer, IntentRecord, LeaderRecord, LeaderState, Stored, SyncRecord, to_text},
-    records::Records,
     request::Request,
 };
 
@@ -62,7 +61,7 @@ pub(super) fn asserted(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Op
     if !asserts || s.holds() {
         return None;
     }
-    if acts(&s.etcd.records, leader) {
+    if s.etcd.records.acts(leader) {
         d.refused("not-dead", format!("{actor} asserts that {holder} is dead, but its agent lives: it does what is asked for itself"));
         return None;
     }
@@ -80,11 +79,6 @@ pub(super) fn asserted(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Op
 pub(super) fn takes_from_the_dead(s: &Snapshot, d: &mut Draft, leader: &LeaderRecord) -> Option<String> {
     order(s).filter(|order| order.accept_loss && order.assert_dead)?;
     asserted(s, d, leader)
-}
-
-/// Whether somebody acts for the holder that `leader` names, by its own word: a hint, that only keeps from believing that it is dead.
-pub(super) fn acts(records: &Records, leader: &LeaderRecord) -> bool {
-    records.members.get(&leader.holder.node).is_some_and(|member| member.record.acts_in == Some(leader.term))
 }
 
 /// As the holder: to whom an operator wants the lease handed, where that is possible.

@@ -162,7 +162,7 @@ fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause
         (None, _) if released => format!("{} was released", record.holder.node),
         (None, Some(word)) => word,
         (None, None) if ours => return end_ours(s, d, leader, stored),
-        (None, None) if operator::acts(&s.etcd.records, record) => {
+        (None, None) if s.etcd.records.acts(record) => {
             d.waits("resume", format!("{} ends the pause itself, as {actor} asks", record.holder.node));
             return;
         }

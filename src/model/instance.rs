@@ -181,6 +181,13 @@ impl DataDir {
     }
 }
 
+impl DiskFacts {
+    /// Whether it is the whole copy that was made as this life of the data, which nothing overwrites.
+    pub fn is_copy(&self, life: &DataIncarnation) -> bool {
+        self.copied.as_ref() == Some(life)
+    }
+}
+
 /// What a data directory says while PostgreSQL is stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFacts {

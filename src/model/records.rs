@@ -81,6 +81,12 @@ fn set_entry<K: Ord, T: DeserializeOwned>(
 }
 
 impl Records {
+    /// Whether somebody acts for the holder that `leader` names, by its own word: its agent lives, in session with the guard that the record
+    /// names. A hint, that only keeps from believing that it is dead.
+    pub fn acts(&self, leader: &LeaderRecord) -> bool {
+        self.members.get(&leader.holder.node).is_some_and(|member| member.record.acts_in == Some(leader.term))
+    }
+
     /// The view that a list of all keys at `revision` shows: each with its value and the revision that wrote it.
     pub fn listed(entries: &[(Key, String, u64)], revision: u64) -> Self {
         let mut records = Self::default();

@@ -50,6 +50,13 @@ pub struct Configuration {
     pub recovery: RecoveryTarget,
 }
 
+impl Configuration {
+    /// Whether commits have to wait for replicas: then no `synchronous_commit` outside the policy may let them go.
+    pub const fn waits(&self) -> bool {
+        !self.sync_names.is_empty()
+    }
+}
+
 /// From whom a standby streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follow {

@@ -42,11 +42,6 @@ pub(super) fn is_reloaded(name: &str) -> bool {
     is_set_in(Place::File, name)
 }
 
-/// Whether commits have to wait for replicas: then no `synchronous_commit` outside the policy may let them go.
-fn waits(configuration: &Configuration) -> bool {
-    !configuration.sync_names.is_empty()
-}
-
 /// The whole file.
 pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration) -> Result<String, Error> {
     let mut text = format!(
@@ -61,7 +56,7 @@ pub(super) fn postgresql_conf(settings: &Settings, configuration: &Configuration
         std::fs::metadata(base).map_err(Error::file("find the base_config", base))?;
         let _ = writeln!(text, "\n# The operator's file\ninclude {}", quoted(&base.display().to_string()));
     }
-    let waits = waits(configuration) && !configuration.parameters.keys().any(|name| name.eq_ignore_ascii_case("synchronous_commit"));
+    let waits = configuration.waits() && !configuration.parameters.keys().any(|name| name.eq_ignore_ascii_case("synchronous_commit"));
     if waits {
         text.push_str("\n# Commits wait for replicas: base_config does not undo that\n");
         set(&mut text, "synchronous_commit", "on");
