@@ -101,7 +101,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         stop::stop_postgres(s, d);
         return;
     }
-    if let Some(other) = ledger::conflict(s) {
+    if let Some(other) = ledger::conflict(s).filter(|_| target.is_some() || is_replaced_at_a_start(s)) {
         d.because(
             "history-conflict",
             format!("the history file of timeline {other} is not the ledger's: PostgreSQL is stopped to replace it"),
@@ -157,6 +157,12 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         }
         None => {}
     }
+}
+
+/// Whether a start without a primary puts another history file in place. Where the data themselves are on what was burnt it does not, and to be
+/// stopped for that would be for nothing, again and again.
+fn is_replaced_at_a_start(s: &Snapshot) -> bool {
+    matches!(s.role(), Some(ServerRole::Standby { tli, .. }) if ledger::burnt_but_real(s, *tli).is_some())
 }
 
 /// A running standby may be asked to follow only if nothing on its disk lies beyond the switch point.

@@ -1,6 +1,6 @@
 //! What a run exercised (oracle O19).
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// How often what was exercised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Coverage {
     pub writes: u64,
     /// Requests of operators.
     pub requests: u64,
+    /// Of these, done.
+    pub requests_done: u64,
     /// Pauses that began.
     pub pauses: u64,
     /// Pauses that ended with the same holder serving.
@@ -73,6 +75,14 @@ pub struct Coverage {
     pub etcd_recovered: u64,
     /// Commits acknowledged by a server that was frozen, by a time that was over.
     pub after_freeze: u64,
+    /// Times that somebody set `synchronous_standby_names` by hand.
+    pub names_by_hand: u64,
+    /// Commits acknowledged by such names.
+    pub acks_by_hand: u64,
+    /// The most writes of etcd by one agent within five seconds.
+    pub most_writes: u64,
+    /// By what the node was that a fault struck, and by the state of `leader`: how often each kind did.
+    pub struck: BTreeMap<(&'static str, &'static str), BTreeMap<String, u64>>,
     /// Rewinds and copies that ended half-way.
     pub half_done: u64,
     /// Promotions that took longer than a second.
@@ -83,7 +93,7 @@ pub struct Coverage {
 
 impl Coverage {
     /// All of them, by what people call them.
-    pub fn figures(&self) -> [(&'static str, u64); 37] {
+    pub fn figures(&self) -> [(&'static str, u64); 41] {
         [
             ("faults", self.faults),
             ("decisions", self.steps),
@@ -106,6 +116,7 @@ impl Coverage {
             ("deposed", self.deposed),
             ("fetches", self.fetches),
             ("requests", self.requests),
+            ("requests done", self.requests_done),
             ("pauses", self.pauses),
             ("resumptions", self.resumptions),
             ("burnt timelines", self.burnt),
@@ -120,6 +131,9 @@ impl Coverage {
             ("etcd wiped", self.etcd_wiped),
             ("etcd recovered", self.etcd_recovered),
             ("acks after a freeze", self.after_freeze),
+            ("names set by hand", self.names_by_hand),
+            ("acks by such names", self.acks_by_hand),
+            ("most writes in 5s", self.most_writes),
             ("half rewinds, copies", self.half_done),
             ("late promotions", self.late_promotions),
         ]
@@ -137,6 +151,20 @@ impl Coverage {
             // Writing into a string cannot fail.
             let _ = writeln!(text, "{name:>22}: {sum:>9} in all, {median:>6} in the median seed");
         }
+        for ((role, state), kinds) in Self::all_struck(of) {
+            let times = kinds.values().sum::<u64>();
+            let _ = writeln!(text, "{:>22}: {times:>9} faults of {} kinds while `leader` was {state}", format!("a {role}"), kinds.len());
+        }
         text
+    }
+
+    /// What was struck in all of these seeds.
+    pub fn all_struck(of: &[Self]) -> BTreeMap<(&'static str, &'static str), BTreeMap<String, u64>> {
+        let mut all: BTreeMap<_, BTreeMap<String, u64>> = BTreeMap::new();
+        for (pair, kinds) in of.iter().flat_map(|coverage| &coverage.struck) {
+            let sums = all.entry(*pair).or_default();
+            kinds.iter().for_each(|(kind, times)| *sums.entry(kind.clone()).or_default() += times);
+        }
+        all
     }
 }

@@ -9,9 +9,10 @@ mod swarms;
 
 pub(super) use ambush::Ambushes;
 
-use super::{Swarm, random::Random, world::World};
+use super::{Swarm, random::Random, store::kind, world::World};
 use crate::model::{
     key::{Compare, Key, Txn, Write},
+    node::Replica,
     policy::{Depose, Durability, Preset},
     record::{PolicyRecord, to_text},
 };
@@ -67,6 +68,7 @@ pub(super) enum Fault {
     SyncHeld,
     ResumptionMissed,
     StillUntilCut,
+    NamesByHand,
 }
 
 /// One fault of a seed's schedule.
@@ -143,6 +145,8 @@ impl World {
         let who = self.nodes[node].who();
         self.trace.line(self.now, &who, &line);
         self.last_fault = Some(fault);
+        let pair = (self.nodes[node].role(), self.store.leader().map_or("missing", |leader| kind(&leader.state)));
+        *self.coverage.struck.entry(pair).or_default().entry(format!("{fault:?}")).or_default() += 1;
         self.hits.entry(format!("{fault:?}")).or_default().0 += 1;
         self.struck.push((planned.index, format!("at {:.3}s {who}: {fault:?} for {:.1}s", self.now as f64 / 1e9, lasts as f64 / 1e9)));
         let until = self.now + lasts;
@@ -181,6 +185,7 @@ impl World {
             }
             Fault::NodeStopped => self.stop_node(node, lasts),
             Fault::PolicyChanged => self.change_policy(node),
+            Fault::NamesByHand => self.set_names(node, lasts),
             Fault::StreamsCut => self.cut_streams(node, until, true, true),
             Fault::OneWayCut => {
                 let out = self.random.chance(500);
@@ -315,6 +320,32 @@ impl World {
         let when = text.into_iter().map(|text| Compare::Is(Key::Policy, text)).collect();
         let txn = Txn { nonce: self.name("o"), when, then: vec![Write::Put(Key::Policy, to_text(&record))] };
         self.commit(node, 0, &txn);
+    }
+
+    /// Somebody sets `synchronous_standby_names` with ALTER SYSTEM, to nobody, to one that is not there, or to another replica; and now and then
+    /// takes that back soon.
+    fn set_names(&mut self, node: usize, lasts: u64) {
+        let other = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or_default();
+        let name = Replica::new(self.nodes[other].name.clone(), self.nodes[other].file.data.clone()).application_name();
+        let names = match self.random.below(3) {
+            0 => String::new(),
+            1 => r#"ANY 1 ("elsewhere")"#.to_owned(),
+            _ => format!(r#"ANY 1 ("{name}")"#),
+        };
+        let undone = self.random.chance(300);
+        let Some(server) = self.nodes[node].server.as_mut().filter(|server| server.ready && server.postmaster && server.names != names) else {
+            return;
+        };
+        server.by_hand.insert(names.clone());
+        self.nodes[node].by_hand = Some(names);
+        self.coverage.names_by_hand += 1;
+        self.reload_names(node);
+        if undone {
+            self.later_at(node, lasts.min(3 * SECOND), move |world| {
+                world.nodes[node].by_hand = None;
+                world.reload_names(node);
+            });
+        }
     }
 
     /// Everything works again.

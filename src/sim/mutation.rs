@@ -66,6 +66,8 @@ pub enum Mutation {
     PauseIgnored,
     /// To resume no deadline is armed.
     ResumeUnarmed,
+    /// A request stays when it is done.
+    RequestKept,
     /// A write of `leader` without an answer does not keep the deadline of a paused holder.
     PauseUnsettled,
     /// A shorter hold is sent, and the guard keeps the later deadline.

@@ -180,6 +180,8 @@ pub(super) struct Node {
     pub(super) file: NodeFile,
     pub(super) file_made: bool,
     pub(super) conf: Option<Configuration>,
+    /// `synchronous_standby_names` as somebody has set it with ALTER SYSTEM; until the next write of the configuration takes that back.
+    pub(super) by_hand: Option<String>,
     pub(super) disk: Option<Data>,
     pub(super) guard: Option<Guard>,
     pub(super) server: Option<Server>,
@@ -218,6 +220,22 @@ impl Node {
 
     pub(super) fn agent_of(&mut self, run: u64) -> Option<&mut Agent> {
         self.agent.as_mut().filter(|agent| agent.run == run)
+    }
+
+    /// What it is at this moment, in one word or two.
+    pub(super) fn role(&self) -> &'static str {
+        match (&self.server, &self.disk, &self.file.operation) {
+            _ if !self.up => "host without power",
+            (_, _, Some(_)) => "node being rewound or copied",
+            (None, None, None) => "node without data",
+            (None, Some(_), None) => "stopped node",
+            (Some(server), ..) if !server.postmaster => "dying server",
+            (Some(server), ..) if server.stopping.is_some() => "stopping server",
+            (Some(server), ..) if server.primary => "primary",
+            (Some(server), ..) if server.promoting => "server being promoted",
+            (Some(server), ..) if !server.ready => "starting server",
+            (Some(_), ..) => "standby",
+        }
     }
 
     /// Whether PostgreSQL is out of recovery and a process of it lives.
@@ -294,6 +312,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         file,
         file_made: false,
         conf: None,
+        by_hand: None,
         disk: None,
         guard: None,
         server: None,

@@ -1,4 +1,4 @@
-//! Operators who pause, resume, fail over and acknowledge; and what must hold of a pause (oracle O14).
+//! Operators who pause, resume, fail over and acknowledge; and what must hold of a request (oracle O13) and of a pause (oracle O14).
 //!
 //! What an operator asserts is true: that a holder is dead is said only once the guard that the record names is gone, and PostgreSQL with it.
 
@@ -130,6 +130,29 @@ impl World {
         let claims = txn.then.iter().any(|write| matches!(write, Write::Put(Key::Term, _)));
         if intent.is_some_and(|intent| claims && matches!(intent.request, Request::Failover { accept_loss: true, .. })) {
             self.oracle.accepted_at = Some(self.now);
+        }
+    }
+
+    /// The transaction that is about to be taken: what it does for a request is done in the term that was seen, and once (O13).
+    pub(super) fn judge_request(&mut self, node: usize, txn: &Txn) {
+        // Whoever does nothing else withdraws or refuses it.
+        if txn.then.len() < 2 || !txn.then.contains(&Write::Delete(Key::Intent)) {
+            return;
+        }
+        let name = self.nodes[node].who();
+        let entry = self.store.entries.get(&Key::Intent).map(|entry| &entry.text);
+        let Some(asked) = entry.and_then(|text| serde_json::from_str::<IntentRecord>(text).ok()) else {
+            self.violation("O13", format!("{name} does what nobody asks for"));
+            return;
+        };
+        let term = self.store.leader().map(|leader| leader.term);
+        if term != Some(asked.term) {
+            self.violation("O13", format!("{name} does in term {term:?} what was asked in term {}: {:?}", asked.term, asked.request));
+        }
+        self.coverage.requests_done += 1;
+        // An etcd that was restored may show one again that was done.
+        if !self.oracle.done.insert(asked.id.clone()) && self.store.before.is_none() {
+            self.violation("O13", format!("{name} does {:?} a second time", asked.request));
         }
     }
 

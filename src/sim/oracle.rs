@@ -15,10 +15,13 @@ use crate::{
         timeline::TimelineId,
     },
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The very same is asked for at most so often within a second: what has been done is not done again until it shows.
 const MOST_A_SECOND: u32 = 12;
+
+/// Within this time one agent writes at most so often to etcd (O17): its renewals, and each step of a claim and of a change of names.
+const PACE: (u64, usize) = (5_000_000_000, 60);
 
 /// A commit that a client was told of.
 #[derive(Clone)]
@@ -65,6 +68,10 @@ pub(super) struct Oracle {
     /// By node and life of its data: the newest record that it has confirmed to a primary, as its branch and its end.
     pub(super) confirmed: BTreeMap<(usize, DataIncarnation), (usize, u64)>,
     pub(super) claims_at: Vec<u64>,
+    /// Requests of operators that were done.
+    pub(super) done: BTreeSet<Nonce>,
+    /// By node and run of its agent: when etcd took its newest writes.
+    pub(super) paces: BTreeMap<(usize, u64), VecDeque<u64>>,
     pub(super) serving: Option<(NodeName, Term)>,
 }
 
@@ -151,6 +158,22 @@ impl World {
     /// Peers are about to be asked: what they say may let this node act until then.
     pub(super) fn note_ask(&mut self, node: usize, until: Moment) {
         self.oracle.longest.entry(node).and_modify(|longest| *longest = until.max(*longest)).or_insert(until);
+    }
+
+    /// etcd is about to take a write of an agent (O17).
+    pub(super) fn judge_pace(&mut self, node: usize, run: u64) {
+        let (within, most) = PACE;
+        let now = self.now;
+        let pace = self.oracle.paces.entry((node, run)).or_default();
+        pace.push_back(now);
+        pace.retain(|at| at + within > now);
+        let count = pace.len();
+        self.coverage.most_writes = self.coverage.most_writes.max(count as u64);
+        // Nobody's agent: an operator.
+        if run != 0 && count > most {
+            let text = format!("{} has written {count} times to etcd within 5s", self.nodes[node].who());
+            self.violation("O17", text);
+        }
     }
 
     /// O9: writes are sent to whom the store, or his peers, let act. A paused cluster has no lease.
@@ -255,8 +278,9 @@ impl World {
         }
         let voters: std::collections::BTreeSet<String> =
             record.members().iter().map(crate::model::node::Replica::application_name).collect();
-        let mut texts: Vec<&str> = server.views().collect();
-        if !server.defined {
+        // What is set by hand is outside (safety.md).
+        let mut texts: Vec<&str> = server.views().filter(|text| !server.by_hand.contains(*text)).collect();
+        if !server.defined && !server.flag_by_hand {
             texts.push("");
         }
         let views: Vec<_> = texts.iter().map(|text| super::server::listed(text)).collect();

@@ -19,7 +19,7 @@ use crate::{
         node::{Replica, SystemId},
     },
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// After so long without a message a stream is given up.
 const STREAM_TIMEOUT: u64 = 3_300_000_000;
@@ -59,6 +59,9 @@ pub(super) struct Server {
     pub(super) names_at: u64,
     /// The checkpointer's flag: whether anybody has to confirm.
     pub(super) defined: bool,
+    /// What somebody has set by hand while it ran; and whether the flag comes from that.
+    pub(super) by_hand: BTreeSet<String>,
+    pub(super) flag_by_hand: bool,
     /// Commits that are flushed here and wait: their branch, and where they end.
     pub(super) waiting: Vec<(usize, u64)>,
 }
@@ -191,6 +194,13 @@ impl World {
 
 pub(super) use sync::listed;
 
+impl Sender {
+    /// Whether it finds its own name among those that it acts on.
+    fn counts(&self) -> bool {
+        listed(&self.names).is_some_and(|view| view.names.contains(&self.name))
+    }
+}
+
 impl Server {
     /// These walsenders are gone; their receivers notice, and come again.
     pub(super) fn end_senders(&mut self, names: &[String]) {
@@ -199,8 +209,7 @@ impl Server {
 
     /// The names that each walsender acts on. One that does not find its own among them releases nobody.
     pub(super) fn views(&self) -> impl Iterator<Item = &str> {
-        let acts = |row: &&Sender| listed(&row.names).is_some_and(|view| view.names.contains(&row.name));
-        self.senders.values().filter(acts).map(|row| row.names.as_str())
+        self.senders.values().filter(|row| row.counts()).map(|row| row.names.as_str())
     }
 
     pub(super) fn upstream_node(&self) -> Option<usize> {

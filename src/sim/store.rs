@@ -6,7 +6,7 @@ mod history;
 
 pub(super) use history::RECOVERED;
 
-use super::world::World;
+use super::{mutation::Mutation, world::World};
 use crate::{
     agent::event::{Event, TxnOutcome},
     decide::decision::{Purpose, Task},
@@ -119,6 +119,8 @@ impl World {
             return TxnOutcome::Refused { values: self.store.values(txn), revision: self.store.revision, sent };
         }
         self.note_accepted(txn);
+        self.judge_request(node, txn);
+        self.judge_pace(node, run);
         self.store.revision += 1;
         let revision = self.store.revision;
         for write in &txn.then {
@@ -137,6 +139,8 @@ impl World {
                         _ => {}
                     }
                 }
+                // A mutation only: the request stays when it is done.
+                Write::Delete(Key::Intent) if txn.then.len() > 1 && self.options.mutation == Mutation::RequestKept => {}
                 Write::Delete(key) => {
                     if self.store.entries.remove(key).is_some() {
                         self.store.log.push((key.clone(), None, revision));
@@ -452,13 +456,23 @@ pub(super) enum Reply {
     Put(Task),
 }
 
+/// What the record of a leader says of itself, in one word.
+pub(super) const fn kind(state: &LeaderState) -> &'static str {
+    match state {
+        LeaderState::Claimed => "claimed",
+        LeaderState::Serving => "serving",
+        LeaderState::Handoff { .. } => "handed over",
+        LeaderState::Vacant { .. } => "vacant",
+        LeaderState::Paused(_) => "paused",
+        LeaderState::Foreign { .. } => "foreign",
+    }
+}
+
 pub(super) fn state(state: &LeaderState) -> String {
     match state {
-        LeaderState::Claimed => "claimed".to_owned(),
-        LeaderState::Serving => "serving".to_owned(),
         LeaderState::Handoff { to } => format!("handoff to {to}"),
         LeaderState::Vacant { reason } => format!("vacant ({reason})"),
-        LeaderState::Paused(_) => "paused".to_owned(),
         LeaderState::Foreign { name } => name.clone(),
+        LeaderState::Claimed | LeaderState::Serving | LeaderState::Paused(_) => kind(state).to_owned(),
     }
 }

@@ -30,6 +30,7 @@ impl World {
                 world.end(node, run, 0, Task::Configure, Err("PostgreSQL does not answer".to_owned()));
                 return;
             }
+            world.nodes[node].by_hand = None;
             if let Some(server) = world.nodes[node].server.as_mut().filter(|server| !server.primary) {
                 // The name stands in primary_conninfo, too.
                 let moved = server.conninfo != configuration.follow || server.application_name != configuration.application_name;

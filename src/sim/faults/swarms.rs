@@ -55,6 +55,7 @@ const KINDS: &[Fault] = &[
     Fault::FileLost,
     Fault::EtcdRestored,
     Fault::PrefixWiped,
+    Fault::NamesByHand,
 ];
 
 /// Operators at work, and what comes in their way.
@@ -152,6 +153,8 @@ const MEMBERS: &[Fault] = &[
     Fault::Isolated,
     Fault::SyncHeld,
     Fault::SyncHeld,
+    Fault::NamesByHand,
+    Fault::NamesByHand,
 ];
 
 /// Primaries that nobody comes to know of: they die before etcd has heard of their promotion.

@@ -16,7 +16,7 @@ impl World {
         of.starts.push(now);
         let conf = of.conf.clone();
         let application_name = conf.as_ref().map(|conf| conf.application_name.clone()).unwrap_or_default();
-        let names = conf.as_ref().map(|conf| conf.sync_names.clone()).unwrap_or_default();
+        let names = of.by_hand.clone().or_else(|| conf.as_ref().map(|conf| conf.sync_names.clone())).unwrap_or_default();
         let target = conf.as_ref().map(|conf| conf.recovery).unwrap_or_default();
         let conninfo = conf.and_then(|conf| conf.follow);
         of.server = Some(Server {
@@ -41,6 +41,8 @@ impl World {
             upstream: None,
             senders: BTreeMap::new(),
             defined: !names.is_empty() && (self.options.mutation != Mutation::LateFlag || start != StartAs::Standby),
+            by_hand: of.by_hand.iter().cloned().collect(),
+            flag_by_hand: of.by_hand.is_some(),
             names,
             names_at: 0,
             waiting: Vec::new(),

@@ -29,7 +29,8 @@ impl World {
 
     /// It reads the file as it is by then.
     fn heard_by_postmaster(&mut self, node: usize, id: u64) {
-        let Some(names) = self.nodes[node].conf.as_ref().map(|conf| conf.sync_names.clone()) else { return };
+        let of = &self.nodes[node];
+        let Some(names) = of.by_hand.clone().or_else(|| of.conf.as_ref().map(|conf| conf.sync_names.clone())) else { return };
         if self.nodes[node].server.as_ref().is_none_or(|server| server.names == names) {
             return;
         }
@@ -57,9 +58,11 @@ impl World {
         let late = self.options.mutation == Mutation::LateFlag;
         let Some(server) = self.server_of(node, id) else { return };
         server.defined = !server.names.is_empty() && (server.primary || !late);
+        server.flag_by_hand = server.by_hand.contains(&server.names);
+        let by_hand = server.flag_by_hand;
         let released = if server.defined { Vec::new() } else { std::mem::take(&mut server.waiting) };
         for row in released {
-            self.acknowledge_commit(node, row);
+            self.acknowledge_commit(node, row, by_hand);
         }
         self.judge_names(node);
     }
@@ -70,7 +73,8 @@ impl World {
         if server.defined {
             server.waiting.push(row);
         } else {
-            self.acknowledge_commit(node, row);
+            let by_hand = server.flag_by_hand;
+            self.acknowledge_commit(node, row, by_hand);
         }
     }
 
@@ -80,23 +84,25 @@ impl World {
         let Some(server) = self.nodes[node].server.as_mut().filter(|server| server.primary) else { return };
         let Some(row) = server.senders.get(&peer) else { return };
         let Some(view) = listed(&row.names).filter(|view| view.names.contains(&row.name)) else { return };
-        let mut flushed: Vec<u64> = server
-            .senders
-            .values()
-            .filter(|row| listed(&row.names).is_some_and(|view| view.names.contains(&row.name)))
-            .map(|row| row.flush)
-            .collect();
+        let mut flushed: Vec<u64> = server.senders.values().filter(|row| row.counts()).map(|row| row.flush).collect();
+        let by_hand = server.senders.values().any(|row| row.counts() && server.by_hand.contains(&row.names));
         flushed.sort_unstable_by(|a, b| b.cmp(a));
         let Some(up_to) = view.k.checked_sub(1).and_then(|last| flushed.get(last)).copied() else { return };
         let (go, stay) = std::mem::take(&mut server.waiting).into_iter().partition(|(_, end)| *end <= up_to);
         server.waiting = stay;
         let go: Vec<(usize, u64)> = go;
         for row in go {
-            self.acknowledge_commit(node, row);
+            self.acknowledge_commit(node, row, by_hand);
         }
     }
 
-    fn acknowledge_commit(&mut self, node: usize, row: (usize, u64)) {
+    /// `by_hand`: by names that somebody has set by hand.
+    fn acknowledge_commit(&mut self, node: usize, row: (usize, u64), by_hand: bool) {
+        if by_hand {
+            // What it waits for then nobody promises (safety.md).
+            self.coverage.acks_by_hand += 1;
+            return;
+        }
         let lossless = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
         self.judge_ack(node);
         let waits = self.nodes[node].server.as_ref().is_some_and(|server| server.defined);
