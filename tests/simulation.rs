@@ -192,6 +192,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::AcksForOneSync, Durability::Async, Swarm::All, &["O1:", "O10:"], 36),
     broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 1),
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
+    broken(Mutation::RequestKept, Durability::Async, Swarm::Operators, &["O13:"], 1),
     broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 10),
     broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 1008),
     broken(Mutation::TargetBelieved, Durability::Quorum, Swarm::All, &["I7:"], 50),

@@ -294,7 +294,7 @@ fn unfit(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, order: Opti
 
 /// Why this node could not be promoted, whatever it has, and will not be able to for a while.
 pub(super) fn unable(s: &Snapshot) -> Option<String> {
-    if s.me.tags.no_failover {
+    if s.me.tags.no_failover && !s.is_owner() && !is_named_alone(s) {
         return Some("it is tagged no_failover".to_owned());
     }
     if let Some(operation) = &s.file.operation {
@@ -314,6 +314,12 @@ pub(super) fn unable(s: &Snapshot) -> Option<String> {
     }
     let paused = matches!(s.role(), Some(ServerRole::Standby { pause: Some(Pause::Parameters), .. }));
     paused.then(|| "replay stands still for a parameter that is lower than the primary's; a promotion would shut it down".to_owned())
+}
+
+/// Whether nobody else may ever lead: an operator has chosen this node as he had the records made anew.
+fn is_named_alone(s: &Snapshot) -> bool {
+    let ours = s.leader().filter(|leader| leader.record.state.is_given_up() && leader.record.holder.replica() == s.myself());
+    ours.is_some() && s.sync().is_some_and(|sync| sync.record.electable == [s.myself()])
 }
 
 fn not_electable(s: &Snapshot, sync: &SyncRecord) -> String {

@@ -452,4 +452,6 @@ pub struct Published {
     pub essence: String,
     /// When.
     pub at: Moment,
+    /// Each time costs half a second, and this far ahead that is spent: what changes again and again is told more slowly.
+    pub paid: Moment,
 }

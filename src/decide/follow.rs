@@ -65,7 +65,11 @@ fn target<'a>(s: &'a Snapshot, d: &mut Draft) -> Option<&'a LeaderRecord> {
     if record.term < s.file.promised {
         d.refused(
             "promise",
-            format!("{} leads in term {}, but this node promised term {}", record.holder.node, record.term, s.file.promised),
+            format!(
+                "{} leads in term {}, but this node promised term {}: it follows once a switchover, or a restart of the primary's PostgreSQL, \
+                 has raised the term",
+                record.holder.node, record.term, s.file.promised
+            ),
         );
         return None;
     }

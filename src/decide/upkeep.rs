@@ -21,6 +21,12 @@ use crate::model::{
 };
 use std::collections::BTreeMap;
 
+/// What a node says of itself may change so often in the long run.
+const CHANGE_COSTS: Span = Span::from_millis(500);
+
+/// So many changes in a row are told at once.
+const CHANGES_AT_ONCE: u64 = 8;
+
 /// How often positions are published when nothing else changes.
 const POSITIONS_EVERY: Span = Span::from_secs(2);
 
@@ -275,8 +281,8 @@ fn prune(s: &Snapshot, d: &mut Draft, term: Term) {
     d.act(s, Action::Txn(Purpose::Prune, Txn { nonce: s.nonce("prune"), when, then }));
 }
 
-/// What this node says of itself: at once when something others act on changes, else every two seconds as long as anything does; and now
-/// and then when nothing does, so that its silence means something.
+/// What this node says of itself: at once when something others act on changes, but not again and again; else every two seconds as long as
+/// anything does; and now and then when nothing does, so that its silence means something.
 pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     if !s.etcd_answers() {
         return;
@@ -284,13 +290,26 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
     let record = MemberRecord { finds_gone: d.memory.finds_gone.clone(), answer: d.memory.answer.clone(), ..member_record(s) };
     let essence = essence(&record);
     let last = s.memory.published.as_ref();
+    let paid = last.map_or(s.now.boot, |last| last.paid).max(s.now.boot);
+    let soonest = paid.minus(CHANGE_COSTS.times(CHANGES_AT_ONCE));
     let changed = last.is_none_or(|last| last.essence != essence);
+    // Whether the primary is gone others wait for.
+    let said = s.etcd.records.members.get(&s.me.node).map(|stored| &stored.record);
+    let awaited = said.is_none_or(|said| said.finds_gone != record.finds_gone);
+    if changed && !awaited && s.now.boot < soonest {
+        d.wake(soonest);
+        return;
+    }
     let due = last.map_or(s.now.boot, |last| last.at.plus(POSITIONS_EVERY));
-    let shown = s.etcd.records.members.get(&s.me.node).is_some_and(|stored| stored.record == record);
+    let shown = said.is_some_and(|said| *said == record);
     let again = last.map_or(s.now.boot, |last| last.at.plus(SAID_AGAIN));
     if changed || s.now.boot >= again || (s.now.boot >= due && !shown) {
         if d.act(s, Action::PutMember(Box::new(record))) {
-            d.memory.published = Some(Published { essence, at: s.now.boot });
+            d.memory.published = Some(Published {
+                essence,
+                at: s.now.boot,
+                paid: paid.plus(CHANGE_COSTS).min(s.now.boot.plus(CHANGE_COSTS.times(CHANGES_AT_ONCE + 1))),
+            });
         }
     } else {
         d.wake(if shown { again } else { due });

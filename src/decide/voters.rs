@@ -1,7 +1,8 @@
 //! Who should confirm commits, and so elect: as many as are needed and one more, of those that keep up (protocol 1.8).
 //!
 //! R = |V| − k + 1 of the voters have to promise, so each voter more than k + 1 is one more that must not be lost together with the primary.
-//! Who is chosen stays, until it is silent, barred, or falls behind while another one is there to take its place.
+//! Who is chosen stays, until it is silent, barred, or falls behind while another one is there to take its place; and one of the chosen can lead
+//! wherever one can: whom only nodes tagged `no_failover` elect nobody follows.
 
 use super::{decision::Seat, draft::Draft, membership, snapshot::Snapshot};
 use crate::model::{
@@ -29,6 +30,8 @@ struct Candidate {
     named: bool,
     slow: bool,
     seasoned: bool,
+    /// It is not tagged `no_failover`.
+    leads: bool,
     behind: Bytes,
     zone: String,
 }
@@ -108,12 +111,14 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
             d.memory.seats.push(Seat { replica: replica.clone(), fit_since: s.now.boot, slow_since: None });
         }
         let lags = behind.is_none_or(|behind| behind > limit);
-        let zone = s.etcd.records.members.get(&replica.node).map(|member| member.record.zone.clone()).unwrap_or_default();
+        let member = s.etcd.records.members.get(&replica.node).map(|member| &member.record);
+        let zone = member.map(|member| member.zone.clone()).unwrap_or_default();
         let mut candidate = Candidate {
             votes,
             named: named.contains(&replica),
             slow: false,
             seasoned: false,
+            leads: member.is_none_or(|member| !member.tags.no_failover),
             behind: behind.unwrap_or(Bytes::new(u64::MAX)),
             zone,
             replica,
@@ -146,8 +151,10 @@ fn choose(seats: usize, apart: Option<&str>, mut left: Vec<Candidate>) -> Vec<Re
     chosen.into_iter().map(|candidate| candidate.replica).collect()
 }
 
-/// The lower the better. Whom nobody has watched long enough takes an empty seat alone, and a slow voter gives its seat up to who keeps up.
-fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u8, Bytes, Replica) {
+/// The lower the better. One who can lead comes first, if only with the first seat. Whom nobody has watched long enough takes an empty seat alone,
+/// and a slow voter gives its seat up to who keeps up.
+fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (bool, u8, u8, bool, u8, Bytes, Replica) {
+    let led = chosen.iter().any(|other| other.leads) || (of.leads && (of.votes || of.seasoned));
     let worth = match (of.votes, of.slow, of.seasoned) {
         (true, false, _) | (false, _, true) => 0,
         (true, true, _) => 1,
@@ -163,14 +170,14 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (u8, u8, u
         (false, true) => (1, Bytes::new(0)),
         (false, false) => (2, of.behind),
     };
-    (worth, crowded, before, behind, of.replica.clone())
+    (!led, worth, crowded, !of.leads, before, behind, of.replica.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `v` votes, `w` is in the names that were written, `s` is slow, `f` is fresh; its name and its zone.
+    /// `v` votes, `w` is in the names that were written, `s` is slow, `f` is fresh, `x` never leads; its name and its zone.
     fn candidate(text: &str) -> Candidate {
         let [flags, node, zone, behind] = text.split(' ').collect::<Vec<_>>().try_into().expect("four words");
         Candidate {
@@ -179,6 +186,7 @@ mod tests {
             named: flags.contains('w'),
             slow: flags.contains('s'),
             seasoned: !flags.contains('f'),
+            leads: !flags.contains('x'),
             behind: Bytes::new(behind.parse().expect("bytes")),
             zone: zone.trim_matches('-').to_owned(),
         }
@@ -208,6 +216,21 @@ mod tests {
     #[test]
     fn an_empty_seat_goes_to_whoever_is_there() {
         assert_eq!(chosen(None, &["v n2 - 0", "f n4 - 0"]), ["n2", "n4"]);
+    }
+
+    #[test]
+    fn one_of_the_voters_can_lead_wherever_one_can() {
+        assert_eq!(chosen(None, &["vx n2 - 0", "vx n3 - 0", "- n4 - 9"]), ["n2", "n4"]);
+        assert_eq!(chosen(None, &["vx n2 - 0", "vx n3 - 0", "f n4 - 0"]), ["n2", "n3"], "not before it has kept up for a while");
+        assert_eq!(chosen(None, &["vx n2 - 0", "x n3 - 0", "vs n4 - 900"]), ["n2", "n4"], "a slow one is better than none");
+        assert_eq!(chosen(None, &["vx n2 - 0", "v n3 - 0", "- n4 - 9"]), ["n3", "n4"], "and two are better than one");
+        assert_eq!(chosen(None, &["vx n2 - 0", "vx n3 - 0"]), ["n2", "n3"]);
+        assert_eq!(
+            chosen(Some("a"), &["v n2 a 0", "vx n3 b 0", "vx n4 c 0"]),
+            ["n2", "n3"],
+            "one in the primary's zone is better than none"
+        );
+        assert_eq!(chosen(Some("a"), &["v n2 b 0", "- n3 b 0", "x n4 c 0"]), ["n2", "n4"], "the other seat goes by zones first");
     }
 
     #[test]

@@ -333,7 +333,8 @@ impl World {
             _ => format!(r#"ANY 1 ("{name}")"#),
         };
         let undone = self.random.chance(300);
-        let Some(server) = self.nodes[node].server.as_mut().filter(|server| server.ready && server.postmaster && server.names != names) else {
+        let Some(server) = self.nodes[node].server.as_mut().filter(|server| server.ready && server.postmaster && server.names != names)
+        else {
             return;
         };
         server.by_hand.insert(names.clone());

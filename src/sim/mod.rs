@@ -11,7 +11,7 @@
 //!   failing seed needs;
 //! - `plans`: one plan, interrupted after one step; [`interrupt`];
 //! - `mutation`: rules that are broken on purpose, to see that an oracle notices;
-//! - `oracle`: what must never happen (`fence`: by whom a server may act; `votes`: what promises are worth); `coverage`: what was exercised; `trace`: what happened; `random`: the one source of chance.
+//! - `settle`: what must be so in the end; `oracle`: what must never happen (`fence`: by whom a server may act; `votes`: what promises are worth); `coverage`: what was exercised; `trace`: what happened; `random`: the one source of chance.
 
 mod coverage;
 mod executor;
@@ -27,6 +27,7 @@ mod peers;
 mod plans;
 mod random;
 mod server;
+mod settle;
 mod shrink;
 mod store;
 mod trace;
@@ -184,7 +185,7 @@ fn run_by(seed: u64, options: Options, dropped: &BTreeSet<usize>, policy: Cluste
     world.heal();
     world.withdraw();
     world.tend();
-    settle(&mut world, end, options.patience);
+    settle::settle(&mut world, end, options.patience);
     world.count_lost();
     Outcome {
         seed,
@@ -215,44 +216,4 @@ fn watch_leases(world: &mut World) {
     world.judge_leases();
     world.watch_outage();
     world.later(20_000_000, watch_leases);
-}
-
-/// After the last fault all must be well within `patience`, and stay so (oracle O16).
-fn settle(world: &mut World, healed: u64, patience: u64) {
-    let mut well_since = None;
-    let mut now = healed;
-    let limit = healed + patience * SECOND;
-    while now < limit && world.oracle.violations.is_empty() {
-        now += SECOND / 4;
-        world.run_until(now);
-        match (world.troubles().is_empty(), well_since) {
-            (true, None) => well_since = Some(now),
-            (false, Some(_)) => well_since = None,
-            _ => {}
-        }
-        if well_since.is_some_and(|since| now - since >= 10 * SECOND) {
-            break;
-        }
-    }
-    if !world.oracle.violations.is_empty() {
-        return;
-    }
-    if let Some(since) = well_since {
-        world.coverage.recovery_ms = (since - healed) / 1_000_000;
-        calm(world, since + 2 * SECOND);
-        return;
-    }
-    let troubles = world.troubles().join("; ");
-    let reasons: Vec<String> =
-        (0..world.nodes.len()).map(|node| format!("\n    {}: {}", world.nodes[node].name, world.reasons(node))).collect();
-    world.violation("O16", format!("{patience}s after the last fault: {troubles}{}", reasons.concat()));
-}
-
-/// Once all is well nobody claims, and nothing is started again (oracle O16).
-fn calm(world: &mut World, since: u64) {
-    let claims = world.oracle.claims_at.iter().filter(|at| **at > since).count();
-    let starts = world.nodes.iter().flat_map(|node| &node.starts).filter(|at| **at > since).count();
-    if claims + starts > 0 {
-        world.violation("O16", format!("all is well, and yet there are {claims} claims and {starts} starts of PostgreSQL"));
-    }
 }

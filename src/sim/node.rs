@@ -9,6 +9,7 @@ use crate::{
         moment::{Clocks, Moment},
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, SlotName},
         node_file::NodeFile,
+        record::Tags,
         term::Term,
         timeline::TimelineId,
     },
@@ -157,6 +158,7 @@ pub(super) struct Agent {
 pub(super) struct Node {
     pub(super) name: NodeName,
     pub(super) clock: Clock,
+    pub(super) tags: Tags,
     /// Counts boots: what was under way in a former life of the host is lost.
     pub(super) life: u64,
     pub(super) up: bool,
@@ -298,6 +300,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
     Node {
         name,
         clock: Clock::new(ppm, random.millis(0, 900), random.millis(0, 5_000) / 2),
+        tags: Tags::default(),
         life: 0,
         up: true,
         asleep_until: 0,

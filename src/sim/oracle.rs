@@ -248,9 +248,9 @@ impl World {
         [one, other].into_iter().any(|node| self.nodes[node].is_excused(self.now) && !self.waits(node))
     }
 
-    /// Whether commits of this server wait for somebody.
+    /// Whether commits of this server wait for somebody, or would if nobody had set that by hand (safety.md).
     pub(super) fn waits(&self, node: usize) -> bool {
-        self.nodes[node].server.as_ref().is_some_and(|server| server.defined)
+        self.nodes[node].server.as_ref().is_some_and(|server| server.defined || server.flag_by_hand)
     }
 
     /// A sleeping host acknowledges nothing, and its deadline is the first thing that it meets when it wakes.

@@ -23,8 +23,8 @@ use crate::{
         key::{Key, Write},
         node::{Address, DataIncarnation},
         node_file::NodeFile,
-        policy::{ClusterPolicy, Durability},
-        record::{SyncRecord, Tags},
+        policy::ClusterPolicy,
+        record::SyncRecord,
     },
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -67,7 +67,10 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, options: Options, policy: ClusterPolicy, nodes: usize) -> Self {
         let mut random = Random::new(seed);
-        let made = (0..nodes).map(|index| fresh(index, &mut random)).collect();
+        let mut made: Vec<Node> = (0..nodes).map(|index| fresh(index, &mut random)).collect();
+        // In a larger cluster some may not lead.
+        let never = usize::try_from(random.below(3)).unwrap_or_default();
+        made.iter_mut().skip(3).take(never).for_each(|node| node.tags.no_failover = true);
         Self {
             now: 1_000_000_000,
             counter: 0,
@@ -192,7 +195,7 @@ impl World {
             postgres: Address { host: of.name.to_string(), port: 5432 },
             api: Some(of.name.to_string()),
             zone: String::new(),
-            tags: Tags::default(),
+            tags: of.tags.clone(),
             version: "sim".to_owned(),
             adopted_durability: policy.durability,
             first_policy: policy,
@@ -400,37 +403,6 @@ impl World {
             }
             _ => {}
         }
-    }
-
-    /// Whether a node is in order, as one sees it from outside: what oracle O16 asks for.
-    pub(super) fn troubles(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let leader = self.store.leader();
-        let holder = leader.as_ref().filter(|leader| leader.state == crate::model::record::LeaderState::Serving);
-        let primary = holder.and_then(|leader| self.nodes.iter().position(|node| node.name == leader.holder.node));
-        let Some(primary) = primary.filter(|primary| self.nodes[*primary].is_primary()) else {
-            found.push("no primary serves".to_owned());
-            return found;
-        };
-        let others = self.nodes.len() - 1;
-        let sync = self.store.sync().filter(|sync| sync.is_lossless());
-        let waits = match self.store.policy().map_or(self.policy.durability, |policy| policy.durability) {
-            Durability::Async => false,
-            Durability::Auto => sync.is_some() || others >= 2,
-            Durability::Quorum | Durability::StrictQuorum => true,
-        };
-        let voters = sync.as_ref().map_or(0, |sync| sync.voters.len());
-        let needed = self.store.policy().map_or(self.policy.quorum_standbys, |policy| policy.quorum_standbys) as usize + 1;
-        if (waits && voters != others.min(needed)) || (!waits && sync.is_some()) {
-            found.push(format!("{voters} of {others} others vote, and {} should", others.min(needed)));
-        }
-        for (index, node) in self.nodes.iter().enumerate() {
-            let server = node.server.as_ref();
-            if index != primary && server.is_none_or(|server| server.upstream_node() != Some(primary)) {
-                found.push(format!("{} does not stream from {}", node.name, self.nodes[primary].name));
-            }
-        }
-        found
     }
 
     /// The reasons that a node's last decision gave.

@@ -395,6 +395,9 @@ fn notes(witnesses: &[Witness], views: &[&Records], chosen: &Witness, position: 
             "Warning: no record names the nodes of this cluster: make sure yourself that no other of them runs as primary".to_owned(),
         );
     }
+    if views.iter().filter_map(|view| view.members.get(&chosen.status.node)).any(|member| member.record.tags.no_failover) {
+        notes.push(format!("Warning: {} is tagged no_failover, and leads all the same: nobody else may at first", chosen.status.node));
+    }
     if !is_running_primary(&chosen.status) {
         notes.push(format!("{} starts as primary once it has claimed", chosen.status.node));
     }

@@ -52,6 +52,10 @@ impl World {
 
     pub(super) fn put(&mut self, node: usize, run: u64, task: Task, key: Key, text: String) {
         let nonce: Nonce = self.name("p");
+        if self.options.trace && task == Task::PutMember {
+            let who = self.nodes[node].who();
+            self.trace.line(self.now, &who, &format!("says {text}"));
+        }
         let txn = Txn { nonce, when: Vec::new(), then: vec![Write::Put(key, text)] };
         self.send_txn(node, run, None, txn, Reply::Put(task));
     }
