@@ -37,13 +37,15 @@ use crate::{
     peers,
     postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, scan},
 };
-use futures_util::future::join_all;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 /// How long the guard may take to answer a verb.
 const GUARD_LIMIT: Span = Span::from_secs(2);
@@ -52,7 +54,9 @@ pub(super) const SQL_LIMIT: Span = Span::from_secs(5);
 /// How long another server may take to answer at all.
 const PROBE_LIMIT: Span = Span::from_millis(500);
 /// How long a peer may take to answer: the file that binds it is fsynced.
-const PEER_LIMIT: Span = Span::from_millis(400);
+const PEER_LIMIT: Span = Span::from_millis(1_200);
+/// After so long all are asked anew, whoever has not answered yet.
+const PEERS_AGAIN: Span = Span::from_millis(400);
 /// How long reading the end of WAL may take.
 pub(super) const SCAN_LIMIT: Span = Span::from_secs(120);
 /// How long initdb, a clone, a rewind may take.
@@ -153,7 +157,7 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
     }
 }
 
-async fn perform(tools: &Tools, action: Action, context: Context) -> Result<(), String> {
+async fn perform(tools: &Arc<Tools>, action: Action, context: Context) -> Result<(), String> {
     let Context { run, file, term, swapped, ledger } = context;
     match action {
         Action::Txn(..) | Action::Scan { .. } | Action::Exit { .. } => Ok(()),
@@ -349,20 +353,36 @@ async fn probe(tools: &Tools, address: Address) -> Result<(), String> {
 }
 
 /// Asks all at once; each answer is told when it comes.
-async fn ask_peers(tools: &Tools, ask: Ask, of: BTreeMap<NodeName, String>) -> Result<(), String> {
-    let Some(peers) = &tools.peers else { return Err("there is no peer key".to_owned()) };
-    let one = async |(node, url): (&NodeName, &String)| {
-        let sent = clock::boot();
-        match peers.ask(node, url, &ask, PEER_LIMIT).await {
-            Ok(answer) => {
-                publish(tools, Event::Answered { answer, ask: ask.clone(), sent }).await;
-                None
-            }
-            Err(fault) => Some(format!("{node}: {}", chain(&fault))),
+/// Asks each peer by itself. One that fsyncs slowly answers late, and that counts; it keeps nobody from asking again.
+async fn ask_peers(tools: &Arc<Tools>, ask: Ask, of: BTreeMap<NodeName, String>) -> Result<(), String> {
+    if tools.peers.is_none() {
+        return Err("there is no peer key".to_owned());
+    }
+    let mut asking: JoinSet<Option<String>> =
+        of.into_iter().map(|(node, url)| ask_peer(Arc::clone(tools), ask.clone(), node, url)).collect();
+    let mut faults = Vec::new();
+    let round = async {
+        while let Some(asked) = asking.join_next().await {
+            faults.extend(asked.unwrap_or_else(|fault| Some(fault.to_string())));
         }
     };
-    let faults: Vec<String> = join_all(of.iter().map(one)).await.into_iter().flatten().collect();
+    if tokio::time::timeout(PEERS_AGAIN.to_std(), round).await.is_err() {
+        faults.push(format!("no answer of {} peers within {PEERS_AGAIN}", asking.len()));
+        asking.detach_all();
+    }
     if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+}
+
+/// Why the peer has not answered; what it answers is published.
+async fn ask_peer(tools: Arc<Tools>, ask: Ask, node: NodeName, url: String) -> Option<String> {
+    let sent = clock::boot();
+    match tools.peers.as_ref()?.ask(&node, &url, &ask, PEER_LIMIT).await {
+        Ok(answer) => {
+            publish(&tools, Event::Answered { answer, ask, sent }).await;
+            None
+        }
+        Err(fault) => Some(format!("{node}: {}", chain(&fault))),
+    }
 }
 
 async fn cut_stream(tools: &Tools, run: Run) -> Result<(), String> {

@@ -19,6 +19,7 @@ use crate::{
     decide::snapshot::Me,
     guard::{GuardSettings, KillChoice, client::Guard},
     model::{
+        failsafe::Ack,
         instance::KillMode,
         moment::Span,
         node::Incarnation,
@@ -219,7 +220,10 @@ async fn agent<A>(
     let programs = postgres::version::Version::of_programs(&settings).await?;
     programs.check(&settings, None)?;
     let major = programs.major;
-    let (store, file) = open_file(&config)?;
+    let known = clock::boot_id();
+    let named = known.is_some();
+    let boot = known.unwrap_or_else(clock::incarnation);
+    let (store, file) = open_file(&config, &boot, named)?;
     let etcd = Etcd::connect(etcd_settings(&config)).await?;
     let metrics = Arc::new(Metrics::new(&config.cluster, &config.node));
     let (events_in, events) = mpsc::channel(EVENTS);
@@ -230,7 +234,8 @@ async fn agent<A>(
     let agent = clock::incarnation();
     tracing::info!(cluster = %config.cluster, node = %config.node, %agent, data = %file.data, starts = file.starts, "the agent starts");
     tell_leftovers(&settings, &file).await;
-    let me = me(&config, agent.clone(), major);
+    // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
+    let me = Me { peer_key: config.api.peer_key.is_some() && named, ..me(&config, agent.clone(), major, boot) };
     let stopping = session.clone();
     let tools = Arc::new(Tools {
         node: config.node.clone(),
@@ -337,16 +342,18 @@ async fn kill(guard: Option<Guard>) {
 }
 
 /// Opens the node file and counts this start, on disk, before anything else.
-fn open_file(config: &Config) -> Result<(file::Store, NodeFile), Error> {
+///
+/// Where the kernel does not name this boot, a word that was given before counts as given now: how long it still binds nobody can tell.
+fn open_file(config: &Config, boot: &Incarnation, named: bool) -> Result<(file::Store, NodeFile), Error> {
     let path = node_file(&config.state_dir);
     let (mut store, found) = file::Store::open(&path, &config.cluster, &config.node, clock::data_incarnation())?;
-    let file = NodeFile { starts: found.starts.saturating_add(1), ..found };
+    let ack = found.ack.clone().map(|ack| if named { ack } else { Ack { boot: boot.clone(), at: clock::boot(), ..ack } });
+    let file = NodeFile { starts: found.starts.saturating_add(1), ack, ..found };
     store.write(&file)?;
     Ok((store, file))
 }
 
-fn me(config: &Config, agent: Incarnation, major: u32) -> Me {
-    let boot = clock::boot_id();
+fn me(config: &Config, agent: Incarnation, major: u32, boot: Incarnation) -> Me {
     Me {
         node: config.node.clone(),
         agent,
@@ -358,9 +365,8 @@ fn me(config: &Config, agent: Incarnation, major: u32) -> Me {
         first_policy: config.bootstrap.policy.clone(),
         adopted_durability: config.bootstrap.adopted_durability,
         major,
-        // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
-        peer_key: config.api.peer_key.is_some() && boot.is_some(),
-        boot: boot.unwrap_or_else(clock::incarnation),
+        peer_key: false,
+        boot,
     }
 }
 

@@ -29,7 +29,10 @@ fn cannot_remove(records: &Records, leader: &LeaderRecord, node: &NodeName) -> O
         return Some(format!("{node} is the primary and cannot be removed"));
     }
     let known = records.nodes.contains_key(node) || records.members.contains_key(node);
-    (!known).then(|| format!("no node {node} is known to this cluster"))
+    if !known {
+        return Some(format!("no node {node} is known to this cluster"));
+    }
+    records.cannot_spare(leader, node).map(|why| format!("{node} cannot be removed: {why}"))
 }
 
 fn cannot_pause(leader: &LeaderRecord) -> Option<String> {

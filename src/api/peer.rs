@@ -16,7 +16,7 @@ use axum::{
 };
 
 /// Who asks waits no longer.
-const LIMIT: Span = Span::from_millis(500);
+const LIMIT: Span = Span::from_millis(1_300);
 
 /// A holder that etcd does not answer asks not to be followed. The answer leaves once it stands in the node file.
 pub(super) async fn failsafe(State(app): Shared, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {

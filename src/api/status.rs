@@ -72,6 +72,9 @@ pub struct Status {
     pub alarms: Vec<Reason>,
     /// Whether the node is being stopped.
     pub stopping: bool,
+    /// To whom it has given its word not to follow anybody else, while etcd does not answer there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<BoundStatus>,
     /// The node's own file: what it has promised, claimed and seen.
     pub file: NodeFile,
     /// The newest record boundary that it knows to be on its disk, on the timeline that it is on; zero where it knows the timeline alone.
@@ -83,6 +86,17 @@ pub struct Status {
     pub primary_of: Option<Term>,
     /// Whether its guard says that not one process of PostgreSQL lives.
     pub verified_empty: bool,
+}
+
+/// A word that a node has given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BoundStatus {
+    /// To whom.
+    pub node: NodeName,
+    /// In which term.
+    pub term: Term,
+    /// For how long it still binds.
+    pub seconds_left: f64,
 }
 
 /// `leader`, in short.
@@ -254,6 +268,11 @@ impl Status {
             reasons: decision.reasons.clone(),
             alarms: alarms.cloned().collect(),
             stopping: s.stopping,
+            bound: s.bound().map(|(ack, ends)| BoundStatus {
+                node: ack.holder.node.clone(),
+                term: ack.term,
+                seconds_left: left(ends, now),
+            }),
             file: s.file.clone(),
             position: s.position(),
             falls_short: s.falls_short(),

@@ -7,7 +7,7 @@ use super::{
     decision::{Action, Purpose, Task},
     draft::Draft,
     failsafe, membership, names,
-    snapshot::Snapshot,
+    snapshot::{Shown, Snapshot},
     transition::{self, Step},
     upkeep, voters,
 };
@@ -338,10 +338,21 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
     if configured.sync_names != NOBODY_CONFIRMS {
         return false;
     }
+    if facts.sync_names != configured.sync_names {
+        d.memory.foreign_at = Some(s.now.boot);
+    }
+    if is_set_by_hand(s, d, facts) {
+        // Promoted like that it would wait for others, or for nobody. It has to show its own anew, and gets time for that.
+        d.memory.foreign_names = None;
+        d.act(s, Action::Configure(Box::new(configured.clone())));
+        return false;
+    }
     if said {
         return true;
     }
-    let proven = s.shown.as_ref().is_some_and(|shown| shown.run == facts.run && shown.names == NOBODY_CONFIRMS && shown.checkpoints);
+    let since = s.memory.foreign_at.unwrap_or_default();
+    let fits = |shown: &Shown| shown.run == facts.run && shown.names == NOBODY_CONFIRMS && shown.checkpoints && shown.at > since;
+    let proven = s.shown.as_ref().is_some_and(fits);
     if !proven {
         d.act(s, Action::ShowNames { names: NOBODY_CONFIRMS.to_owned(), checkpoints: true });
     }

@@ -25,12 +25,13 @@ use std::collections::{BTreeMap, BTreeSet};
 const LATE: Span = Span::from_millis(150);
 
 /// Nobody waits for longer for an answer.
-const WAITED_FOR: Span = Span::from_millis(500);
+const WAITED_FOR: Span = Span::from_millis(1_300);
 
 // ---- as the holder ----
 
 /// Asks the peers, from the first missing renewal on, once in each renewal's time.
 pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
+    remember(s, d);
     let timers = s.policy.timers();
     let missing = s.lease.confirmed.as_ref().map(|attempt| attempt.sent.plus(timers.renew_every).plus(LATE));
     let Some(missing) = missing.filter(|_| may_ask(s, &leader.record)) else {
@@ -53,7 +54,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) {
         d.wake(due);
     } else {
         let of: BTreeMap<NodeName, String> =
-            blockers.iter().filter_map(|replica| Some((replica.node.clone(), api_of(s, replica)?))).collect();
+            blockers.iter().filter_map(|replica| Some((replica.node.clone(), api_of(d, replica)?))).collect();
         let nonce = s.nonce("ask");
         let (tli, lsn) = (leader.record.tli, position(s, &leader.record));
         let ask = Ask { holder: s.myself(), term, hold: timers.hold, wait: timers.wait, tli, lsn, nonce };
@@ -110,8 +111,19 @@ fn who_may_block<'a>(s: &Snapshot, sync: &'a SyncRecord) -> Vec<&'a Replica> {
     all.iter().filter(|replica| **replica != me).collect()
 }
 
-fn api_of(s: &Snapshot, replica: &Replica) -> Option<String> {
-    s.etcd.records.members.get(&replica.node)?.record.api.clone()
+/// Where each peer is asked, while its member key is there: that goes with its etcd lease, and the peer may go on streaming.
+fn remember(s: &Snapshot, d: &mut Draft) {
+    let apis = &mut d.memory.apis;
+    apis.retain(|node, _| s.etcd.records.nodes.contains_key(node));
+    for (node, member) in s.etcd.records.members.iter().filter(|(node, _)| **node != s.me.node) {
+        if let Some(api) = member.record.api.as_ref().filter(|api| apis.get(node) != Some(api)) {
+            apis.insert(node.clone(), api.clone());
+        }
+    }
+}
+
+fn api_of(d: &Draft, replica: &Replica) -> Option<String> {
+    d.memory.apis.get(&replica.node).cloned()
 }
 
 /// Until when the word of peers lets this node act in the term that it holds: their acks leave nobody who could be elected, by whichever
@@ -226,12 +238,12 @@ pub(super) fn claim_is_open(s: &Snapshot, d: &mut Draft) -> bool {
     true
 }
 
-/// A claim of ours that may be done, or may yet be: not one that compares a value which is seen replaced.
+/// A claim of ours that may be done, or may yet be: not one that compares a value which was seen replaced. What was seen the file knows, too: where
+/// etcd is silent since this agent's start, nothing else does.
 fn open_claim(s: &Snapshot) -> Option<Term> {
-    let replaced = |claimed: Term| {
-        let later = s.leader().zip(s.file.claimed_over).is_some_and(|(leader, over)| leader.record.seq > over);
-        later && s.leader().is_some_and(|leader| leader.record.term < claimed)
-    };
+    let (term, seq) = s.leader().map_or((Term::ZERO, 0), |leader| (leader.record.term, leader.record.seq));
+    let (term, seq) = (term.max(s.file.term), seq.max(s.file.floors.seq));
+    let replaced = |claimed: Term| s.file.claimed_over.is_some_and(|over| seq > over) && term < claimed;
     s.file.claimed.filter(|claimed| !replaced(*claimed))
 }
 
@@ -244,6 +256,13 @@ pub(super) fn bound(s: &Snapshot) -> Option<(&Ack, Moment)> {
     let followed = s.sync().is_some_and(|sync| sync.record.term > ack.term);
     let binds = s.now.boot < ends && !followed && !s.leader().is_some_and(|leader| given_up(&leader.record));
     binds.then_some((ack, ends))
+}
+
+impl Snapshot {
+    /// To whom this node has given its word not to follow anybody else, and until when that binds.
+    pub fn bound(&self) -> Option<(&Ack, Moment)> {
+        bound(self)
+    }
 }
 
 /// Says so where this node is bound below `term`; decides again when it no longer is.

@@ -57,7 +57,7 @@ fn electable(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, since: Moment) -> V
 
 /// Whether its agent says that PostgreSQL answers there. What a rewind or a copy has left streams before it is consistent, and cannot be promoted:
 /// nobody could take over, and the holder would hang on its word where etcd is silent.
-fn answers(s: &Snapshot, replica: &Replica) -> bool {
+pub(super) fn answers(s: &Snapshot, replica: &Replica) -> bool {
     let member = s.etcd.records.members.get(&replica.node).map(|member| &member.record);
     member.is_some_and(|member| member.data == replica.data && member.role == MemberRole::Replica)
 }

@@ -49,6 +49,10 @@ pub struct Memory {
     pub ended_at: Option<Moment>,
     /// Since when the server shows other names than were written.
     pub foreign_names: Option<Moment>,
+    /// When a standby's server last showed other names than those that were written.
+    pub foreign_at: Option<Moment>,
+    /// Where each peer's API was when its member key was last there.
+    pub apis: BTreeMap<NodeName, String>,
     /// When a `synchronous_commit` that lets commits go was last taken back.
     pub commits_repaired: Option<Moment>,
     /// The position that the server showed first in its present run as a primary: what it came up with lies before it.
@@ -111,6 +115,9 @@ pub struct Seat {
     pub fit_since: Moment,
     /// Since when it has been far behind.
     pub slow_since: Option<Moment>,
+    /// Since when its agent has said nothing.
+    #[serde(default)]
+    pub mute_since: Option<Moment>,
 }
 
 /// What a holder that etcd does not answer asks of its peers.

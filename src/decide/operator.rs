@@ -183,6 +183,9 @@ fn remove(s: &Snapshot, d: &mut Draft, stored: &Stored<IntentRecord>, node: &Nod
     if *node == s.me.node {
         return drop(s, d, stored, "the primary cannot be removed; it is dropped".to_owned());
     }
+    if let Some(why) = s.leader().and_then(|leader| s.etcd.records.cannot_spare(&leader.record, node)) {
+        return drop(s, d, stored, format!("{node} cannot be removed: {why}"));
+    }
     if s.sync().is_some_and(|sync| sync.record.voters.iter().any(|voter| voter.node == *node)) {
         d.waits("intent", format!("{node} is to be removed, as {actor} asked: commits stop to wait for it first"));
         return;

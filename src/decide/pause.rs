@@ -145,17 +145,37 @@ impl Snapshot {
     }
 }
 
-/// A pause that has no holder is ended by anybody; one whose holder is gone, by proof of its death alone.
+/// The guard that the record names died before this agent's eyes, and PostgreSQL with it: nobody but this node's agent knows.
+fn died_here(s: &Snapshot, record: &LeaderRecord) -> bool {
+    record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard) && s.is_empty()
+}
+
+/// A pause that has no holder is ended by anybody; one whose holder is gone, by proof of its death alone, or by its own agent.
 fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause) {
-    let Some(stored) = operator::wish(s) else { return };
     let record = &leader.record;
+    let ours = pause.vacant.is_none() && died_here(s, record);
+    if ours {
+        d.alarm(
+            "paused-down",
+            format!("PostgreSQL of the primary is down, and the pause of {} keeps others from taking over: resume", pause.by),
+        );
+    }
+    let Some(stored) = operator::wish(s) else {
+        // On this boot's clock: this agent has seen that guard.
+        if ours && pause.ends.is_some_and(|ends| s.now.boot >= ends) {
+            let why = format!("the pause of {} is over, and the guard had died", pause.by);
+            give_up(s, d, leader, None, Purpose::Resume, LeaderState::Vacant { reason: why });
+        } else if ours {
+            pause.ends.into_iter().for_each(|ends| d.wake(ends));
+        }
+        return;
+    };
     let (actor, to_me) = (&stored.record.actor, operator::order(s).is_some());
     let resumes = matches!(stored.record.request, Request::Resume { .. });
     if !resumes && !to_me {
         return;
     }
     let released = s.former_primary_released();
-    let ours = record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard) && s.is_empty();
     let asserted = operator::asserted(s, d, record);
     let proof = match (&pause.vacant, asserted) {
         (Some(reason), _) => reason.clone(),
@@ -186,7 +206,7 @@ fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause
     d.act(s, Action::Txn(Purpose::Resume, operator::swap_for(leader, &next, resumes.then_some(stored))));
 }
 
-/// The guard that the record names died before this agent's eyes, and PostgreSQL with it.
+/// The same by an operator's word.
 fn end_ours(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, stored: &Stored<IntentRecord>) {
     let why = format!("{} ended the pause, and the guard had died", stored.record.actor);
     give_up(s, d, leader, Some(stored), Purpose::Resume, LeaderState::Vacant { reason: why });

@@ -29,6 +29,8 @@ struct Candidate {
     /// It stands in the names that were written last, and votes once that is proven.
     named: bool,
     slow: bool,
+    /// Its agent has said nothing for a while: it confirms, and could not elect anybody.
+    mute: bool,
     seasoned: bool,
     /// It is not tagged `no_failover`.
     leads: bool,
@@ -53,10 +55,11 @@ pub(super) fn wanted(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &Ser
     }
     let candidates = weigh(s, d, sync, facts, fit);
     let apart = (s.policy.sync_spread == SyncSpread::Zone).then_some(s.me.zone.as_str());
-    Quorum::new(needed, choose(needed as usize + 1, apart, candidates))
+    Quorum::new(needed, choose(needed as usize, apart, candidates))
 }
 
-/// Voters until they are silent or barred, and whoever has caught up and is ready to be promoted.
+/// Voters until they are silent or barred, and whoever has caught up, is ready to be promoted, and has an agent that says so: nobody else's tags
+/// are known, and no promise comes of him.
 fn fit(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, since: Moment) -> BTreeSet<Replica> {
     let rows = |replica: &Replica| {
         let name = replica.application_name();
@@ -82,6 +85,7 @@ fn fit(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, sinc
         let joins = behind(facts, &replica).is_some_and(|behind| behind <= s.policy.max_lag)
             && rows(&replica).count() == 1
             && membership::is_recent(s, &replica)
+            && membership::answers(s, &replica)
             && membership::is_present_life(s, &replica)
             && !membership::barred_from_voting(s, &replica);
         if joins {
@@ -108,7 +112,7 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
         let behind = behind(facts, &replica);
         let votes = sync.voters.contains(&replica);
         if !d.memory.seats.iter().any(|seat| seat.replica == replica) {
-            d.memory.seats.push(Seat { replica: replica.clone(), fit_since: s.now.boot, slow_since: None });
+            d.memory.seats.push(Seat { replica: replica.clone(), fit_since: s.now.boot, slow_since: None, mute_since: None });
         }
         let lags = behind.is_none_or(|behind| behind > limit);
         let member = s.etcd.records.members.get(&replica.node).map(|member| &member.record);
@@ -117,6 +121,7 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
             votes,
             named: named.contains(&replica),
             slow: false,
+            mute: false,
             seasoned: false,
             leads: member.is_none_or(|member| !member.tags.no_failover),
             behind: behind.unwrap_or(Bytes::new(u64::MAX)),
@@ -125,6 +130,8 @@ fn weigh(s: &Snapshot, d: &mut Draft, sync: &SyncRecord, facts: &ServerFacts, fi
         };
         for seat in d.memory.seats.iter_mut().filter(|seat| seat.replica == candidate.replica) {
             seat.slow_since = lags.then(|| seat.slow_since.unwrap_or(s.now.boot));
+            seat.mute_since = member.is_none().then(|| seat.mute_since.unwrap_or(s.now.boot));
+            candidate.mute = seat.mute_since.is_some_and(|since| s.now.boot.since(since) >= SEASONED);
             candidate.slow = seat.slow_since.is_some_and(|since| s.now.boot.since(since) >= SEASONED);
             candidate.seasoned = s.now.boot.since(seat.fit_since) >= SEASONED;
         }
@@ -140,10 +147,14 @@ fn named(s: &Snapshot, facts: &ServerFacts) -> BTreeSet<Replica> {
     present.and_then(|names| names.in_force.newest.as_ref()).map(|newest| newest.members().clone()).unwrap_or_default()
 }
 
-/// One seat after the other goes to the best of those who are left. `apart`: zones count, and this is the primary's.
-fn choose(seats: usize, apart: Option<&str>, mut left: Vec<Candidate>) -> Vec<Replica> {
+/// One seat after the other goes to the best of those who are left: as many as are needed, and one more. Whoever could not elect has a seat only
+/// where too few are left without it. `apart`: zones count, and this is the primary's.
+fn choose(needed: usize, apart: Option<&str>, mut left: Vec<Candidate>) -> Vec<Replica> {
+    if left.iter().filter(|candidate| !candidate.mute).count() >= needed {
+        left.retain(|candidate| !candidate.mute);
+    }
     let mut chosen: Vec<Candidate> = Vec::new();
-    while chosen.len() < seats && !left.is_empty() {
+    while chosen.len() <= needed && !left.is_empty() {
         let best = left.iter().enumerate().min_by_key(|(_, candidate)| rank(apart, &chosen, candidate)).map(|(place, _)| place);
         let Some(best) = best else { break };
         chosen.push(left.swap_remove(best));
@@ -177,7 +188,7 @@ fn rank(apart: Option<&str>, chosen: &[Candidate], of: &Candidate) -> (bool, u8,
 mod tests {
     use super::*;
 
-    /// `v` votes, `w` is in the names that were written, `s` is slow, `f` is fresh, `x` never leads; its name and its zone.
+    /// `v` votes, `w` is in the names that were written, `s` is slow, `f` is fresh, `x` never leads, `m` is mute; its name and its zone.
     fn candidate(text: &str) -> Candidate {
         let [flags, node, zone, behind] = text.split(' ').collect::<Vec<_>>().try_into().expect("four words");
         Candidate {
@@ -187,6 +198,7 @@ mod tests {
             slow: flags.contains('s'),
             seasoned: !flags.contains('f'),
             leads: !flags.contains('x'),
+            mute: flags.contains('m'),
             behind: Bytes::new(behind.parse().expect("bytes")),
             zone: zone.trim_matches('-').to_owned(),
         }
@@ -194,7 +206,7 @@ mod tests {
 
     fn chosen(apart: Option<&str>, of: &[&str]) -> Vec<String> {
         let mut names: Vec<String> =
-            choose(2, apart, of.iter().map(|text| candidate(text)).collect()).into_iter().map(|replica| replica.node.to_string()).collect();
+            choose(1, apart, of.iter().map(|text| candidate(text)).collect()).into_iter().map(|replica| replica.node.to_string()).collect();
         names.sort();
         names
     }
@@ -216,6 +228,13 @@ mod tests {
     #[test]
     fn an_empty_seat_goes_to_whoever_is_there() {
         assert_eq!(chosen(None, &["v n2 - 0", "f n4 - 0"]), ["n2", "n4"]);
+    }
+
+    #[test]
+    fn whoever_has_no_agent_gives_its_seat_up_unless_too_few_are_left() {
+        assert_eq!(chosen(None, &["v n2 - 0", "vm n3 - 0"]), ["n2"]);
+        assert_eq!(chosen(None, &["v n2 - 0", "vm n3 - 0", "- n4 - 9"]), ["n2", "n4"]);
+        assert_eq!(chosen(None, &["vm n2 - 0", "vm n3 - 0"]), ["n2", "n3"]);
     }
 
     #[test]

@@ -58,6 +58,16 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
         let what = format!("{value} lets commits be acknowledged before a replica has flushed them, and durability promises that it has");
         faults.push(PolicyFault::new(format!("parameters.{name}"), what, "choose on or remote_apply, or durability = \"async\""));
     }
+    let lies = policy.parameters.iter().find(|(name, value)| name.eq_ignore_ascii_case("fsync") && is_off(value));
+    if let Some((name, value)) = lies.filter(|_| policy.durability != Durability::Async) {
+        let what = format!("{value} lets a replica confirm what its disk does not have, and durability promises that it has");
+        faults.push(PolicyFault::new(format!("parameters.{name}"), what, "remove it, or durability = \"async\""));
+    }
+    if policy.durability != Durability::Async && policy.max_lag < LEAST_LAG {
+        let what =
+            format!("{} is less than what is always under way: no replica would keep up, and commits would wait for none", policy.max_lag);
+        faults.push(PolicyFault::new("max_lag", what, format!("choose at least {LEAST_LAG}, or durability = \"async\"")));
+    }
     let mut seen = BTreeSet::new();
     for (name, value) in &policy.parameters {
         let key = format!("parameters.{name}");
@@ -78,6 +88,9 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
 /// The largest `anti_flap.failovers`.
 pub const MOST_FAILOVERS: u32 = 16;
 
+/// The smallest `max_lag` where commits wait for replicas that keep within it.
+pub const LEAST_LAG: Bytes = Bytes::new(64 << 10);
+
 /// The largest `quorum_standbys`.
 pub const MOST_CONFIRM: u32 = 4;
 
@@ -87,6 +100,11 @@ const WEAK_COMMITS: [&str; 6] = ["off", "false", "no", "0", "local", "remote_wri
 /// Whether commits with this `synchronous_commit` are acknowledged before a replica has flushed them.
 pub fn is_weak_commit(value: &str) -> bool {
     WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
+}
+
+/// What PostgreSQL takes for `off`.
+fn is_off(value: &str) -> bool {
+    ["off", "false", "no", "0"].iter().any(|off| value.trim().eq_ignore_ascii_case(off))
 }
 
 /// The first timer that was set by hand, where one was.
@@ -128,6 +146,10 @@ pub fn check_parameter(name: &str, value: &str) -> Result<(), Refusal> {
     }
     if value.contains(['\n', '\r', '\0']) {
         return Err(("its value has more than one line".to_owned(), "write it in one line".to_owned()));
+    }
+    if lower == "default_transaction_read_only" && !is_off(value) {
+        let why = format!("{value} cannot work: pg_rewind and clients with target_session_attrs look for a server that takes writes");
+        return Err((why, "set it for a role or a database".to_owned()));
     }
     let bad = BAD_VALUES.iter().find(|(bad, forbidden, _)| *bad == lower && value.trim().eq_ignore_ascii_case(forbidden));
     match bad {

@@ -5,7 +5,7 @@ use super::{
     node::NodeName,
     record::{
         BaseTimelines, BootstrapRecord, ClusterRecord, DoubtRecord, IntentRecord, LeaderRecord, MemberRecord, NodeRecord, PolicyRecord,
-        PromiseRecord, Stored, SyncRecord, TermRecord, TimelineRecord,
+        PromiseRecord, Stored, SyncMode, SyncRecord, TermRecord, TimelineRecord,
     },
     term::Term,
     timeline::TimelineId,
@@ -85,6 +85,22 @@ impl Records {
     /// names. A hint, that only keeps from believing that it is dead.
     pub fn acts(&self, leader: &LeaderRecord) -> bool {
         self.members.get(&leader.holder.node).is_some_and(|member| member.record.acts_in == Some(leader.term))
+    }
+
+    /// Why `node` cannot be removed: it votes, nobody is there to take its place, and with `strict-quorum` commits would go on to wait for it.
+    pub fn cannot_spare(&self, leader: &LeaderRecord, node: &NodeName) -> Option<String> {
+        let sync = &self.sync.as_ref()?.record;
+        let needed = self.policy.as_ref()?.record.policy.quorum_standbys;
+        let votes = sync.mode == SyncMode::StrictQuorum && sync.voters.iter().any(|voter| voter.node == *node);
+        let others =
+            self.members.iter().filter(|(other, _)| *other != node && **other != leader.holder.node).map(|(_, stored)| &stored.record);
+        let ready = others.filter(|member| member.state == "streaming" && !member.tags.no_sync).count();
+        (votes && ready < needed as usize).then(|| {
+            format!(
+                "with strict-quorum {needed} replicas have to confirm commits, and {ready} would be left: add a replica first, or lower \
+                 quorum_standbys, or choose durability = \"quorum\""
+            )
+        })
     }
 
     /// The view that a list of all keys at `revision` shows: each with its value and the revision that wrote it.

@@ -47,7 +47,9 @@ impl Request {
     /// whether somebody acts for the holder, who does a pause, a removal or an acknowledgement.
     pub const fn replaces(&self, waits: &Self, acts: bool) -> bool {
         let takes_over = matches!(self, Self::Resume { .. } | Self::Failover { .. });
-        takes_over && (!acts || matches!(waits, Self::Resume { .. } | Self::Failover { .. }))
+        // A removal that waits has done nothing yet, and may have to wait for long.
+        let may_wait = matches!(waits, Self::Remove { .. }) && !matches!(self, Self::Acknowledge);
+        may_wait || takes_over && (!acts || matches!(waits, Self::Resume { .. } | Self::Failover { .. }))
     }
 
     /// Its name, as on the command line and in `audit`.

@@ -14,7 +14,10 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// How long one is waited for.
-const LIMIT: u64 = 400_000_000;
+const LIMIT: u64 = 1_200_000_000;
+
+/// After so long all are asked anew.
+const AGAIN: u64 = 400_000_000;
 
 /// One question to one peer.
 pub(super) struct Question {
@@ -24,6 +27,8 @@ pub(super) struct Question {
     run: Option<u64>,
     ask: Ask,
     sent: Moment,
+    /// When, by no clock of a node.
+    at: u64,
 }
 
 /// "For so long this node claims nothing and promises nobody above this term": as the world knows it, which forgets nothing.
@@ -43,7 +48,7 @@ impl World {
         self.coverage.asked += 1;
         let peers: Vec<usize> = (0..self.nodes.len()).filter(|index| of.contains_key(&self.nodes[*index].name)).collect();
         for to in peers {
-            self.questions.push(Question { from: (node, run), to, run: None, ask: ask.clone(), sent });
+            self.questions.push(Question { from: (node, run), to, run: None, ask: ask.clone(), sent, at: self.now });
             let takes = self.random.tailed(1, 4);
             if self.lost() {
                 continue;
@@ -62,10 +67,10 @@ impl World {
             });
         }
         let nonce = ask.nonce.clone();
-        self.later_at(node, LIMIT, move |world| {
-            let before = world.questions.len();
-            world.questions.retain(|question| question.ask.nonce != nonce);
-            if world.questions.len() != before {
+        let late = nonce.clone();
+        self.later_at(node, LIMIT, move |world| world.questions.retain(|question| question.ask.nonce != late));
+        self.later_at(node, AGAIN, move |world| {
+            if world.questions.iter().any(|question| question.ask.nonce == nonce) {
                 world.deliver(node, run, Event::Done { task: Task::AskPeers, outcome: Err("a peer has not answered".to_owned()) });
             }
         });
@@ -101,13 +106,13 @@ impl World {
         let Some(index) = self.questions.iter().position(|question| question.to == peer && question.ask.nonce == answer.nonce) else {
             return;
         };
-        let Question { ask, sent, .. } = self.questions.remove(index);
+        let Question { ask, sent, at, .. } = self.questions.remove(index);
         let late = self.options.mutation == Mutation::AcksFromReceipt;
         let sent = if late { self.nodes[node].clock.boot(self.now) } else { sent };
         self.coverage.acked += u64::from(answer.verdict == crate::model::failsafe::Verdict::Acked);
         let nonce = ask.nonce.clone();
         self.deliver(node, run, Event::Answered { answer, ask, sent });
-        if self.questions.iter().all(|question| question.ask.nonce != nonce) {
+        if self.now < at + AGAIN && self.questions.iter().all(|question| question.ask.nonce != nonce) {
             self.deliver(node, run, Event::Done { task: Task::AskPeers, outcome: Ok(()) });
         }
     }

@@ -12,6 +12,7 @@ use pgbaton::{
     decide::snapshot::Scanned,
     model::{
         instance::{ControlData, ControlState, DataDir, DiskFacts, Process, Whole},
+        key::Key,
         lsn::Lsn,
         moment::Span,
         node::SystemId,
@@ -24,7 +25,8 @@ use pgbaton::{
         wal_layout::Layout,
     },
 };
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Suspects its etcd, and has a file that knows the cluster. `stopped`: nothing of PostgreSQL lives.
 fn suspicious(builder: Builder, stopped: bool) -> Published {
@@ -47,6 +49,19 @@ fn suspicious(builder: Builder, stopped: bool) -> Published {
         s.whole = Some(Scanned { whole: Whole { tli: end.tli, lsn: end.lsn }, run: None, at: s.now.boot });
     }
     published.decision.routing.writes = None;
+    published
+}
+
+/// The same, and some fields of the records that it believes differ.
+fn believing(mut published: Published, fields: &[(&str, &str, Value)]) -> Published {
+    let records = Arc::make_mut(&mut published.snapshot.etcd.records);
+    for (path, field, value) in fields {
+        let key: Key = path.parse().expect("key");
+        let mut record: Value = serde_json::from_str(records.text(&key).expect("a record")).expect("json");
+        record[*field] = value.clone();
+        records.apply(&key, Some(&record.to_string()), 11);
+    }
+    assert!(records.unreadable.is_empty(), "{:?}", records.unreadable);
     published
 }
 
@@ -182,6 +197,71 @@ fn a_former_primary_that_does_not_answer_must_be_asserted_dead() {
     assert!(ran.stderr.contains("n1 was primary or claimed to be") && ran.stderr.contains("--assert-dead n1"), "{}", ran.stderr);
     let ran = cluster.n2.run(&[&others[..], &["--assert-dead", "n1"]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn what_the_records_know_and_the_chosen_node_lacks_is_told() {
+    let cluster = Cluster::new();
+    let n2 = cluster.second();
+    let arguments = ["etcd", "recover", "--primary", "n2", "--assert-dead", "n1", "--assert-dead", "n3", "--assert-dead", "n4"];
+    let ran = cluster.n2.run(&arguments);
+    assert!(ran.stderr.contains("only node that may become primary: n2"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("may be lost"), "{}", ran.stderr);
+    // What was noted of the chosen node itself was compared with its data already.
+    let fields =
+        [("leader", "lsn", json!("0/6000000")), ("nodes/n3", "whole", json!("0/5800000")), ("nodes/n2", "whole", json!("0/5800000"))];
+    n2.seat.publish(believing(suspicious(replica(), false), &fields));
+    let ran = cluster.n2.run(&arguments);
+    let told: Vec<&str> = ran.stderr.lines().map(str::trim).filter(|line| line.contains("may be lost")).collect();
+    let expected = [
+        "Warning: `leader` says that the last primary n1 had acknowledged up to 0/6000000 on timeline 2, n2 is at 0/5000000 on timeline 2: 16 MB may be lost",
+        "Warning: n3 had noted 0/5800000 on timeline 2, n2 is at 0/5000000 on timeline 2: 8 MB may be lost",
+    ];
+    assert_eq!(told, expected, "{}", ran.stderr);
+}
+
+#[test]
+fn a_node_that_answers_and_has_more_is_told_of_once() {
+    let cluster = Cluster::new();
+    let fields = [("leader", "lsn", json!("0/5800000")), ("nodes/n1", "whole", json!("0/5800000"))];
+    let mut ahead = suspicious(primary(Span::from_secs(600)), true);
+    if let Some(scanned) = &mut ahead.snapshot.whole {
+        scanned.whole.lsn = "0/6000000".parse().expect("lsn");
+    }
+    let (n1, _n2) = (cluster.n1.agent(ahead), cluster.n2.agent(believing(suspicious(replica(), false), &fields)));
+    let peer = n1.address();
+    let dead = ["--assert-dead", "n1", "--assert-dead", "n3", "--assert-dead", "n4"];
+    let ran = cluster.n2.run(&[&["etcd", "recover", "--peer", &peer, "--primary", "n2"][..], &dead].concat());
+    let told: Vec<&str> = ran.stderr.lines().map(str::trim).filter(|line| line.contains("may be lost")).collect();
+    let expected = ["Warning: n1 is at 0/6000000 on timeline 2, n2 is at 0/5000000 on timeline 2: 16 MB may be lost"];
+    assert_eq!(told, expected, "{}", ran.stderr);
+}
+
+#[test]
+fn voters_that_may_alone_have_what_was_acknowledged_are_told_of_unless_they_answer() {
+    let cluster = Cluster::new();
+    let voters = json!([{ "node": "n2", "data": "00000002" }, { "node": "n3", "data": "00000003" }]);
+    let fields = [("sync", "mode", json!("quorum")), ("sync", "k", json!(1)), ("sync", "voters", voters)];
+    let voter = |builder: Builder| believing(suspicious(builder, false), &fields);
+    let third = || voter(Builder { node: "n3", ..replica() });
+    let _n2 = cluster.n2.agent(voter(replica()));
+    let dead = ["--primary", "n2", "--assert-dead", "n1", "--assert-dead", "n3", "--assert-dead", "n4"];
+    let ran = cluster.n2.run(&[&["etcd", "recover"][..], &dead].concat());
+    let silent = "Warning: commits wait for 1 of n2, n3, and n3 did not answer: what was acknowledged may be on them alone; start their agents first";
+    assert!(ran.stderr.contains(silent), "{}", ran.stderr);
+    let host = Host::with_etcd(&cluster.etcd.url(0));
+    let n3 = host.agent(third());
+    let peer = n3.address();
+    let with_peer = [&["etcd", "recover", "--peer", &peer][..], &dead].concat();
+    let ran = cluster.n2.run(&with_peer);
+    assert!(ran.stderr.contains("only node that may become primary: n2"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("commits wait"), "{}", ran.stderr);
+    // Another life of its data has confirmed nothing.
+    let mut copied = third();
+    copied.snapshot.file.data = "000000b3".parse().expect("id");
+    n3.seat.publish(copied);
+    let ran = cluster.n2.run(&with_peer);
+    assert!(ran.stderr.contains("the data of n3 were replaced: what was acknowledged may be lost"), "{}", ran.stderr);
 }
 
 #[test]

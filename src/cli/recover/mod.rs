@@ -1,7 +1,9 @@
 //! `etcd recover`: the records written anew, after etcd was wiped or restored from a backup (protocol 1.2, *suspect etcd*).
 //!
-//! Every node that can be reached is asked what it knows ([`witness`]); from that [`plan`] makes the records, or says why not.
+//! Every node that can be reached is asked what it knows ([`witness`]); from that [`plan`] makes the records, or says why not;
+//! `notes` say what may be lost with them.
 
+mod notes;
 pub mod plan;
 pub mod witness;
 

@@ -1,12 +1,11 @@
 //! The records to be written, from what the nodes know; or everything that speaks against it. Reads nothing, asks nobody.
 
-use super::witness::Witness;
+use super::{notes::notes, witness::Witness};
 use crate::{
     agent::change::Stamp,
     api::status::Status,
     model::{
         key::Key,
-        lsn::Lsn,
         node::{Incarnation, NodeName, Replica},
         node_file::Boundary,
         record::{
@@ -73,6 +72,7 @@ pub fn plan(witnesses: &[Witness], there: &Records, choice: &Choice, stamp: &Sta
     };
     if let Some(chosen) = chosen {
         against.extend(unproven(witnesses, &views, chosen, choice));
+        against.extend(bound(witnesses, chosen));
         if chosen.status.file.operation.is_some() {
             against.push(format!("the data directory of {} is not whole: an operation on it was interrupted", chosen.status.node));
         }
@@ -99,7 +99,7 @@ fn nothing_to_recover(witnesses: &[Witness], there: &Records) -> Option<String> 
     (whole && believed).then(|| "there is nothing to recover: the records are there, and every node that answers believes them".to_owned())
 }
 
-fn is_running_primary(status: &Status) -> bool {
+pub(super) fn is_running_primary(status: &Status) -> bool {
     status.role == MemberRole::Primary && status.age_seconds < FRESH_SECONDS
 }
 
@@ -155,6 +155,21 @@ fn unproven(witnesses: &[Witness], views: &[&Records], chosen: &Witness, choice:
     .collect()
 }
 
+/// Whoever has agreed, a moment ago, not to follow another one than a primary that etcd does not answer: that one acts by this word.
+fn bound(witnesses: &[Witness], chosen: &Witness) -> Vec<String> {
+    let words = witnesses.iter().filter_map(|witness| Some((&witness.status.node, witness.status.bound.as_ref()?)));
+    let others = words.filter(|(_, word)| word.node != chosen.status.node && word.seconds_left > 0.0);
+    others
+        .map(|(node, word)| {
+            format!(
+                "{} goes on as primary in term {} without etcd, by the word of {node}, which binds for {:.1}s more: choose it, or stop it and wait \
+                 for so long",
+                word.node, word.term, word.seconds_left
+            )
+        })
+        .collect()
+}
+
 /// Every node that any reachable file or record knows as a holder, with the newest such term.
 fn holders(witnesses: &[Witness], views: &[&Records]) -> BTreeSet<(NodeName, Term)> {
     let files = witnesses.iter().filter_map(|witness| Some((witness.status.node.clone(), witness.status.file.claimed?)));
@@ -169,9 +184,12 @@ fn holders(witnesses: &[Witness], views: &[&Records]) -> BTreeSet<(NodeName, Ter
     files.chain(acked).chain(records).collect()
 }
 
-/// Whether the node itself says, lately, that its PostgreSQL is no primary: nothing lives, or it is in recovery.
+/// Whether the node itself says, lately, that its PostgreSQL is no primary, and that it may not start one: nothing lives, or it is in recovery, and
+/// no deadline runs. One that crashed may be about to be started again, in etcd's silence too.
 fn is_proven(witnesses: &[Witness], node: &NodeName) -> bool {
-    let own_word = |status: &Status| status.age_seconds < FRESH_SECONDS && (status.verified_empty || status.role == MemberRole::Replica);
+    let acts = |status: &Status| status.fencing.armed_seconds_left.is_some_and(|left| left > 0.0);
+    let down = |status: &Status| status.verified_empty || status.role == MemberRole::Replica;
+    let own_word = |status: &Status| status.age_seconds < FRESH_SECONDS && down(status) && !acts(status);
     witnesses.iter().any(|witness| witness.status.node == *node && own_word(&witness.status))
 }
 
@@ -370,40 +388,4 @@ fn ledger(
         records.push((Key::Timeline(tli), to_text(&record)));
     }
     records
-}
-
-/// What would be lost with this choice.
-fn notes(witnesses: &[Witness], views: &[&Records], chosen: &Witness, position: Boundary) -> Vec<String> {
-    let order = |boundary: Boundary| (boundary.tli, boundary.lsn);
-    let mut notes = Vec::new();
-    for witness in witnesses.iter().filter(|witness| witness.status.node != chosen.status.node) {
-        let Some(theirs) = witness.status.position.filter(|theirs| order(*theirs) > order(position)) else { continue };
-        let bytes =
-            if theirs.tli == position.tli { theirs.lsn.bytes_ahead_of(position.lsn).to_string() } else { "an unknown amount".to_owned() };
-        notes.push(format!(
-            "Warning: {} is at {} on timeline {}, {} at {} on timeline {}: {bytes} may be lost",
-            witness.status.node,
-            lsn(theirs.lsn),
-            theirs.tli,
-            chosen.status.node,
-            lsn(position.lsn),
-            position.tli
-        ));
-    }
-    if views.iter().all(|view| view.nodes.is_empty()) {
-        notes.push(
-            "Warning: no record names the nodes of this cluster: make sure yourself that no other of them runs as primary".to_owned(),
-        );
-    }
-    if views.iter().filter_map(|view| view.members.get(&chosen.status.node)).any(|member| member.record.tags.no_failover) {
-        notes.push(format!("Warning: {} is tagged no_failover, and leads all the same: nobody else may at first", chosen.status.node));
-    }
-    if !is_running_primary(&chosen.status) {
-        notes.push(format!("{} starts as primary once it has claimed", chosen.status.node));
-    }
-    notes
-}
-
-fn lsn(lsn: Lsn) -> String {
-    if lsn.is_zero() { "an unknown position".to_owned() } else { lsn.to_string() }
 }

@@ -238,13 +238,23 @@ impl World {
         fit.max_by_key(|node| (has(*node), self.nodes[*node].name == *last))
     }
 
-    /// Whether the chosen node is there and whole, and every other one's PostgreSQL is no primary: its agent says so, or its host is off.
+    /// Whether the chosen node is there and whole, and every other one's PostgreSQL is no primary and not about to be: its agent says so, or its
+    /// host is off; and nobody is bound to another one.
     fn is_proven(&self, chosen: usize) -> bool {
         let of = &self.nodes[chosen];
+        let acts = |node: &Node| {
+            let armed = node.guard.as_ref().and_then(|guard| guard.armed.as_ref());
+            armed.is_some_and(|armed| armed.until > node.clock.boot(self.now))
+        };
+        let bound = |node: usize| self.said(node).is_some_and(|said| said.bound().is_some_and(|(ack, _)| ack.holder.node != of.name));
+        if (0..self.nodes.len()).any(bound) {
+            return false;
+        }
         let harmless = |node: &Node| {
             let server = node.server.as_ref();
             !node.up
                 || (node.agent.is_some()
+                    && !acts(node)
                     && node.asleep_until <= self.now
                     && server.is_none_or(|server| server.start == StartAs::Standby && !server.primary && !server.promoting))
         };
