@@ -32,7 +32,8 @@ fn cannot_remove(records: &Records, leader: &LeaderRecord, node: &NodeName) -> O
     if !known {
         return Some(format!("no node {node} is known to this cluster"));
     }
-    records.cannot_spare(leader, node).map(|why| format!("{node} cannot be removed: {why}"))
+    let needed = records.policy.as_ref()?.record.policy.quorum_standbys;
+    records.cannot_spare(leader, node, needed).map(|why| format!("{node} cannot be removed: {why}"))
 }
 
 fn cannot_pause(leader: &LeaderRecord) -> Option<String> {

@@ -4,7 +4,7 @@
 //! step is made.
 
 use super::{
-    decision::{Action, Purpose, Task},
+    decision::{Action, Configuration, Purpose, Task},
     draft::Draft,
     failsafe, membership, names,
     snapshot::{Shown, Snapshot},
@@ -20,7 +20,7 @@ use crate::model::{
     node_file::NodeFile,
     policy::Durability,
     quorum::{NOBODY_CONFIRMS, Quorum},
-    record::{Stored, SyncMode, SyncRecord, to_text},
+    record::{LeaderRecord, LeaderState, Stored, SyncMode, SyncRecord, to_text},
     term::Term,
 };
 /// How many replicas that may take over end the `async` of a new cluster (`durability = "auto"`).
@@ -342,9 +342,12 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
         d.memory.foreign_at = Some(s.now.boot);
     }
     if is_set_by_hand(s, d, facts) {
-        // Promoted like that it would wait for others, or for nobody. It has to show its own anew, and gets time for that.
-        d.memory.foreign_names = None;
-        d.act(s, Action::Configure(Box::new(configured.clone())));
+        // Promoted like that it would wait for others, or for nobody.
+        if may_repeat(s, configured) {
+            // It has to show its own anew, and gets time for that.
+            d.memory.foreign_names = None;
+            d.act(s, Action::Configure(Box::new(configured.clone())));
+        }
         return false;
     }
     if said {
@@ -357,6 +360,15 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
         d.act(s, Action::ShowNames { names: NOBODY_CONFIRMS.to_owned(), checkpoints: true });
     }
     proven
+}
+
+/// Whether what a standby's configuration says may be written again as it is: it follows nobody, or who leads and whom no promise forbids.
+fn may_repeat(s: &Snapshot, configured: &Configuration) -> bool {
+    let Some(follow) = &configured.follow else { return true };
+    let leads = |record: &LeaderRecord| {
+        matches!(record.state, LeaderState::Serving) && record.holder.node == follow.node && record.term >= s.file.promised
+    };
+    s.leader().is_some_and(|leader| leads(&leader.record))
 }
 
 /// The position up to which as many voters have flushed as a commit waits for; `None` where commits wait for nobody.

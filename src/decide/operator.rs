@@ -183,7 +183,7 @@ fn remove(s: &Snapshot, d: &mut Draft, stored: &Stored<IntentRecord>, node: &Nod
     if *node == s.me.node {
         return drop(s, d, stored, "the primary cannot be removed; it is dropped".to_owned());
     }
-    if let Some(why) = s.leader().and_then(|leader| s.etcd.records.cannot_spare(&leader.record, node)) {
+    if let Some(why) = s.leader().and_then(|leader| s.etcd.records.cannot_spare(&leader.record, node, s.policy.quorum_standbys)) {
         return drop(s, d, stored, format!("{node} cannot be removed: {why}"));
     }
     if s.sync().is_some_and(|sync| sync.record.voters.iter().any(|voter| voter.node == *node)) {

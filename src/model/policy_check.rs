@@ -223,6 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn replicas_that_commits_wait_for_keep_what_they_confirm_and_keep_up() {
+        let set = |durability, name: &str, value: &str| ClusterPolicy {
+            durability,
+            parameters: [(name.to_owned(), value.to_owned())].into(),
+            ..ClusterPolicy::default()
+        };
+        let keys = |policy: &ClusterPolicy| faults(policy).into_iter().map(|fault| fault.key).collect::<Vec<_>>();
+        for value in ["off", "NO", " 0 ", "false"] {
+            assert_eq!(keys(&set(Durability::Quorum, "fsync", value)), ["parameters.fsync"]);
+            assert_eq!(keys(&set(Durability::Async, "fsync", value)), [""; 0]);
+        }
+        assert_eq!(keys(&set(Durability::StrictQuorum, "fsync", "on")), [""; 0]);
+        let near = |durability, bytes| ClusterPolicy { durability, max_lag: Bytes::new(bytes), ..ClusterPolicy::default() };
+        assert_eq!(keys(&near(Durability::Auto, 0)), ["max_lag"]);
+        assert_eq!(keys(&near(Durability::Quorum, LEAST_LAG.get())), [""; 0]);
+        assert_eq!(keys(&near(Durability::Async, 0)), [""; 0]);
+        assert_eq!(keys(&set(Durability::Async, "default_transaction_read_only", "on")), ["parameters.default_transaction_read_only"]);
+        assert_eq!(keys(&set(Durability::Async, "default_transaction_read_only", "off")), [""; 0]);
+    }
+
+    #[test]
     fn other_parameters_are_the_operators_own() {
         for (name, value) in [
             ("work_mem", "64MB"),

@@ -88,9 +88,9 @@ impl Records {
     }
 
     /// Why `node` cannot be removed: it votes, nobody is there to take its place, and with `strict-quorum` commits would go on to wait for it.
-    pub fn cannot_spare(&self, leader: &LeaderRecord, node: &NodeName) -> Option<String> {
+    /// `needed`: how many have to confirm.
+    pub fn cannot_spare(&self, leader: &LeaderRecord, node: &NodeName, needed: u32) -> Option<String> {
         let sync = &self.sync.as_ref()?.record;
-        let needed = self.policy.as_ref()?.record.policy.quorum_standbys;
         let votes = sync.mode == SyncMode::StrictQuorum && sync.voters.iter().any(|voter| voter.node == *node);
         let others =
             self.members.iter().filter(|(other, _)| *other != node && **other != leader.holder.node).map(|(_, stored)| &stored.record);

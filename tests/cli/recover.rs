@@ -8,10 +8,12 @@ use super::{
 };
 use pgbaton::{
     agent::handle::Published,
+    clock,
     dcs::Etcd,
     decide::snapshot::Scanned,
     model::{
-        instance::{ControlData, ControlState, DataDir, DiskFacts, Process, Whole},
+        failsafe::Ack,
+        instance::{Armed, ControlData, ControlState, DataDir, DiskFacts, Process, Whole},
         key::Key,
         lsn::Lsn,
         moment::Span,
@@ -45,6 +47,7 @@ fn suspicious(builder: Builder, stopped: bool) -> Published {
     }
     if stopped && let Observed::Known { value, .. } = &mut s.guard {
         value.process = Process::Empty { last: None };
+        value.armed = None;
         let end = s.file.boundary.expect("boundary");
         s.whole = Some(Scanned { whole: Whole { tli: end.tli, lsn: end.lsn }, run: None, at: s.now.boot });
     }
@@ -127,6 +130,34 @@ fn the_last_primary_may_go_on_once_the_others_are_accounted_for() {
     assert_eq!(records.cluster.as_ref().map(|cluster| cluster.record.generation), Some(2));
     assert_eq!(records.policy.as_ref().map(|policy| policy.record.version), Some(3));
     assert!(cluster.etcd.must(&["get", "--prefix", "/pgbaton/orders/audit/"]).contains("etcd-recover"));
+}
+
+/// What crashed while etcd is silent is started again in the same term, by the word of its peers.
+#[test]
+fn whoever_may_be_started_again_is_not_dead_and_whoever_is_bound_says_so() {
+    let cluster = Cluster::new();
+    let mut crashed = suspicious(primary(Span::from_secs(600)), true);
+    let Observed::Known { value: guard, .. } = &mut crashed.snapshot.guard else { panic!("a guard") };
+    guard.armed = Some(Armed { term: Term::new(5), until: clock::boot().plus(Span::from_secs(600)) });
+    let mut bound = suspicious(replica(), false);
+    bound.snapshot.file.ack = Some(Ack {
+        holder: crashed.snapshot.myself(),
+        term: Term::new(7),
+        wait: Span::from_secs(600),
+        tli: TimelineId::new(2).expect("tli"),
+        lsn: "0/5000000".parse().expect("lsn"),
+        nonce: "q1".parse().expect("nonce"),
+        boot: bound.snapshot.me.boot.clone(),
+        at: clock::boot(),
+    });
+    let (n1, _n2) = (cluster.n1.agent(crashed), cluster.n2.agent(bound));
+    let dead = ["--assert-dead", "n3", "--assert-dead", "n4"];
+    let arguments = [&["etcd", "recover", "--peer", &n1.address(), "--primary", "n2", "--confirm"][..], &dead].concat();
+    let ran = cluster.n2.run(&arguments);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--assert-dead n1"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("n1 goes on as primary in term 7 without etcd, by the word of n2"), "{}", ran.stderr);
+    assert!(cluster.records().is_blank(), "{}", ran.stderr);
 }
 
 #[test]
