@@ -152,7 +152,8 @@ fn whoever_may_be_started_again_is_not_dead_and_whoever_is_bound_says_so() {
     });
     let (n1, _n2) = (cluster.n1.agent(crashed), cluster.n2.agent(bound));
     let dead = ["--assert-dead", "n3", "--assert-dead", "n4"];
-    let arguments = [&["etcd", "recover", "--peer", &n1.address(), "--primary", "n2", "--confirm"][..], &dead].concat();
+    let peer = n1.address();
+    let arguments = [&["etcd", "recover", "--peer", &peer, "--primary", "n2", "--confirm"][..], &dead].concat();
     let ran = cluster.n2.run(&arguments);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(ran.stderr.contains("--assert-dead n1"), "{}", ran.stderr);
