@@ -234,8 +234,7 @@ async fn agent<A>(
     let agent = clock::incarnation();
     tracing::info!(cluster = %config.cluster, node = %config.node, %agent, data = %file.data, starts = file.starts, "the agent starts");
     tell_leftovers(&settings, &file).await;
-    // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
-    let me = Me { peer_key: config.api.peer_key.is_some() && named, ..me(&config, agent.clone(), major, boot) };
+    let me = me(&config, agent.clone(), major, boot, named);
     let stopping = session.clone();
     let tools = Arc::new(Tools {
         node: config.node.clone(),
@@ -353,7 +352,7 @@ fn open_file(config: &Config, boot: &Incarnation, named: bool) -> Result<(file::
     Ok((store, file))
 }
 
-fn me(config: &Config, agent: Incarnation, major: u32, boot: Incarnation) -> Me {
+fn me(config: &Config, agent: Incarnation, major: u32, boot: Incarnation, named: bool) -> Me {
     Me {
         node: config.node.clone(),
         agent,
@@ -365,7 +364,8 @@ fn me(config: &Config, agent: Incarnation, major: u32, boot: Incarnation) -> Me 
         first_policy: config.bootstrap.policy.clone(),
         adopted_durability: config.bootstrap.adopted_durability,
         major,
-        peer_key: false,
+        // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
+        peer_key: config.api.peer_key.is_some() && named,
         boot,
     }
 }

@@ -116,7 +116,6 @@ pub struct Seat {
     /// Since when it has been far behind.
     pub slow_since: Option<Moment>,
     /// Since when its agent has said nothing.
-    #[serde(default)]
     pub mute_since: Option<Moment>,
 }
 

@@ -145,15 +145,10 @@ impl Snapshot {
     }
 }
 
-/// The guard that the record names died before this agent's eyes, and PostgreSQL with it: nobody but this node's agent knows.
-fn died_here(s: &Snapshot, record: &LeaderRecord) -> bool {
-    record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard) && s.is_empty()
-}
-
 /// A pause that has no holder is ended by anybody; one whose holder is gone, by proof of its death alone, or by its own agent.
 fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause) {
     let record = &leader.record;
-    let ours = pause.vacant.is_none() && died_here(s, record);
+    let ours = pause.vacant.is_none() && release::died_here(s, record);
     if ours {
         d.alarm(
             "paused-down",

@@ -325,12 +325,17 @@ pub(super) fn abandon(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>
     Keeps::Not
 }
 
-/// The guard that `leader` names died before this agent's eyes, and its successor has seen the tree empty: this agent may release.
+/// Whether the guard that the record names died before this agent's eyes, and its successor has seen the tree empty: nobody but this node's agent
+/// knows.
+pub(super) fn died_here(s: &Snapshot, record: &LeaderRecord) -> bool {
+    record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard) && s.is_empty()
+}
+
+/// Then this agent may release.
 pub(super) fn after_the_guard_died(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Flow {
     let record = &leader.record;
-    let ours = record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard);
     let held = matches!(record.state, LeaderState::Claimed | LeaderState::Serving);
-    if !ours || !held || !s.is_empty() {
+    if !held || !died_here(s, record) {
         return Flow::Goes;
     }
     d.because("guard-died", format!("the guard died and PostgreSQL with it: the lease of term {} is released", record.term));

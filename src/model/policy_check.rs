@@ -53,13 +53,14 @@ pub fn faults(policy: &ClusterPolicy) -> Vec<PolicyFault> {
     if within < Span::from_secs(60) || within > Span::from_secs(86_400) {
         faults.push(PolicyFault::new("anti_flap.within", format!("{within} is out of range"), "choose 1min to 1d"));
     }
-    let weak = policy.parameters.iter().find(|(name, value)| name.eq_ignore_ascii_case("synchronous_commit") && is_weak_commit(value));
-    if let Some((name, value)) = weak.filter(|_| policy.durability != Durability::Async) {
+    let set = |wanted: &str, bad: fn(&str) -> bool| {
+        policy.parameters.iter().find(|(name, value)| name.eq_ignore_ascii_case(wanted) && bad(value))
+    };
+    if let Some((name, value)) = set("synchronous_commit", is_weak_commit).filter(|_| policy.durability != Durability::Async) {
         let what = format!("{value} lets commits be acknowledged before a replica has flushed them, and durability promises that it has");
         faults.push(PolicyFault::new(format!("parameters.{name}"), what, "choose on or remote_apply, or durability = \"async\""));
     }
-    let lies = policy.parameters.iter().find(|(name, value)| name.eq_ignore_ascii_case("fsync") && is_off(value));
-    if let Some((name, value)) = lies.filter(|_| policy.durability != Durability::Async) {
+    if let Some((name, value)) = set("fsync", is_off).filter(|_| policy.durability != Durability::Async) {
         let what = format!("{value} lets a replica confirm what its disk does not have, and durability promises that it has");
         faults.push(PolicyFault::new(format!("parameters.{name}"), what, "remove it, or durability = \"async\""));
     }
@@ -94,12 +95,12 @@ pub const LEAST_LAG: Bytes = Bytes::new(64 << 10);
 /// The largest `quorum_standbys`.
 pub const MOST_CONFIRM: u32 = 4;
 
-/// Values of `synchronous_commit` that do not wait for a replica's flush; those that PostgreSQL takes for `off`, too.
-const WEAK_COMMITS: [&str; 6] = ["off", "false", "no", "0", "local", "remote_write"];
+/// Values of `synchronous_commit`, besides `off`, that do not wait for a replica's flush.
+const WEAK_COMMITS: [&str; 2] = ["local", "remote_write"];
 
 /// Whether commits with this `synchronous_commit` are acknowledged before a replica has flushed them.
 pub fn is_weak_commit(value: &str) -> bool {
-    WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
+    is_off(value) || WEAK_COMMITS.iter().any(|weak| value.trim().eq_ignore_ascii_case(weak))
 }
 
 /// What PostgreSQL takes for `off`.

@@ -159,7 +159,7 @@ impl Coverage {
     }
 
     /// What was struck in all of these seeds.
-    pub fn all_struck(of: &[Self]) -> BTreeMap<(&'static str, &'static str), BTreeMap<String, u64>> {
+    fn all_struck(of: &[Self]) -> BTreeMap<(&'static str, &'static str), BTreeMap<String, u64>> {
         let mut all: BTreeMap<_, BTreeMap<String, u64>> = BTreeMap::new();
         for (pair, kinds) in of.iter().flat_map(|coverage| &coverage.struck) {
             let sums = all.entry(*pair).or_default();

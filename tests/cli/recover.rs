@@ -5,6 +5,7 @@ use super::{
     fallback::fill,
     host::{Agent, Host},
     published::{Builder, primary, replica},
+    requests::believing,
 };
 use pgbaton::{
     agent::handle::Published,
@@ -14,7 +15,6 @@ use pgbaton::{
     model::{
         failsafe::Ack,
         instance::{Armed, ControlData, ControlState, DataDir, DiskFacts, Process, Whole},
-        key::Key,
         lsn::Lsn,
         moment::Span,
         node::SystemId,
@@ -27,8 +27,8 @@ use pgbaton::{
         wal_layout::Layout,
     },
 };
-use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc};
+use serde_json::json;
+use std::collections::BTreeMap;
 
 /// Suspects its etcd, and has a file that knows the cluster. `stopped`: nothing of PostgreSQL lives.
 fn suspicious(builder: Builder, stopped: bool) -> Published {
@@ -52,19 +52,6 @@ fn suspicious(builder: Builder, stopped: bool) -> Published {
         s.whole = Some(Scanned { whole: Whole { tli: end.tli, lsn: end.lsn }, run: None, at: s.now.boot });
     }
     published.decision.routing.writes = None;
-    published
-}
-
-/// The same, and some fields of the records that it believes differ.
-fn believing(mut published: Published, fields: &[(&str, &str, Value)]) -> Published {
-    let records = Arc::make_mut(&mut published.snapshot.etcd.records);
-    for (path, field, value) in fields {
-        let key: Key = path.parse().expect("key");
-        let mut record: Value = serde_json::from_str(records.text(&key).expect("a record")).expect("json");
-        record[*field] = value.clone();
-        records.apply(&key, Some(&record.to_string()), 11);
-    }
-    assert!(records.unreadable.is_empty(), "{:?}", records.unreadable);
     published
 }
 

@@ -23,9 +23,8 @@ fn builder() -> Builder {
     primary(LONG)
 }
 
-/// A published state whose records differ in some fields.
-fn with(fields: &[(&str, &str, Value)]) -> Published {
-    let mut published = builder().build();
+/// The same published state, but for some fields of the records that its agent believes.
+pub(super) fn believing(mut published: Published, fields: &[(&str, &str, Value)]) -> Published {
     let records = Arc::make_mut(&mut published.snapshot.etcd.records);
     for (path, field, value) in fields {
         let key: Key = path.parse().expect("key");
@@ -33,7 +32,12 @@ fn with(fields: &[(&str, &str, Value)]) -> Published {
         record[*field] = value.clone();
         records.apply(&key, Some(&record.to_string()), 11);
     }
+    assert!(records.unreadable.is_empty(), "{:?}", records.unreadable);
     published
+}
+
+fn with(fields: &[(&str, &str, Value)]) -> Published {
+    believing(builder().build(), fields)
 }
 
 /// Serves one request as the agent does; the cluster shows `after` then.
