@@ -155,6 +155,7 @@ fn suspicion(lists: [Listing; 2]) -> Option<String> {
         adopted_durability: pgbaton::model::policy::Durability::Async,
         major: 15,
         boot: clock::incarnation(),
+        boot_is_named: true,
         peer_key: false,
     };
     let at = |boot| Clocks { boot, mono: boot };

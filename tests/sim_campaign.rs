@@ -61,11 +61,11 @@ fn passed(log: &str, counts: impl Fn(&str) -> bool) -> (u64, Option<u64>) {
 #[test]
 #[ignore = "many minutes; run by `make sim`"]
 fn sim_fresh_seeds() {
-    let (wanted, log, commit) = (number("SEEDS").unwrap_or(20_000), log(), tree::commit());
+    let (wanted, log, commit) = (number("SEEDS").unwrap_or(20_000), log(), tree::commit(tree::SIMULATED));
     let ends = number("SIM_PART").map(|minutes| clock::unix_seconds() + minutes * 60);
     loop {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let (done, next) = passed(&text, |of| of == commit || tree::is_under_test(of, &commit));
+        let (done, next) = passed(&text, |of| of == commit || tree::is_under_test(tree::SIMULATED, of, &commit));
         let left = wanted.saturating_sub(done);
         if left == 0 || ends.is_some_and(|ends| clock::unix_seconds() >= ends) {
             println!("{left} of {wanted} seeds are left for {commit}");

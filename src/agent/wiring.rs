@@ -367,6 +367,7 @@ fn me(config: &Config, agent: Incarnation, major: u32, boot: Incarnation, named:
         // Without a name of the boot nobody could tell after a restart how long a word still binds: none is given.
         peer_key: config.api.peer_key.is_some() && named,
         boot,
+        boot_is_named: named,
     }
 }
 

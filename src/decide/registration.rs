@@ -11,10 +11,15 @@ use super::{
 use crate::model::{
     key::{Compare, Key, Txn, Write},
     moment::Span,
+    node::Replica,
     node_file::{NodeFile, Operation},
     observed::Observed,
-    record::{NodeRecord, Stored, VERSION, to_text},
+    record::{LeaderRecord, MemberRecord, NodeRecord, Stored, VERSION, to_text},
+    request::Request,
 };
+
+/// By then the record of an agent that has ended is gone with its etcd lease, an election of etcd included.
+const LAPSES: Span = Span::from_secs(10);
 
 /// etcd elects a leader within this time.
 const SILENCE: Span = Span::from_secs(5);
@@ -33,16 +38,29 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if s.memory.registered {
         return registered(s, d, mine);
     }
+    if let Some(other) = named_alike(s) {
+        waits_for_its_end(s, d, other);
+        return Flow::Settled;
+    }
+    d.memory.alike_since = None;
     match mine {
         Some(stored) if went_back::file(s, &stored.record) => {
-            d.alarm(
-                "data-went-back",
-                format!(
-                    "the node file ({} starts, data {}) is behind etcd's ({} starts, data {}): this is a copy, or the disk went back; \
-                     its data gets a new incarnation",
-                    s.file.starts, s.file.data, stored.record.starts, stored.record.data
-                ),
+            let (file, theirs) = (&s.file, &stored.record);
+            let behind = format!(
+                "the node file ({} starts, data {}) is behind etcd's ({} starts, data {}): this is a copy, or the disk went back",
+                file.starts, file.data, theirs.starts, theirs.data
             );
+            if let Some(awaited) = is_counted_on(s, theirs) {
+                d.alarm(
+                    "data-went-back",
+                    format!(
+                        "{behind}; nobody leads, and {awaited}: nothing is started here, so that a machine that still has them can come back. \
+                         If there is none, let one take over by `pgbaton failover --to` with --accept-loss"
+                    ),
+                );
+                return Flow::Settled;
+            }
+            d.alarm("data-went-back", format!("{behind}; its data gets a new incarnation"));
             // What was under way on the directory is, in whichever life.
             let operation = s.file.operation.clone();
             // After starts of which etcd never heard the file is ahead: a lower count would be taken for what an older agent wrote.
@@ -92,6 +110,64 @@ fn silent(s: &Snapshot, d: &mut Draft) {
     }
 }
 
+/// The record of an agent that runs under our name, and is none of this machine: ours is a copy of that one, or the other way round (ADR 27). A
+/// record that an agent of ours has left lapses with its etcd lease.
+pub(super) fn named_alike(s: &Snapshot) -> Option<&MemberRecord> {
+    if s.memory.registered || s.memory.published.is_some() {
+        return None;
+    }
+    let there = &s.etcd.records.members.get(&s.me.node)?.record;
+    let behind = s.etcd.records.nodes.get(&s.me.node).is_some_and(|stored| went_back::file(s, &stored.record));
+    let elsewhere = there.postgres != s.me.postgres || there.boot.as_ref().is_some_and(|boot| *boot != s.me.boot);
+    (behind || elsewhere).then_some(there)
+}
+
+/// A file that is behind is a copy's, or was set back. Only the first has an original, and while nobody leads that one may be needed: for what it
+/// alone has, or for its vote. Ends with the word of an operator who names this node.
+fn is_counted_on(s: &Snapshot, lost: &NodeRecord) -> Option<String> {
+    let sync = &s.sync()?.record;
+    let former = Replica::new(s.me.node.clone(), lost.data.clone());
+    let counts = sync.primary == former || sync.electable.contains(&former) || sync.voters.contains(&former);
+    let leads = |leader: &LeaderRecord| {
+        let member = s.etcd.records.members.get(&leader.holder.node);
+        leader.holder.node != s.me.node && member.is_some_and(|member| member.record.acts_in == Some(leader.term))
+    };
+    let led = s.leader().is_some_and(|leader| leads(&leader.record));
+    let wanted = s
+        .etcd
+        .records
+        .intent
+        .as_ref()
+        .is_some_and(|intent| matches!(&intent.record.request, Request::Failover { to, accept_loss: true, .. } if *to == s.me.node));
+    (counts && !led && !wanted).then(|| format!("`sync` of term {} counts on data {} of {}", sync.term, lost.data, s.me.node))
+}
+
+/// Whether this run says who it is: not while it may be a copy.
+pub(super) fn is_unsure(s: &Snapshot) -> bool {
+    let behind = || s.etcd.records.nodes.get(&s.me.node).is_some_and(|stored| went_back::file(s, &stored.record));
+    !s.memory.registered && (named_alike(s).is_some() || behind())
+}
+
+fn waits_for_its_end(s: &Snapshot, d: &mut Draft, other: &MemberRecord) {
+    let since = *d.memory.alike_since.get_or_insert(s.now.boot);
+    let (node, at) = (&s.me.node, &other.postgres);
+    if s.now.boot.since(since) < LAPSES {
+        d.wake(since.plus(LAPSES));
+        d.waits(
+            "registration",
+            format!("an agent of before, or another one, is still known as {node} at {at}: waits until that record lapses"),
+        );
+        return;
+    }
+    d.alarm(
+        "name-taken",
+        format!(
+            "another agent runs as {node} at {at}: this machine is a copy of that one, its original as it was before, or has its name by mistake, \
+             and starts nothing. Stop one of the two, or give it another name and an empty state directory"
+        ),
+    );
+}
+
 /// Another agent took our name, or our key was removed: we are not this node any more. Else keeps the key fresh.
 fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) -> Flow {
     let Some(stored) = mine else {
@@ -100,11 +176,13 @@ fn registered(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>) ->
         return Flow::Goes;
     };
     let theirs = &stored.record;
-    if theirs.starts > s.file.starts {
+    // Of the same count that one is newer which was written after ours.
+    let another = theirs.agent.as_ref().is_some_and(|agent| *agent != s.me.agent);
+    if theirs.starts > s.file.starts || (another && theirs.starts == s.file.starts) {
         d.alarm(
             "name-taken",
             format!(
-                "another agent runs as {}: it wrote {} starts where this one wrote {}. This agent stops; one of the two must get another name",
+                "another agent runs as {}: it wrote {} starts after this one wrote {}. This agent stops; one of the two must get another name",
                 s.me.node, theirs.starts, s.file.starts
             ),
         );
@@ -150,6 +228,7 @@ fn put(s: &Snapshot, d: &mut Draft, mine: Option<&Stored<NodeRecord>>, sync_read
         v: VERSION,
         data: s.file.data.clone(),
         starts: s.file.starts,
+        agent: Some(s.me.agent.clone()),
         // Only what the file has noted: a file that is behind this key went back.
         whole: s.file.boundary.map(|boundary| boundary.lsn).unwrap_or_default(),
         tli: s.file.boundary.map(|boundary| boundary.tli),

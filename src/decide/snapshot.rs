@@ -124,6 +124,8 @@ pub struct Me {
     pub major: u32,
     /// This boot of the machine.
     pub boot: Incarnation,
+    /// Whether that is the kernel's name for it: else it is another one at each start of the agent.
+    pub boot_is_named: bool,
     /// Whether peers can prove to us who they are, and we to them.
     pub peer_key: bool,
 }

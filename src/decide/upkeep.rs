@@ -3,7 +3,7 @@
 use super::{
     decision::{Action, Configuration, Follow, Published, Purpose, Task},
     draft::Draft,
-    durability, flap, ledger, operator,
+    durability, flap, ledger, operator, registration,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -284,7 +284,8 @@ fn prune(s: &Snapshot, d: &mut Draft, term: Term) {
 /// What this node says of itself: at once when something others act on changes, but not again and again; else every two seconds as long as
 /// anything does; and now and then when nothing does, so that its silence means something.
 pub(super) fn member(s: &Snapshot, d: &mut Draft) {
-    if !s.etcd_answers() {
+    // The record of another one stays that one's.
+    if !s.etcd_answers() || registration::is_unsure(s) {
         return;
     }
     let record = MemberRecord { finds_gone: d.memory.finds_gone.clone(), answer: d.memory.answer.clone(), ..member_record(s) };
@@ -340,6 +341,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         v: VERSION,
         data: s.file.data.clone(),
         postgres: s.me.postgres.clone(),
+        boot: s.me.boot_is_named.then(|| s.me.boot.clone()),
         api: s.me.api.clone(),
         role,
         state: s.doing().to_owned(),

@@ -65,6 +65,8 @@ pub struct Coverage {
     pub faults: u64,
     /// Machines and data directories set back to a former state.
     pub rolled_back: u64,
+    /// Machines of which a copy was started.
+    pub copied: u64,
     /// Node files lost.
     pub files_lost: u64,
     /// Times that etcd was restored to an older state.
@@ -93,7 +95,7 @@ pub struct Coverage {
 
 impl Coverage {
     /// All of them, by what people call them.
-    pub fn figures(&self) -> [(&'static str, u64); 41] {
+    pub fn figures(&self) -> [(&'static str, u64); 42] {
         [
             ("faults", self.faults),
             ("decisions", self.steps),
@@ -126,6 +128,7 @@ impl Coverage {
             ("recovery in ms", self.recovery_ms),
             ("writes of etcd", self.writes),
             ("data set back", self.rolled_back),
+            ("machines copied", self.copied),
             ("node files lost", self.files_lost),
             ("etcd restored", self.etcd_restored),
             ("etcd wiped", self.etcd_wiped),

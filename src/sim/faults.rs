@@ -69,6 +69,7 @@ pub(super) enum Fault {
     ResumptionMissed,
     StillUntilCut,
     NamesByHand,
+    HostCopied,
 }
 
 /// One fault of a seed's schedule.
@@ -122,7 +123,7 @@ impl World {
         let primary = self.nodes.iter().position(super::node::Node::is_primary);
         match primary {
             Some(primary) if self.random.chance(550) => primary,
-            _ => usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or_default(),
+            _ => usize::try_from(self.random.below(self.machines() as u64)).unwrap_or_default(),
         }
     }
 
@@ -177,8 +178,9 @@ impl World {
             Fault::ClockDrifts => self.change_rate(node),
             Fault::HostRolledBack => self.roll_back(node, lasts),
             Fault::FileLost => self.lose_file(node, lasts),
+            Fault::HostCopied => self.copy_host(node, lasts),
             Fault::AllHostsLost => {
-                for node in 0..self.nodes.len() {
+                for node in 0..self.machines() {
                     let back = self.random.millis(500, 20_000);
                     self.lose_host(node, back);
                 }
@@ -252,7 +254,7 @@ impl World {
 
     /// Each node reaches its two neighbours, and nobody sees the whole.
     fn form_a_ring(&mut self, until: u64) {
-        let count = self.nodes.len();
+        let count = self.members;
         let shift = usize::try_from(self.random.below(count as u64)).unwrap_or_default();
         for one in 0..count {
             for other in 0..count {
@@ -311,7 +313,7 @@ impl World {
         record.version += 1;
         if self.options.durability != Durability::Async && self.random.chance(500) {
             let all = [Durability::Quorum, Durability::StrictQuorum, Durability::Auto, Durability::Async];
-            let most = u32::try_from(self.nodes.len() - 1).unwrap_or(1).clamp(1, 2);
+            let most = u32::try_from(self.members - 1).unwrap_or(1).clamp(1, 2);
             record.policy.durability = self.random.pick(&all);
             record.policy.quorum_standbys = if self.random.chance(500) { most } else { 1 };
             record.policy.depose = self.random.pick(&[Depose::ByQuorum, Depose::AfterLease]);
@@ -325,7 +327,7 @@ impl World {
     /// Somebody sets `synchronous_standby_names` with ALTER SYSTEM, to nobody, to one that is not there, or to another replica; and now and then
     /// takes that back soon.
     fn set_names(&mut self, node: usize, lasts: u64) {
-        let other = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or_default();
+        let other = usize::try_from(self.random.below(self.members as u64)).unwrap_or_default();
         let name = Replica::new(self.nodes[other].name.clone(), self.nodes[other].file.data.clone()).application_name();
         let names = match self.random.below(3) {
             0 => String::new(),
@@ -359,7 +361,7 @@ impl World {
         self.brittle = (0, 0);
         self.call_operator(0);
         let now = self.now;
-        for node in 0..self.nodes.len() {
+        for node in 0..self.machines() {
             let of = &mut self.nodes[node];
             (of.slow_disk, of.sick_disk, of.bad_starts, of.slow_server) = (0, 0, 0, 0);
             if let Some(agent) = &mut of.agent {

@@ -157,6 +157,10 @@ pub(super) struct Agent {
 /// One host.
 pub(super) struct Node {
     pub(super) name: NodeName,
+    /// Where it is reached: a copied machine has another address than its original.
+    pub(super) host: String,
+    /// There is such a machine: the last one is there only while somebody's copy runs.
+    pub(super) present: bool,
     pub(super) clock: Clock,
     pub(super) tags: Tags,
     /// Counts boots: what was under way in a former life of the host is lost.
@@ -208,7 +212,12 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn who(&self) -> String {
-        self.name.to_string()
+        self.host.clone()
+    }
+
+    /// What its kernel calls this boot: no other one of any machine has that name.
+    pub(super) fn boot(&self) -> String {
+        format!("{}b{}", self.host, self.life)
     }
 
     /// Whether its data are there, and nothing has begun to replace them.
@@ -266,7 +275,7 @@ impl Node {
 
     /// Where its PostgreSQL is reached.
     pub(super) fn address(&self) -> Address {
-        Address { host: self.name.to_string(), port: 5432 }
+        Address { host: self.host.clone(), port: 5432 }
     }
 
     pub(super) fn guard_status(&self) -> Option<GuardStatus> {
@@ -293,11 +302,13 @@ pub(super) fn rate(random: &mut Random) -> i64 {
 
 /// A host that has never run.
 pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
-    let name = parsed(&format!("n{}", index + 1));
+    let name: NodeName = parsed(&format!("n{}", index + 1));
     let ppm = rate(random);
     let cluster: ClusterName = parsed("sim");
     let file = NodeFile::fresh(cluster, parsed(&format!("n{}", index + 1)), parsed("00000000"));
     Node {
+        host: name.to_string(),
+        present: true,
         name,
         clock: Clock::new(ppm, random.millis(0, 900), random.millis(0, 5_000) / 2),
         tags: Tags::default(),

@@ -2,7 +2,7 @@
 //!
 //! What an operator asserts is true: that a holder is dead is said only once the guard that the record names is gone, and PostgreSQL with it.
 
-use super::{SECOND, server::Server, store::RECOVERED, world::World};
+use super::{SECOND, node::Node, server::Server, store::RECOVERED, world::World};
 use crate::{
     decide::{
         decision::{Action, Decision},
@@ -22,7 +22,7 @@ impl World {
     /// An operator asks for something, sensible or not.
     pub(super) fn operate(&mut self) {
         let Some(leader) = self.store.leader() else { return };
-        let node = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or_default();
+        let node = usize::try_from(self.random.below(self.members as u64)).unwrap_or_default();
         let to = self.nodes[node].name.clone();
         let dead = self.is_surely_dead(&leader);
         let accept_loss = self.random.chance(250);
@@ -102,10 +102,10 @@ impl World {
     }
 
     fn is_surely_dead(&self, leader: &LeaderRecord) -> bool {
-        let Some(node) = self.nodes.iter().find(|node| node.name == leader.holder.node) else { return false };
-        let guarded = node.guard.as_ref().is_some_and(|guard| guard.incarnation == leader.holder.guard);
+        let guarded = |node: &Node| node.guard.as_ref().is_some_and(|guard| guard.incarnation == leader.holder.guard);
         let standby = |server: &Server| server.postmaster && !server.primary && !server.promoting && server.start == StartAs::Standby;
-        !guarded && node.server.as_ref().is_none_or(standby)
+        let mut holders = self.nodes.iter().filter(|node| node.present && node.name == leader.holder.node);
+        holders.all(|node| !guarded(node) && node.server.as_ref().is_none_or(standby))
     }
 
     /// Whether the record that stands in etcd is paused, and names this node as its holder.
@@ -115,7 +115,15 @@ impl World {
         // nobody but that one may claim (protocol 1.2); without a deadline it runs until it sees it, whoever pauses the vacant record first.
         let recovered = |record: &&LeaderRecord| record.holder.guard.as_str() == RECOVERED;
         let newest = self.oracle.newest.values().rev().map(|written| &written.record).find(|record| !recovered(record));
-        newest.is_some_and(|leader| held(leader) && leader.holder.node == self.nodes[node].name)
+        // A copy of the holder has not paused.
+        let other = |leader: &LeaderRecord| self.oracle.sends.get(&leader.nonce).is_some_and(|(sender, _)| *sender != node);
+        let named = |leader: &LeaderRecord| leader.holder.node == self.nodes[node].name;
+        newest.is_some_and(|leader| held(leader) && named(leader) && !(self.has_twin(node) && other(leader)))
+    }
+
+    /// Whether there is another machine under the same name.
+    pub(super) fn has_twin(&self, node: usize) -> bool {
+        (0..self.machines()).any(|other| other != node && self.nodes[other].name == self.nodes[node].name)
     }
 
     /// A deadline that is armed to resume: the record gives no time, and takes none.

@@ -103,7 +103,7 @@ impl World {
         }
         if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
             self.judge_claimant(record);
-            self.judge_word(&record.holder.node, record.term, true);
+            self.judge_word(writer, record.term, true);
             let early = |before: &LeaderRecord| {
                 let written = self.oracle.newest.get(&before.term).map_or(0, |written| written.at);
                 before.state == LeaderState::Serving && self.now.saturating_sub(written) < before.wait.as_nanos() * 9 / 10

@@ -46,7 +46,8 @@ impl World {
         let sent = self.nodes[node].clock.boot(self.now);
         self.note_ask(node, sent.plus(ask.hold));
         self.coverage.asked += 1;
-        let peers: Vec<usize> = (0..self.nodes.len()).filter(|index| of.contains_key(&self.nodes[*index].name)).collect();
+        let peers: Vec<usize> =
+            (0..self.machines()).filter(|index| of.get(&self.nodes[*index].name) == Some(&self.nodes[*index].host)).collect();
         for to in peers {
             self.questions.push(Question { from: (node, run), to, run: None, ask: ask.clone(), sent, at: self.now });
             let takes = self.random.tailed(1, 4);
@@ -124,7 +125,8 @@ impl World {
             return false;
         };
         // Whose file is lost begins another life of its data, and neither claims nor votes with that.
-        let lives = |replica: &Replica| self.nodes.iter().any(|of| of.name == replica.node && of.file_made && of.file.data == replica.data);
+        let present = self.nodes.iter().filter(|of| of.present);
+        let lives = |replica: &Replica| present.clone().any(|of| of.name == replica.node && of.file_made && of.file.data == replica.data);
         let bound = |replica: &&Replica| {
             let word = self.has_given(&replica.node).is_some_and(|(of, holder)| of == term && holder == self.nodes[node].name);
             word || !lives(replica)
@@ -149,27 +151,27 @@ impl World {
     }
 
     /// To whom a node is bound now, by its file and its own clock.
-    fn bound_to(&self, name: &NodeName) -> Option<(Term, NodeName)> {
-        let of = self.nodes.iter().find(|of| of.name == *name)?;
+    fn bound_to(&self, node: usize) -> Option<(Term, NodeName)> {
+        let of = &self.nodes[node];
         let ack = of.file.ack.as_ref()?;
-        let boot = format!("b{}", of.life);
-        let given = if ack.boot.as_str() == boot { ack.at } else { Moment::ZERO };
+        let given = if ack.boot.as_str() == of.boot() { ack.at } else { Moment::ZERO };
         // A host that is off begins its clock anew.
         (!of.up || of.clock.boot(self.now) < given.plus(ack.wait)).then(|| (ack.term, ack.holder.node.clone()))
     }
 
     /// The store has taken a claim or a promise: no word of that node stands against it (protocol 1.11), not even one that its disk has lost.
-    pub(super) fn judge_word(&mut self, name: &NodeName, term: Term, claims: bool) {
-        let before = self.nodes.iter().any(|of| of.name == *name && of.vowed >= term);
+    pub(super) fn judge_word(&mut self, node: usize, term: Term, claims: bool) {
+        let name = &self.nodes[node].name;
+        let before = self.nodes[node].vowed >= term;
         // In `async` nobody is elected by promises: there its claim alone breaks a word that is lost.
         let elects = claims || self.sync_in_force().is_some_and(|sync| sync.is_lossless());
-        let words = [self.bound_to(name), self.has_given(name).filter(|_| elects)].into_iter().flatten();
+        let words = [self.bound_to(node), self.has_given(name).filter(|_| elects)].into_iter().flatten();
         let Some((bound, holder)) = words.filter(|(bound, _)| !before && *bound < term).max() else { return };
         let leader = self.oracle.newest.get(&bound).map(|written| &written.record);
         let given_up = leader.is_some_and(|leader| leader.state.is_given_up());
         let followed = self.oracle.syncs.keys().next_back().is_some_and(|newest| *newest > bound);
         if !given_up && !followed {
-            let what = if claims { "has claimed" } else { "has promised" };
+            let (name, what) = (self.nodes[node].who(), if claims { "has claimed" } else { "has promised" });
             self.violation("O21", format!("{name} {what} term {term}, and has given {holder} its word in term {bound}"));
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn settle(world: &mut World, healed: u64, patience: u64) {
     }
     let troubles = world.troubles().join("; ");
     let reasons: Vec<String> =
-        (0..world.nodes.len()).map(|node| format!("\n    {}: {}", world.nodes[node].name, world.reasons(node))).collect();
+        (0..world.machines()).map(|node| format!("\n    {}: {}", world.nodes[node].name, world.reasons(node))).collect();
     world.violation("O16", format!("{patience}s after the last fault: {troubles}{}", reasons.concat()));
 }
 
@@ -54,7 +54,7 @@ impl World {
             found.push("no primary serves".to_owned());
             return found;
         };
-        let others = self.nodes.len() - 1;
+        let others = self.members - 1;
         let sync = self.store.sync().filter(|sync| sync.is_lossless());
         let waits = match self.store.policy().map_or(self.policy.durability, |policy| policy.durability) {
             Durability::Async => false,
@@ -68,11 +68,14 @@ impl World {
         }
         // One of the voters can take over, wherever a replica can.
         let leads = |node: &NodeName| self.nodes.iter().any(|of| of.name == *node && !of.tags.no_failover);
-        let able = self.nodes.iter().enumerate().any(|(index, node)| index != primary && leads(&node.name));
+        let able = self.nodes.iter().enumerate().take(self.members).any(|(index, node)| index != primary && leads(&node.name));
         if able && sync.as_ref().is_some_and(|sync| !sync.voters.is_empty() && !sync.voters.iter().any(|voter| leads(&voter.node))) {
             found.push("no voter can lead, and another replica can".to_owned());
         }
-        for (index, node) in self.nodes.iter().enumerate() {
+        if self.machines() > self.members {
+            found.push("the copy of a machine runs beside it".to_owned());
+        }
+        for (index, node) in self.nodes.iter().enumerate().take(self.members) {
             let server = node.server.as_ref();
             if index != primary && server.is_none_or(|server| server.upstream_node() != Some(primary)) {
                 found.push(format!("{} does not stream from {}", node.name, self.nodes[primary].name));

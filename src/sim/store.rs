@@ -17,7 +17,7 @@ use crate::{
         record::{LeaderRecord, LeaderState, PolicyRecord, SyncRecord},
     },
 };
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// How long a member's key outlives its agent.
 const LEASE: u64 = 5_000_000_000;
@@ -52,13 +52,21 @@ pub(super) struct Store {
     compacted: u64,
     /// Snapshots, the newest last.
     backups: Vec<history::Saved>,
+    /// `sync` as it was last read, and from which text.
+    read: RefCell<Option<(String, Rc<SyncRecord>)>>,
     /// What it held when somebody wiped it or restored an older state; `None` while nobody did, or once the records are made anew.
     pub(super) before: Option<history::Saved>,
 }
 
 impl Store {
-    pub(super) fn sync(&self) -> Option<SyncRecord> {
-        serde_json::from_str(&self.entries.get(&Key::Sync)?.text).ok()
+    /// Read once for each text: the oracles ask for it all the time.
+    pub(super) fn sync(&self) -> Option<Rc<SyncRecord>> {
+        let text = &self.entries.get(&Key::Sync)?.text;
+        let mut read = self.read.borrow_mut();
+        if read.as_ref().is_none_or(|(of, _)| of != text) {
+            *read = Some((text.clone(), Rc::new(serde_json::from_str(text).ok()?)));
+        }
+        read.as_ref().map(|(_, sync)| Rc::clone(sync))
     }
 
     /// The policy that agents find.
@@ -126,7 +134,7 @@ impl World {
         for write in &txn.then {
             match write {
                 Write::Put(key, text) => {
-                    let before = self.store.leader().filter(|_| *key == Key::Leader);
+                    let before = (*key == Key::Leader).then(|| self.store.leader()).flatten();
                     let leased = matches!(key, Key::Bootstrap | Key::Member(_));
                     let entry = Entry { text: text.clone(), revision, lease: leased.then_some((node, run)) };
                     self.store.entries.insert(key.clone(), entry);
@@ -135,7 +143,7 @@ impl World {
                         Key::Leader => self.leader_written(node, before),
                         Key::Sync => self.sync_written(),
                         Key::Node(of) if self.nodes[node].name == *of => self.nodes[node].published_at = self.now,
-                        Key::Promise(term, of) => self.judge_promise(*term, of, run),
+                        Key::Promise(term, _) => self.judge_promise(*term, node, run),
                         _ => {}
                     }
                 }
@@ -154,11 +162,9 @@ impl World {
 
     fn sync_written(&mut self) {
         let Some(sync) = self.store.sync() else { return };
-        let primary = self.nodes.iter().position(|node| node.name == sync.primary.node);
-        self.oracle.syncs.insert(sync.term, sync);
-        if let Some(primary) = primary {
-            self.judge_names(primary);
-        }
+        let primaries: Vec<usize> = (0..self.machines()).filter(|node| self.nodes[*node].name == sync.primary.node).collect();
+        self.oracle.syncs.insert(sync.term, SyncRecord::clone(&sync));
+        primaries.into_iter().for_each(|primary| self.judge_names(primary));
     }
 
     fn leader_written(&mut self, writer: usize, before: Option<LeaderRecord>) {

@@ -1,30 +1,25 @@
 //! What promises and confirmations are worth (O7, I2): who has promised confirms no more, and has what it once confirmed.
 
 use super::world::World;
-use crate::model::{
-    node::{NodeName, Replica},
-    term::Term,
-};
+use crate::model::{node::Replica, term::Term};
 
 impl World {
-    /// The store has taken a promise of this run of an agent: it is in the file first (O7).
-    pub(super) fn judge_promise(&mut self, term: Term, name: &NodeName, run: u64) {
-        let of = self.nodes.iter_mut().find(|node| node.name == *name);
-        let noted = of.as_ref().map(|node| node.file.promised);
+    /// The store has taken a promise of this run of a node's agent: it is in the file first (O7).
+    pub(super) fn judge_promise(&mut self, term: Term, node: usize, run: u64) {
+        let of = &mut self.nodes[node];
+        let (name, noted) = (of.who(), of.file.promised);
         // It was on its way when its machine was set back, and says what was so then.
-        let late = of.is_some_and(|node| node.spoilt.contains(&node.file.data) && node.agent_of(run).is_none());
+        let late = of.spoilt.contains(&of.file.data) && of.agent_of(run).is_none();
         if !late {
-            if noted.is_none_or(|noted| noted < term) {
-                self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted:?}"));
+            if noted < term {
+                self.violation("O7", format!("{name} has published a promise for term {term}, and its file knows of {noted}"));
             }
-            self.judge_word(name, term, false);
-            self.judge_whole(term, name);
+            self.judge_word(node, term, false);
+            self.judge_whole(term, node);
         }
-        if let Some(node) = self.nodes.iter().position(|node| node.name == *name) {
-            let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
-            let before = self.oracle.promised.get(&node).map_or(Term::ZERO, |(before, ..)| *before);
-            self.oracle.promised.insert(node, (term.max(before), end, self.nodes[node].file.data.clone()));
-        }
+        let end = self.nodes[node].disk.as_ref().map_or(0, |data| data.end);
+        let before = self.oracle.promised.get(&node).map_or(Term::ZERO, |(before, ..)| *before);
+        self.oracle.promised.insert(node, (term.max(before), end, self.nodes[node].file.data.clone()));
     }
 
     /// Whoever has promised confirms nothing more to a primary of a lower term (O7), in the modes where that is what commits wait for.
@@ -53,13 +48,14 @@ impl World {
     }
 
     /// Whoever votes has what it has confirmed: the commits that were acknowledged by that are found through it (I2).
-    fn judge_whole(&mut self, term: Term, name: &NodeName) {
-        let Some(node) = self.nodes.iter().position(|node| node.name == *name) else { return };
-        let me = Replica::new(name.clone(), self.nodes[node].file.data.clone());
+    fn judge_whole(&mut self, term: Term, node: usize) {
+        let name = self.nodes[node].who();
+        let me = Replica::new(self.nodes[node].name.clone(), self.nodes[node].file.data.clone());
         let votes = self.sync_in_force().is_some_and(|sync| sync.voters.contains(&me));
-        let Some(row) = self.oracle.confirmed.get(&(node, me.data)).copied().filter(|_| votes) else { return };
-        let has = self.nodes[node].disk.as_ref().is_some_and(|disk| self.wal.holds(disk.branch, disk.end, row));
-        if !has {
+        // What a machine has confirmed its copy has to have as well, while it calls its data the same.
+        let rows = self.oracle.confirmed.iter().filter(|((_, data), _)| votes && *data == me.data).map(|(_, row)| *row);
+        let lacks = |row: &(usize, u64)| !self.nodes[node].disk.as_ref().is_some_and(|disk| self.wal.holds(disk.branch, disk.end, *row));
+        if let Some(row) = rows.into_iter().find(lacks) {
             let (tli, end) = (self.wal.branches[row.0].tli, crate::model::lsn::Lsn::new(row.1));
             self.violation("I2", format!("{name} has promised term {term}, and lacks {end} of timeline {tli}, which it has confirmed"));
         }

@@ -38,7 +38,9 @@ pub(super) struct World {
     counter: u64,
     jobs: BTreeMap<(u64, u64), Job>,
     pub(super) random: Random,
+    /// The members of the cluster, and behind them the machine that may become somebody's copy.
     pub(super) nodes: Vec<Node>,
+    pub(super) members: usize,
     pub(super) store: Store,
     pub(super) leases: BTreeMap<(usize, u64), u64>,
     pub(super) network: Network,
@@ -71,15 +73,17 @@ impl World {
         // In a larger cluster some may not lead.
         let never = usize::try_from(random.below(3)).unwrap_or_default();
         made.iter_mut().skip(3).take(never).for_each(|node| node.tags.no_failover = true);
+        made.push(Node { present: false, up: false, ..fresh(nodes, &mut random) });
         Self {
             now: 1_000_000_000,
             counter: 0,
             jobs: BTreeMap::new(),
             random,
             nodes: made,
+            members: nodes,
             store: Store::default(),
             leases: BTreeMap::new(),
-            network: Network::new(nodes),
+            network: Network::new(nodes + 1),
             questions: Vec::new(),
             wal: Wal::default(),
             oracle: Oracle::default(),
@@ -106,6 +110,16 @@ impl World {
             job(self);
         }
         self.now = self.now.max(end);
+    }
+
+    /// How many machines there are.
+    pub(super) fn machines(&self) -> usize {
+        self.members + usize::from(self.nodes.last().is_some_and(|copy| copy.present))
+    }
+
+    /// The machine that is reached at this address.
+    pub(super) fn at_address(&self, address: &Address) -> Option<usize> {
+        self.nodes.iter().position(|node| node.present && node.address() == *address)
     }
 
     pub(super) fn token(&mut self) -> u64 {
@@ -192,15 +206,16 @@ impl World {
         let me = Me {
             node: of.name.clone(),
             agent: agent_name,
-            postgres: Address { host: of.name.to_string(), port: 5432 },
-            api: Some(of.name.to_string()),
+            postgres: of.address(),
+            api: Some(of.host.clone()),
             zone: String::new(),
             tags: of.tags.clone(),
             version: "sim".to_owned(),
             adopted_durability: policy.durability,
             first_policy: policy,
             major: 15,
-            boot: parsed(&format!("b{}", of.life)),
+            boot: parsed(&of.boot()),
+            boot_is_named: true,
             peer_key: true,
         };
         let state = State::new(me, of.file.clone(), of.clock.both(now));

@@ -170,6 +170,7 @@ impl Builder {
             adopted_durability: pgbaton::model::policy::Durability::Async,
             major: 15,
             boot: "b1".parse().expect("id"),
+            boot_is_named: true,
             peer_key: false,
         }
     }

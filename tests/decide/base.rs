@@ -215,6 +215,7 @@ fn node(number: u32) -> Snapshot {
             adopted_durability: Durability::Async,
             major: 15,
             boot: parsed("b1"),
+            boot_is_named: true,
             peer_key: true,
         },
         file: NodeFile {
@@ -380,6 +381,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             v: VERSION,
             data: replica(number).data,
             postgres: address(number),
+            boot: None,
             api: Some(format!("http://10.0.0.{number}:8008")),
             role: if number == 1 { MemberRole::Primary } else { MemberRole::Replica },
             state: "running".to_owned(),
@@ -448,6 +450,7 @@ fn records() -> Records {
         v: VERSION,
         data: replica(number).data,
         starts: 1,
+        agent: None,
         whole: NOTED,
         tli: Some(tli(2)),
         sync_ready: false,

@@ -71,14 +71,14 @@ fn run(plan: &Plan, commit: &str) -> Result<()> {
 fn torture_for_so_many_minutes() -> Result<()> {
     let mode = std::env::var("TORTURE_MODE").unwrap_or_else(|_| "quorum".to_owned());
     let durability: Durability = serde_json::from_value(mode.clone().into()).with_context(|| format!("TORTURE_MODE={mode}"))?;
-    let (minutes, commit) = (number("TORTURE_MINUTES").unwrap_or(LONGEST), tree::commit());
+    let (minutes, commit) = (number("TORTURE_MINUTES").unwrap_or(LONGEST), tree::commit(tree::REAL));
     if let Some(seed) = number("TORTURE_SEED") {
         return run(&Plan { durability, seed, minutes }, &commit);
     }
     let ends = number("TORTURE_PART").map(|part| clock::boot().plus(Span::from_secs(part * 60)));
     loop {
         let text = fs::read_to_string(log()).unwrap_or_default();
-        let left = minutes.saturating_sub(passed(&text, &mode, |of| of == commit || tree::is_under_test(of, &commit)));
+        let left = minutes.saturating_sub(passed(&text, &mode, |of| of == commit || tree::is_under_test(tree::REAL, of, &commit)));
         if left == 0 || ends.is_some_and(|ends| clock::boot() >= ends) {
             println!("{left} of {minutes} minutes of {mode} are left for {commit}");
             return Ok(());

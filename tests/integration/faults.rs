@@ -83,15 +83,9 @@ pub(crate) const SERIES: &[Row] = &[
 pub(crate) const DATA: &[Row] = &[
     row("the_primary_loses_its_data_directory", |run| taken_over(run, Fault::WipeData(run.primary.clone()))),
     row("a_replica_loses_its_data_directory", |run| replica_suffers(run, Fault::WipeData(run.replicas[0].clone()))),
-    Row {
-        alarms: COPIED,
-        ..row("a_copy_of_a_replica_joins_under_the_same_name", |run| replica_suffers(run, Fault::CopiedHost(run.replicas[0].clone())))
-    },
-    Row { alarms: COPIED, ..row("a_copy_of_the_primary_joins_under_the_same_name", copied_primary) },
+    row("a_copy_of_a_replica_is_started_beside_it", |run| copied(run, run.replicas[0].clone())),
+    row("a_copy_of_the_primary_is_started_beside_it", |run| copied(run, run.primary.clone())),
 ];
-
-/// Two agents of one name: the older one stops, and knows that its disk is behind when it is started again.
-const COPIED: &[&str] = &["name-taken", "data-went-back"];
 
 /// Disks that are full.
 pub(crate) const FULL: &[Row] = &[
@@ -356,10 +350,16 @@ fn promoted_unseen(run: &mut Run<'_>) -> Result<bool> {
     Ok(true)
 }
 
-/// A copied machine holds nobody's authority; whoever is left of the two is one member.
-fn copied_primary(run: &mut Run<'_>) -> Result<()> {
-    run.inject(Fault::CopiedHost(run.primary.clone()))?;
-    run.goes_on_for(TAKEN_OVER_BY.plus(TAKEN_OVER_BY)).map(|_| ())
+/// A copied machine finds its original at work (ADR 27): it says so, and starts nothing.
+fn copied(run: &mut Run<'_>, node: String) -> Result<()> {
+    let (primary, starts) = (run.primary.clone(), run.postgres_lines(&node, "starting PostgreSQL")?);
+    run.inject(Fault::CopiedHost(node.clone()))?;
+    let there = run.lab.directory().join(format!("{node}-copy"));
+    let lines = |file: &str, word: &str| fs::read_to_string(there.join(file)).map_or(0, |text| text.matches(word).count());
+    run.lab.wait("the copy to find its name taken", SOON, || (lines("agent.log", "name-taken") > 0).then_some(()))?;
+    ensure!(lines("state/postgresql.log", "starting PostgreSQL") == starts, "the copy has started PostgreSQL");
+    run.goes_on_for(TAKEN_OVER_BY)?;
+    run.stayed(&primary)
 }
 
 /// Scenario 117.

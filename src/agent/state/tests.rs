@@ -42,6 +42,7 @@ fn state() -> State {
         adopted_durability: crate::model::policy::Durability::Async,
         major: 15,
         boot: parsed("b1"),
+        boot_is_named: true,
         peer_key: false,
     };
     State::new(me, NodeFile::fresh(parsed("c"), parsed("n1"), parsed("000000a1")), at(0))

@@ -3,7 +3,7 @@
 use super::Unknown;
 use crate::model::{
     lsn::Lsn,
-    node::{Address, DataIncarnation, NodeName, Nonce},
+    node::{Address, DataIncarnation, Incarnation, NodeName, Nonce},
     term::Term,
     timeline::TimelineId,
 };
@@ -20,6 +20,9 @@ pub struct NodeRecord {
     pub data: DataIncarnation,
     /// Its agent's starts.
     pub starts: u64,
+    /// The run of the agent that wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Incarnation>,
     /// The newest record boundary known to be on its disk.
     pub whole: Lsn,
     /// On which timeline.
@@ -43,6 +46,9 @@ pub struct MemberRecord {
     pub data: DataIncarnation,
     /// Where its PostgreSQL listens.
     pub postgres: Address,
+    /// Its machine's boot, where the kernel names that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Incarnation>,
     /// Where its API answers.
     pub api: Option<String>,
     /// Primary, replica, or neither.

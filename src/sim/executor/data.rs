@@ -182,7 +182,7 @@ impl World {
     }
 
     pub(super) fn source(&self, node: usize, source: &Source) -> Option<usize> {
-        let from = self.nodes.iter().position(|other| other.name == source.node)?;
+        let from = self.at_address(&source.address)?;
         let there = &self.nodes[from];
         let answers = there.server.as_ref().is_some_and(|server| server.serves(self.now));
         let open = self.network.talks(node, from, self.now) && !self.is_cut_off(node, from);

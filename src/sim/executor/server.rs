@@ -86,7 +86,7 @@ impl World {
     /// Asks another server for any answer at all.
     pub(super) fn ask_primary(&mut self, node: usize, run: u64, address: Address) {
         let at = self.nodes[node].clock.boot(self.now);
-        let to = self.nodes.iter().position(|of| of.address() == address);
+        let to = self.at_address(&address);
         let there = move |world: &Self| {
             to.filter(|to| {
                 world.network.talks(node, *to, world.now) && world.nodes[*to].asleep_until <= world.now && !world.is_cut_off(node, *to)

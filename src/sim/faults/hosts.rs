@@ -2,7 +2,11 @@
 
 use crate::{
     model::timeline::TimelineId,
-    sim::{Mutation, node::Data, world::World},
+    sim::{
+        Mutation,
+        node::{Data, Node, fresh},
+        world::World,
+    },
 };
 
 /// A snapshot of a machine is older than this when the machine is set back to it.
@@ -34,7 +38,7 @@ impl World {
     pub(in crate::sim) fn boot_host(&mut self, node: usize) {
         let now = self.now;
         let of = &mut self.nodes[node];
-        if of.up {
+        if of.up || !of.present {
             return;
         }
         of.up = true;
@@ -118,7 +122,7 @@ impl World {
 
     /// Keeps what lies on each host's disks, for a machine that is set back to it later.
     pub(in crate::sim) fn save_hosts(&mut self) {
-        for node in 0..self.nodes.len() {
+        for node in 0..self.members {
             let of = &mut self.nodes[node];
             if let (true, Some(disk)) = (of.up && of.file_made && of.asleep_until <= self.now, &of.disk) {
                 of.saved.push((self.now, of.file.clone(), disk.clone()));
@@ -140,7 +144,7 @@ impl World {
 
     /// Whether a disk was set back, and nobody has noticed yet: that takes the other one, and etcd. Both gone at once are two losses (1.14).
     pub(in crate::sim) fn is_set_back(&self) -> bool {
-        self.nodes.iter().any(|of| of.spoilt.contains(&of.file.data))
+        self.nodes.iter().any(|of| of.present && of.spoilt.contains(&of.file.data))
     }
 
     /// The machine is set back to a snapshot: its data alone, or the node file too.
@@ -177,6 +181,57 @@ impl World {
         });
     }
 
+    /// A copy of the machine, as a snapshot has kept it, is started beside it: under the same name, at another address. Somebody takes it away
+    /// later.
+    pub(super) fn copy_host(&mut self, node: usize, lasts: u64) {
+        let copy = self.members;
+        // What is newer than what etcd heard of the original nothing can tell from a copy that has lost it.
+        let before = self.attended_until(node).min(self.nodes[node].published_at).saturating_sub(OLD);
+        let known = self.nodes[node].saved.iter().rev().find(|(at, _, disk)| *at < before && !disk.half_rewound);
+        let Some((_, file, disk)) = known.cloned().filter(|_| self.machines() == self.members && self.can_spare(node)) else { return };
+        let (name, tags, ppm) = (self.nodes[node].name.clone(), self.nodes[node].tags.clone(), crate::sim::node::rate(&mut self.random));
+        let of = &mut self.nodes[copy];
+        let life = of.life + 1;
+        *of = Node { present: true, up: false, host: format!("{name}-copy"), name, tags, life, ..fresh(copy, &mut self.random) };
+        of.clock.drift(ppm, self.now);
+        (of.spoilt, of.file_made) = ([file.data.clone()].into(), true);
+        (of.file, of.disk) = (file, Some(disk));
+        self.coverage.copied += 1;
+        self.boot_host(copy);
+        self.later(lasts.max(5 * crate::sim::SECOND), Self::remove_copy);
+    }
+
+    /// The copy is taken away for good, as soon as all others have what is needed: who knows which of the two has it.
+    pub(in crate::sim) fn remove_copy(&mut self) {
+        let copy = self.members;
+        if !self.nodes[copy].present {
+            return;
+        }
+        if !self.can_go(copy) {
+            self.later(crate::sim::SECOND, Self::remove_copy);
+            return;
+        }
+        self.lose_host(copy, u64::MAX / 2);
+        let of = &mut self.nodes[copy];
+        (of.present, of.disk) = (false, None);
+        of.spoilt.clear();
+        let who = of.who();
+        self.trace.line(self.now, &who, "the copied machine is taken away");
+    }
+
+    /// Whether somebody of another name may lead, and all those on whom `sync` counts have what it promises.
+    fn can_go(&self, copy: usize) -> bool {
+        let Some(sync) = self.sync_in_force() else { return false };
+        let name = &self.nodes[copy].name;
+        let there = |replica: &crate::model::node::Replica| {
+            let of = self.nodes.iter().take(self.members).find(|of| of.name == replica.node);
+            of.is_some_and(|of| of.file.data == replica.data && of.is_whole() && !of.spoilt.contains(&of.file.data))
+        };
+        let lead: Vec<_> = sync.electable.iter().chain([&sync.primary]).filter(|replica| replica.node != *name).collect();
+        let counted = lead.iter().copied().chain(&sync.voters).filter(|replica| replica.node != *name);
+        !lead.is_empty() && counted.into_iter().all(there)
+    }
+
     /// The node file is gone when the host comes back.
     pub(super) fn lose_file(&mut self, node: usize, back: u64) {
         self.lose_host(node, back);
@@ -202,14 +257,15 @@ impl World {
         };
         let on =
             |of: usize| self.nodes[of].disk.as_ref().map_or((TimelineId::FIRST, 0), |disk| (self.wal.branches[disk.branch].tli, disk.end));
-        let others = (0..self.nodes.len()).filter(|other| *other != node);
+        let others = (0..self.machines()).filter(|other| *other != node);
         // In `async` nobody takes over who is on an older timeline, or lacks more than `max_lag`.
         let ((tli, end), mut others_on) = (on(node), others.clone().map(on));
         let near = sync.is_lossless() || others_on.any(|(theirs, there)| theirs >= tli && there + 500_000 > end);
         // What a life that is gone has confirmed may be here alone, until `sync` has dropped it.
-        let lives = |voter: &crate::model::node::Replica| self.nodes.iter().any(|of| of.name == voter.node && of.file.data == voter.data);
+        let present = self.nodes.iter().filter(|of| of.present);
+        let lives = |voter: &crate::model::node::Replica| present.clone().any(|of| of.name == voter.node && of.file.data == voter.data);
         near && sync.voters.iter().all(lives)
-            && self.nodes.len() > 1
+            && self.members > 1
             && self.store.before.is_none()
             && others.into_iter().all(|other| known(&self.nodes[other]))
     }

@@ -35,7 +35,7 @@ impl World {
     /// A walreceiver that was about to be started with what the settings said before connects after all, and lives until that is noticed (EXP-16).
     pub(in crate::sim) fn start_late(&mut self, node: usize, id: u64, former: Follow) {
         let (after, lives) = (self.random.millis(5, 400), self.random.millis(50, 1_500));
-        let to = self.nodes.iter().position(|other| other.name == former.node);
+        let to = self.at_address(&former.address);
         // A port that nobody listens on has refused it at once.
         let refused = to.is_some_and(|to| self.network.talks(node, to, self.now) && self.nodes[to].up && self.nodes[to].server.is_none());
         if refused {
@@ -62,7 +62,7 @@ impl World {
         let Some(server) = self.nodes[node].server.as_ref() else { return };
         let name = server.application_name.clone();
         let slot = follow.slot.clone();
-        let Some(to) = self.nodes.iter().position(|other| other.name == follow.node).filter(|to| *to != node) else { return };
+        let Some(to) = self.at_address(&follow.address).filter(|to| *to != node) else { return };
         if !self.network.talks(node, to, now) || self.nodes[to].asleep_until > now || self.is_cut_off(node, to) {
             return;
         }

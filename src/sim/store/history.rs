@@ -22,7 +22,7 @@ use crate::{
         world::{World, parsed},
     },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 /// A snapshot is older than this when it is restored: backups are made by the hour.
 const OLD: u64 = 60 * SECOND;
@@ -68,8 +68,8 @@ impl Store {
 
 impl World {
     /// `sync` as whoever serves knows it: an etcd that went back says nothing of that.
-    pub(in crate::sim) fn sync_in_force(&self) -> Option<SyncRecord> {
-        let before = self.store.before.as_ref().and_then(Saved::sync);
+    pub(in crate::sim) fn sync_in_force(&self) -> Option<Rc<SyncRecord>> {
+        let before = self.store.before.as_ref().and_then(Saved::sync).map(Rc::new);
         let there = self.store.sync();
         match (before, there) {
             (Some(before), Some(there)) => Some(if there.term > before.term { there } else { before }),
@@ -127,7 +127,8 @@ impl World {
     pub(in crate::sim) fn wipe_prefix(&mut self, lasts: u64) {
         // A node that knows of no cluster makes a new one where there is none: its data and file are lost, and etcd's (safety.md).
         let knows = |node: &Node| node.disk.is_some() || node.file_made && node.file.floors.uuid.is_some();
-        if self.store.before.is_some() || self.store.entries.is_empty() || self.is_set_back() || !self.nodes.iter().all(knows) {
+        let members = self.nodes.iter().take(self.members);
+        if self.store.before.is_some() || self.store.entries.is_empty() || self.is_set_back() || !members.into_iter().all(knows) {
             return;
         }
         self.store.before = Some(self.store.saved(self.now));
@@ -175,7 +176,7 @@ impl World {
         let tli = on.tli;
         let primary = Replica::new(of.name.clone(), of.file.data.clone());
         let owns = running.is_some() || last.primary == primary || of.file.promoted.is_some_and(|promoted| promoted.tli == tli);
-        let files = self.nodes.iter().map(|node| &node.file);
+        let files = self.nodes.iter().take(self.members).map(|node| &node.file);
         let known = files.clone().flat_map(|file| [file.term, file.promised, file.claimed.unwrap_or(Term::ZERO)]).max();
         let stored = [&before, &there].into_iter().filter_map(|saved| saved.read::<LeaderRecord>(&Key::Leader));
         let term = stored.clone().map(|leader| leader.term).chain(known).max().unwrap_or(Term::ZERO).next();
@@ -234,7 +235,7 @@ impl World {
     /// The node that has most, of those that could lead; of equals the last primary.
     fn most_advanced(&self, last: &NodeName) -> Option<usize> {
         let has = |node: usize| self.position(node).map(|on| (on.tli, on.lsn));
-        let fit = (0..self.nodes.len()).filter(|node| self.nodes[*node].is_whole() && !self.falls_short(*node));
+        let fit = (0..self.members).filter(|node| self.nodes[*node].is_whole() && !self.falls_short(*node));
         fit.max_by_key(|node| (has(*node), self.nodes[*node].name == *last))
     }
 
@@ -247,7 +248,7 @@ impl World {
             armed.is_some_and(|armed| armed.until > node.clock.boot(self.now))
         };
         let bound = |node: usize| self.said(node).is_some_and(|said| said.bound().is_some_and(|(ack, _)| ack.holder.node != of.name));
-        if (0..self.nodes.len()).any(bound) {
+        if (0..self.members).any(bound) {
             return false;
         }
         let harmless = |node: &Node| {
@@ -258,7 +259,7 @@ impl World {
                     && node.asleep_until <= self.now
                     && server.is_none_or(|server| server.start == StartAs::Standby && !server.primary && !server.promoting))
         };
-        let others = (0..self.nodes.len()).filter(|node| *node != chosen);
+        let others = (0..self.members).filter(|node| *node != chosen);
         of.up
             && of.agent.is_some()
             && of.asleep_until <= self.now
