@@ -76,10 +76,17 @@ fn cannot_fail_over(records: &Records, leader: &LeaderRecord, to: &NodeName, acc
         return Some(newer(name));
     }
     let Some(node) = records.nodes.get(to) else { return Some(format!("no node {to} is known to this cluster")) };
-    let Some(member) = records.members.get(to) else {
-        return Some(format!("the agent of {to} says nothing: it has to run, and to reach etcd, to take over"));
-    };
     let held = matches!(leader.state, LeaderState::Serving | LeaderState::Paused(_)) && records.acts(leader);
+    let Some(member) = records.members.get(to) else {
+        // One whose disk was set back says nothing, and waits for just these words (`data-went-back`).
+        let waits = accept_loss && assert_dead && !held;
+        return (!waits).then(|| {
+            format!(
+                "the agent of {to} says nothing: it has to run, and to reach etcd, to take over. One that waits there with `data-went-back` does, \
+                 with --accept-loss and --assert-dead"
+            )
+        });
+    };
     if *to == leader.holder.node && held {
         return Some(format!("{to} is the primary already"));
     }

@@ -22,6 +22,7 @@ use crate::model::{
     key::Key,
     moment::{Moment, Span},
     node::ClusterName,
+    record::MEMBER_LEASE,
     records::Records,
 };
 use std::path::PathBuf;
@@ -54,7 +55,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Defaults: no TLS, no user, attempts of 350 ms, polls after 500 ms, members that outlive their agent by 10 s.
+    /// Defaults: no TLS, no user, attempts of 350 ms, polls after 500 ms, members that outlive their agent by [`MEMBER_LEASE`].
     pub fn new(endpoints: Vec<String>, prefix: impl Into<String>, cluster: ClusterName) -> Self {
         Self {
             endpoints,
@@ -67,7 +68,7 @@ impl Settings {
             password_file: None,
             attempt: Span::from_millis(350),
             poll: Span::from_millis(500),
-            member_ttl: Span::from_secs(10),
+            member_ttl: MEMBER_LEASE,
         }
     }
 }

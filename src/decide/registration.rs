@@ -4,7 +4,7 @@ use super::{
     Flow,
     decision::{Action, Purpose},
     draft::Draft,
-    durability,
+    durability, operator,
     snapshot::Snapshot,
     upkeep, went_back,
 };
@@ -14,12 +14,11 @@ use crate::model::{
     node::Replica,
     node_file::{NodeFile, Operation},
     observed::Observed,
-    record::{LeaderRecord, MemberRecord, NodeRecord, Stored, VERSION, to_text},
-    request::Request,
+    record::{LeaderRecord, LeaderState, MEMBER_LEASE, MemberRecord, NodeRecord, Stored, VERSION, to_text},
 };
 
 /// By then the record of an agent that has ended is gone with its etcd lease, an election of etcd included.
-const LAPSES: Span = Span::from_secs(10);
+const LAPSES: Span = MEMBER_LEASE.times(2);
 
 /// etcd elects a leader within this time.
 const SILENCE: Span = Span::from_secs(5);
@@ -42,6 +41,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         waits_for_its_end(s, d, other);
         return Flow::Settled;
     }
+    if is_behind(s) && may_have_an_original(s, d) {
+        return Flow::Settled;
+    }
     d.memory.alike_since = None;
     match mine {
         Some(stored) if went_back::file(s, &stored.record) => {
@@ -55,7 +57,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
                     "data-went-back",
                     format!(
                         "{behind}; nobody leads, and {awaited}: nothing is started here, so that a machine that still has them can come back. \
-                         If there is none, let one take over by `pgbaton failover --to` with --accept-loss"
+                         If there is none, let one take over by `pgbaton failover --to` with --accept-loss and --assert-dead"
                     ),
                 );
                 return Flow::Settled;
@@ -65,7 +67,8 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
             let operation = s.file.operation.clone();
             // After starts of which etcd never heard the file is ahead: a lower count would be taken for what an older agent wrote.
             let starts = stored.record.starts.saturating_add(1).max(s.file.starts);
-            let file = NodeFile { starts, told: s.file.told.max(Some(stored.record.starts)), operation, ..new_life(s) };
+            let told = s.file.told.max(Some(stored.record.starts));
+            let file = NodeFile { starts, told, told_by: None, operation, ..new_life(s) };
             d.act(s, Action::WriteFile(Box::new(file)));
             Flow::Settled
         }
@@ -76,8 +79,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
         }
         mine => {
             d.waits("registration", "this node's present life is being published");
-            if s.file.told != Some(s.file.starts) {
-                d.act(s, Action::WriteFile(Box::new(NodeFile { told: Some(s.file.starts), ..s.file.clone() })));
+            let by = Some(s.me.agent.clone());
+            if s.file.told != Some(s.file.starts) || s.file.told_by != by {
+                d.act(s, Action::WriteFile(Box::new(NodeFile { told: Some(s.file.starts), told_by: by, ..s.file.clone() })));
                 return Flow::Settled;
             }
             // Another agent changes nothing of what was said of the server.
@@ -113,13 +117,36 @@ fn silent(s: &Snapshot, d: &mut Draft) {
 /// The record of an agent that runs under our name, and is none of this machine: ours is a copy of that one, or the other way round (ADR 27). A
 /// record that an agent of ours has left lapses with its etcd lease.
 pub(super) fn named_alike(s: &Snapshot) -> Option<&MemberRecord> {
-    if s.memory.registered || s.memory.published.is_some() {
+    // Whoever is in session with the guard that `leader` names is no copy, whatever was changed in its configuration.
+    if s.memory.registered || s.holds() {
         return None;
     }
     let there = &s.etcd.records.members.get(&s.me.node)?.record;
-    let behind = s.etcd.records.nodes.get(&s.me.node).is_some_and(|stored| went_back::file(s, &stored.record));
     let elsewhere = there.postgres != s.me.postgres || there.boot.as_ref().is_some_and(|boot| *boot != s.me.boot);
-    (behind || elsewhere).then_some(there)
+    (elsewhere || (is_behind(s) && s.memory.published.is_none())).then_some(there)
+}
+
+fn is_behind(s: &Snapshot) -> bool {
+    s.etcd.records.nodes.get(&s.me.node).is_some_and(|stored| went_back::file(s, &stored.record))
+}
+
+/// What this run has said of itself before it knew better is taken back: its original would wait for the end of that. That one, if it lives, says
+/// something itself soon.
+fn may_have_an_original(s: &Snapshot, d: &mut Draft) -> bool {
+    if let Some(said) = s.etcd.records.members.get(&s.me.node).filter(|_| s.memory.published.is_some()) {
+        let key = Key::Member(s.me.node.clone());
+        let txn = Txn { nonce: s.nonce("unsay"), when: vec![Compare::Is(key.clone(), said.text.clone())], then: vec![Write::Delete(key)] };
+        if d.act(s, Action::Txn(Purpose::Register, txn)) {
+            d.memory.published = None;
+        }
+        d.memory.alike_since = Some(s.now.boot);
+    }
+    let until = d.memory.alike_since.map(|since| since.plus(LAPSES)).filter(|until| s.now.boot < *until);
+    if let Some(until) = until {
+        d.wake(until);
+        d.waits("registration", format!("an agent known as {} was there a moment ago: waits whether it says something", s.me.node));
+    }
+    until.is_some()
 }
 
 /// A file that is behind is a copy's, or was set back. Only the first has an original, and while nobody leads that one may be needed: for what it
@@ -128,24 +155,24 @@ fn is_counted_on(s: &Snapshot, lost: &NodeRecord) -> Option<String> {
     let sync = &s.sync()?.record;
     let former = Replica::new(s.me.node.clone(), lost.data.clone());
     let counts = sync.primary == former || sync.electable.contains(&former) || sync.voters.contains(&former);
+    // A claim may come to nothing, for want of the vote that the original has.
     let leads = |leader: &LeaderRecord| {
         let member = s.etcd.records.members.get(&leader.holder.node);
-        leader.holder.node != s.me.node && member.is_some_and(|member| member.record.acts_in == Some(leader.term))
+        let serves = match &leader.state {
+            LeaderState::Serving => true,
+            LeaderState::Paused(pause) => pause.vacant.is_none(),
+            _ => false,
+        };
+        serves && leader.holder.node != s.me.node && member.is_some_and(|member| member.record.acts_in == Some(leader.term))
     };
     let led = s.leader().is_some_and(|leader| leads(&leader.record));
-    let wanted = s
-        .etcd
-        .records
-        .intent
-        .as_ref()
-        .is_some_and(|intent| matches!(&intent.record.request, Request::Failover { to, accept_loss: true, .. } if *to == s.me.node));
+    let wanted = operator::order(s).is_some_and(|order| order.accept_loss && (order.assert_dead || s.former_primary_released()));
     (counts && !led && !wanted).then(|| format!("`sync` of term {} counts on data {} of {}", sync.term, lost.data, s.me.node))
 }
 
 /// Whether this run says who it is: not while it may be a copy.
 pub(super) fn is_unsure(s: &Snapshot) -> bool {
-    let behind = || s.etcd.records.nodes.get(&s.me.node).is_some_and(|stored| went_back::file(s, &stored.record));
-    !s.memory.registered && (named_alike(s).is_some() || behind())
+    !s.memory.registered && (named_alike(s).is_some() || is_behind(s))
 }
 
 fn waits_for_its_end(s: &Snapshot, d: &mut Draft, other: &MemberRecord) {

@@ -23,10 +23,13 @@ const UNREADABLE: u32 = 6;
 pub(super) fn file(s: &Snapshot, theirs: &NodeRecord) -> bool {
     let noted = s.file.boundary.map(|boundary| (boundary.tli, boundary.lsn));
     let behind = theirs.data == s.file.data && theirs.tli.is_some_and(|tli| noted.is_none_or(|noted| noted < (tli, theirs.whole)));
-    let copied = theirs.starts == s.file.starts && !s.memory.registering;
+    let ours = theirs.agent.as_ref().map_or(s.memory.registering, |agent| *agent == s.me.agent);
+    let copied = theirs.starts == s.file.starts && !ours;
     // In a file of before that was noted: all that it counted, but for this start.
     let told = s.file.told.unwrap_or_else(|| s.file.starts.saturating_sub(1));
-    theirs.starts > told || copied || behind
+    // Of a race for the key the file knows by whom it had been sent.
+    let lost = theirs.starts == told && s.file.told_by.as_ref().is_some_and(|by| theirs.agent.as_ref().is_some_and(|agent| agent != by));
+    theirs.starts > told || lost || copied || behind
 }
 
 /// Data are compared with what was noted of them before this run of the agent says or does anything with them: whoever has acknowledged,

@@ -27,6 +27,9 @@ pub struct NodeFile {
     /// started often while etcd is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<u64>,
+    /// The run of the agent that told it: another one's of the same count is a copy's, or our original's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_by: Option<Incarnation>,
     /// The highest term seen.
     pub term: Term,
     /// No candidate, and no primary, of a lower term than this is followed.
@@ -166,6 +169,7 @@ impl NodeFile {
             data,
             starts: 0,
             told: None,
+            told_by: None,
             term: Term::ZERO,
             promised: Term::ZERO,
             claimed: None,

@@ -20,7 +20,7 @@ pub use chronicle::{AuditRecord, GivenUp, HistoryRecord};
 pub use cluster::{BootstrapRecord, ClusterRecord, DoubtRecord};
 pub use leader::{Failovers, Holder, LeaderRecord, LeaderState, Pause, TermRecord};
 pub use ledger::{BaseTimelines, TimelineRecord, TimelineState};
-pub use node::{Answer, Lag, MemberRecord, MemberRole, NodeRecord, Tags};
+pub use node::{Answer, Lag, MEMBER_LEASE, MemberRecord, MemberRole, NodeRecord, Tags};
 pub use operator::{IntentRecord, PolicyRecord};
 pub use voters::{PromiseRecord, SyncMode, SyncRecord};
 

@@ -14,13 +14,13 @@ use crate::{
         key::{Compare, Key, Txn, Write},
         moment::Moment,
         policy::ClusterPolicy,
-        record::{LeaderRecord, LeaderState, PolicyRecord, SyncRecord},
+        record::{LeaderRecord, LeaderState, MEMBER_LEASE, PolicyRecord, SyncRecord},
     },
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// How long a member's key outlives its agent.
-const LEASE: u64 = 5_000_000_000;
+const LEASE: u64 = MEMBER_LEASE.as_nanos();
 
 /// After so long the client lists everything, whatever its watch says.
 const LISTS: u64 = 2_000_000_000;

@@ -265,6 +265,9 @@ fn a_refusal_names_what_would_make_it_possible() {
     says(&vacant, failover("n3", true, false), "with --assert-dead");
     says(&vacant, failover("n3", false, true), "with --accept-loss");
     assert_eq!(put(&vacant, &failover("n3", true, true)), Ok(()));
+    // One that waits as a copy would says nothing in etcd.
+    says(&vacant, failover("n4", true, false), "with --accept-loss and --assert-dead");
+    assert_eq!(put(&vacant, &failover("n4", true, true)), Ok(()));
     let stopped = with_leader(&[("failovers", json!({"ages": [], "stopped": true}))], true);
     assert_eq!(put(&stopped, &Request::Acknowledge), Ok(()));
 }

@@ -3,6 +3,7 @@
 use super::Unknown;
 use crate::model::{
     lsn::Lsn,
+    moment::Span,
     node::{Address, DataIncarnation, Incarnation, NodeName, Nonce},
     term::Term,
     timeline::TimelineId,
@@ -35,6 +36,9 @@ pub struct NodeRecord {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
+
+/// How long a member's record outlives its agent, where etcd is up; after an election of etcd the whole time begins anew.
+pub const MEMBER_LEASE: Span = Span::from_secs(5);
 
 /// `members/<node>`: what a node says of itself. A hint, never proof; on an etcd lease.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
