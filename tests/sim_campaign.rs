@@ -13,7 +13,7 @@ mod seeds;
 use pgbaton::{
     clock,
     model::policy::Durability,
-    sim::{Options, Outcome, Swarm},
+    sim::{Coverage, Options, Outcome, Swarm},
 };
 use seeds::{failures, idle, print_coverage, run_all_by};
 use std::{
@@ -77,7 +77,8 @@ fn sim_fresh_seeds() {
         let took = clock::boot().since(began).as_millis() / 1_000;
         let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
         let failed: Vec<String> = outcomes.iter().filter(|of| !of.violations.is_empty()).map(|of| of.seed.to_string()).collect();
-        let idle = if seeds == PART { idle(&outcomes) } else { Vec::new() };
+        let coverage: Vec<Coverage> = outcomes.iter().map(|outcome| outcome.coverage.clone()).collect();
+        let idle = if seeds == PART { [idle(&outcomes), Coverage::gaps(&coverage)].concat() } else { Vec::new() };
         let verdict = match (failed.is_empty(), idle.is_empty()) {
             (true, true) => "passed".to_owned(),
             (true, false) => idle.join("; "),

@@ -113,6 +113,8 @@ fn seeds_that_once_failed_are_well() {
         of(Durability::Async, Swarm::All, 1_795_930_194),
         of(Durability::StrictQuorum, Swarm::Policy, 1_795_940_503),
         of(Durability::Quorum, Swarm::All, 1_795_962_053),
+        of(Durability::Async, Swarm::All, 1_796_220_456),
+        of(Durability::Quorum, Swarm::All, 1_796_220_493),
     ];
     for (options, seed) in first.into_iter().map(|seed| (Options::default(), seed)).chain(later) {
         let outcome = run(seed, options);
@@ -188,13 +190,13 @@ const RULES: &[Broken] = &[
     broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 1),
     broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 1),
     broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 2),
-    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 49),
+    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 55),
     broken(Mutation::AcksForOneSync, Durability::Async, Swarm::All, &["O1:", "O10:"], 244),
     broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 1),
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
     broken(Mutation::RequestKept, Durability::Async, Swarm::Operators, &["O13:"], 3),
     broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 10),
-    broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 42),
+    broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 16),
     broken(Mutation::TargetBelieved, Durability::Quorum, Swarm::All, &["I7:"], 100),
 ];
 

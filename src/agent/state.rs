@@ -31,7 +31,7 @@ use crate::{
         lsn::Lsn,
         moment::{Clocks, Moment},
         node::{Incarnation, Nonce, Replica},
-        node_file::{Boundary, NodeFile},
+        node_file::{Boundary, Floors, NodeFile},
         observed::Observed,
         policy::ClusterPolicy,
         record::SyncRecord,
@@ -64,8 +64,10 @@ pub struct State {
     suspect: Option<String>,
     /// It is suspect by a list that was asked for after what it undercuts was known, and it is no other cluster's.
     went_back: bool,
-    /// When the highest values of `file.floors` were received: only answers asked for later can undercut them.
+    /// When the view last changed: only answers asked for later can undercut what it shows.
     floors_at: Moment,
+    /// What the file had noted when this run began, and when that was: every answer can undercut that.
+    noted: (Floors, Term, Moment),
     lease: Lease,
     standing: Option<Standing>,
     server: Observed<ServerFacts>,
@@ -113,6 +115,7 @@ impl State {
         Self {
             policy: me.first_policy.clone(),
             boundary: file.boundary,
+            noted: (file.floors.clone(), file.term, now.boot),
             me,
             file,
             guard: Observed::never(),

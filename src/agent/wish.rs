@@ -11,7 +11,7 @@ use crate::model::{
 pub(super) fn impossible(records: &Records, leader: &LeaderRecord, request: &Request) -> Option<String> {
     match request {
         Request::Remove { node } => cannot_remove(records, leader, node),
-        Request::Pause { .. } => cannot_pause(leader),
+        Request::Pause { .. } => cannot_pause(records, leader),
         Request::Resume { assert_dead } => cannot_resume(records, leader, *assert_dead),
         Request::Failover { to, accept_loss, assert_dead } => cannot_fail_over(records, leader, to, *accept_loss, *assert_dead),
         Request::Acknowledge => {
@@ -36,8 +36,12 @@ fn cannot_remove(records: &Records, leader: &LeaderRecord, node: &NodeName) -> O
     records.cannot_spare(leader, node, needed).map(|why| format!("{node} cannot be removed: {why}"))
 }
 
-fn cannot_pause(leader: &LeaderRecord) -> Option<String> {
+fn cannot_pause(records: &Records, leader: &LeaderRecord) -> Option<String> {
     match &leader.state {
+        LeaderState::Serving if !records.acts(leader) => Some(format!(
+            "the agent of {} is not there, and nobody else pauses for it: start it, or ask again once another node has taken over",
+            leader.holder.node
+        )),
         LeaderState::Serving | LeaderState::Vacant { .. } => None,
         LeaderState::Paused(pause) => Some(format!("the cluster is paused already, by {} since {}: {}", pause.by, pause.at, pause.reason)),
         LeaderState::Claimed | LeaderState::Handoff { .. } => {

@@ -119,14 +119,20 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
         d.waits("mute", format!("PostgreSQL runs as a standby and does not answer: {why}"));
         unheard::misled(s, d, target);
     }
-    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, .. })) = (target, s.role()) else { return };
-    let elsewhere =
-        s.configured.as_ref().and_then(|configured| configured.follow.as_ref()).is_some_and(|follow| follow.node != target.holder.node);
+    let (Some(target), Some(ServerRole::Standby { tli, receive, replay, receiver, conninfo, .. })) = (target, s.role()) else { return };
+    // A former run of the agent has configured it, to whatever end.
+    let untold = !conninfo.is_empty() || receiver.is_some();
+    let follow = s.configured.as_ref().and_then(|configured| configured.follow.as_ref());
+    let elsewhere = follow.map_or(untold, |follow| follow.node != target.holder.node);
     if elsewhere && *tli != target.tli {
         // What the former upstream may still send must not move while the histories are compared.
         d.waits("cut", "the stream from the former primary is being cut");
         d.memory.untold = None;
-        d.act(s, Action::CutStream);
+        if s.configured.is_none() {
+            upkeep::configured(s, d, None);
+        } else {
+            d.act(s, Action::CutStream);
+        }
         return;
     }
     match may_stream(s, d, target, Whole { tli: *tli, lsn: *replay }, *receive) {

@@ -1,6 +1,9 @@
 //! What a run exercised (oracle O19).
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 /// How often what was exercised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,6 +162,31 @@ impl Coverage {
             let _ = writeln!(text, "{:>22}: {times:>9} faults of {} kinds while `leader` was {state}", format!("a {role}"), kinds.len());
         }
         text
+    }
+
+    /// What a few hundred seeds of all kinds should have exercised, and did not: a figure that stays at zero, a kind of fault that struck no primary or
+    /// no standby while one served, a state of `leader` in which next to nothing went wrong.
+    pub fn gaps(of: &[Self]) -> Vec<String> {
+        let mut found = Vec::new();
+        for (at, (name, _)) in Self::default().figures().iter().enumerate() {
+            if of.iter().all(|coverage| coverage.figures()[at].1 == 0) {
+                found.push(format!("never exercised: {name}"));
+            }
+        }
+        let struck = Self::all_struck(of);
+        let kinds: BTreeSet<&String> = struck.values().flat_map(BTreeMap::keys).collect();
+        for role in ["primary", "standby"] {
+            let there = struck.get(&(role, "serving"));
+            let never = kinds.iter().filter(|kind| there.is_none_or(|there| !there.contains_key(**kind)));
+            found.extend(never.map(|kind| format!("{kind} never struck a {role} while `leader` was serving")));
+        }
+        for state in ["claimed", "serving", "vacant", "paused", "missing"] {
+            let there: BTreeSet<&String> = struck.iter().filter(|((_, of), _)| *of == state).flat_map(|(_, kinds)| kinds.keys()).collect();
+            if there.len() * 2 < kinds.len() {
+                found.push(format!("{} of {} kinds of fault struck while `leader` was {state}", there.len(), kinds.len()));
+            }
+        }
+        found
     }
 
     /// What was struck in all of these seeds.

@@ -103,6 +103,7 @@ impl World {
         }
         if record.state == LeaderState::Claimed && before.is_none_or(|before| before.term != record.term) {
             self.judge_claimant(record);
+            self.judge_doubt(record);
             self.judge_word(writer, record.term, true);
             let early = |before: &LeaderRecord| {
                 let written = self.oracle.newest.get(&before.term).map_or(0, |written| written.at);

@@ -256,6 +256,7 @@ fn a_refusal_names_what_would_make_it_possible() {
     says(&there, Request::Resume { assert_dead: true }, "ask without");
     assert_eq!(put(&there, &Request::Resume { assert_dead: false }), Ok(()));
     assert_eq!(put(&there, &failover("n2", false, false)), Ok(()));
+    says(&with_leader(&[], false), Request::Pause { reason: String::new(), until: None }, "the agent of n1 is not there");
     let gone = with_leader(&paused, false);
     says(&gone, Request::Resume { assert_dead: false }, "ask with --assert-dead");
     says(&gone, failover("n2", false, false), "ask with --assert-dead");

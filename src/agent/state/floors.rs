@@ -10,10 +10,7 @@ use crate::model::{moment::Moment, node_file::Floors, records::Records, term::Te
 impl State {
     /// What this answer undercuts of the floors, if it was asked for after they were known (protocol 1.2, *suspect etcd*).
     pub(super) fn undercut(&self, records: &Records, sent: Moment) -> Option<String> {
-        if sent < self.floors_at {
-            return None;
-        }
-        let floors = &self.newest_floors();
+        let (floors, term) = self.known_at(sent)?;
         let uuid = floors.uuid.as_ref()?;
         let Some(cluster) = &records.cluster else {
             return Some(format!("nothing is left under this cluster's prefix; this node knows it with uuid {uuid}"));
@@ -30,7 +27,7 @@ impl State {
             ("revision", records.revision, floors.revision),
             ("leader.seq", leader.map_or(0, |leader| leader.seq), floors.seq),
             ("sync.term", records.sync.as_ref().map_or(0, |sync| sync.record.term.get()), floors.sync_term.get()),
-            ("term", leader.map_or(0, |leader| leader.term.get()), self.known_term()),
+            ("term", leader.map_or(0, |leader| leader.term.get()), term.get()),
         ];
         checks.into_iter().find(|(_, there, floor)| there < floor).map(|(what, there, floor)| went_back(what, there, floor))
     }
@@ -50,8 +47,8 @@ impl State {
 
     /// The same of an answer that shows a few keys only: its revision says enough.
     pub(super) fn undercut_by(&self, revision: u64, sent: Moment) -> Option<String> {
-        let floor = self.newest_floors().revision;
-        (sent >= self.floors_at && revision < floor).then(|| went_back("revision", revision, floor))
+        let floor = self.known_at(sent)?.0.revision;
+        (revision < floor).then(|| went_back("revision", revision, floor))
     }
 
     /// The file's floors, raised by what the believed view shows.
@@ -72,9 +69,15 @@ impl State {
         Floors { revision: now.revision.max(old.revision), seq: now.seq.max(old.seq), sync_term: now.sync_term.max(old.sync_term), ..now }
     }
 
-    fn known_term(&self) -> u64 {
-        let seen = self.records.leader.as_ref().map_or(Term::ZERO, |leader| leader.record.term);
-        seen.max(self.file.term).get()
+    /// What was known for sure when a question was sent: all that the view has shown, or what the file had noted at our start. A change that a watch
+    /// told of meanwhile takes nothing of that away.
+    fn known_at(&self, sent: Moment) -> Option<(Floors, Term)> {
+        if sent >= self.floors_at {
+            let seen = self.records.leader.as_ref().map_or(Term::ZERO, |leader| leader.record.term);
+            return Some((self.newest_floors(), seen.max(self.file.term)));
+        }
+        let (floors, term, at) = &self.noted;
+        (sent >= *at).then(|| (floors.clone(), *term))
     }
 }
 

@@ -264,6 +264,17 @@ fn what_the_file_remembers_counts_from_the_first_answer_on() {
     assert!(state.suspect.as_ref().is_some_and(|why| why.contains("has seen 100")), "{:?}", state.suspect);
 }
 
+/// A watch that tells of some change first takes nothing away of what the file knew when the list was asked for.
+#[test]
+fn what_the_file_remembers_counts_for_a_list_that_a_change_has_overtaken() {
+    let floors = Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, ..Floors::default() };
+    let file = NodeFile { floors, ..state().file };
+    let mut state = State::new(state().me, file, at(0));
+    state.apply(Event::Changed { changes: vec![(Key::Leader, Some(leader("n1", 3, "L1", 1)), 11)], revision: 11 }, at(20));
+    state.apply(listed(&leader("n1", 3, "L1", 1), 11, 15), at(30));
+    assert!(state.suspect.as_ref().is_some_and(|why| why.contains("has seen 100")), "{:?}", state.suspect);
+}
+
 /// `etcd recover` raises the generation, at which revision, seq and S start anew.
 #[test]
 fn a_raised_generation_lowers_the_floors() {

@@ -112,23 +112,23 @@ pub(super) fn clock() -> Row {
 }
 
 /// What keeps a voter from its former primary, in the quorum modes.
-pub(super) fn cut(known: &Known) -> Row {
+pub(super) fn cut(known: &Known, config: &Config) -> Row {
+    // Before the first start of all the cluster's policy is the one that its first node brings along.
+    let asked = known.status.as_ref().and_then(|status| Some(status.durability.as_ref()?.wanted));
+    let wanted = asked.or(known.policy.as_ref().map(|policy| policy.durability)).unwrap_or(config.bootstrap.policy.durability);
+    cut_row(cut_program(), wanted)
+}
+
+fn cut_row(program: Option<&str>, wanted: Durability) -> Row {
     let subject = "cut";
-    match cut_program() {
+    match program {
         Some(program) if may_administer() => Row::ok(subject, format!("{program} can cut this host off from a former primary")),
         Some(program) => Row::ok(subject, format!("{program} is here; whether the guard may use it shows once it runs as root")),
-        None if known
-            .status
-            .as_ref()
-            .and_then(|status| status.durability.as_ref())
-            .is_none_or(|durability| durability.wanted == Durability::Async) =>
-        {
-            Row::ok(subject, "there is no program nft; it is needed where durability is not async")
-        }
+        None if wanted == Durability::Async => Row::ok(subject, "there is no program nft; it is needed where durability is not async"),
         None => Row::warn(
             subject,
             "there is no program nft: this node cannot vote where durability is quorum, strict-quorum or auto",
-            "install the package nftables",
+            "install the package nftables; a guard that runs looks for it at its next start",
         ),
     }
 }
@@ -205,5 +205,12 @@ mod tests {
         let row = version_row("19.1", None);
         assert_eq!(row.found, "version 19.1, which is newer than what this program knows");
         assert_eq!(row.remedy, "install a version from 14 to 18, or a newer pgbaton");
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_cut_off_is_well_in_async_alone() {
+        assert_eq!(cut_row(None, Durability::Async).verdict, Verdict::Ok);
+        assert_eq!(cut_row(None, Durability::Auto).verdict, Verdict::Warn);
+        assert_eq!(cut_row(Some("nft"), Durability::Quorum).verdict, Verdict::Ok);
     }
 }

@@ -114,7 +114,7 @@ async fn host_rows(config: &Config) -> Vec<Row> {
     rows.extend(host::rights(config));
     rows.push(host::clock());
     rows.push(host::fencing(&known, config));
-    rows.push(host::cut(&known));
+    rows.push(host::cut(&known, config));
     rows.push(failsafe(config, &known));
     rows.extend(host::ports(config, known.status.is_some()));
     rows.extend(etcd);

@@ -10,8 +10,8 @@ use crate::{
         node::{NodeName, Replica},
         node_file::Boundary,
         record::{
-            ClusterRecord, Holder, LeaderRecord, LeaderState, SyncMode, SyncRecord, TermRecord, TimelineRecord, TimelineState, Unknown,
-            VERSION, to_text,
+            ClusterRecord, DoubtRecord, Holder, LeaderRecord, LeaderState, SyncMode, SyncRecord, TermRecord, TimelineRecord, TimelineState,
+            Unknown, VERSION, to_text,
         },
         term::Term,
         timeline::TimelineId,
@@ -74,6 +74,18 @@ impl World {
         match (before, there) {
             (Some(before), Some(there)) => Some(if there.term > before.term { there } else { before }),
             (before, there) => before.or(there),
+        }
+    }
+
+    /// Nobody claims while a node that knows better says so in that very etcd, until an operator has made the records anew (O4).
+    pub(in crate::sim) fn judge_doubt(&mut self, claim: &LeaderRecord) {
+        let there = self.store.saved(self.now);
+        let (Some(doubt), Some(cluster)) = (there.read::<DoubtRecord>(&Key::Doubt), there.read::<ClusterRecord>(&Key::Cluster)) else {
+            return;
+        };
+        if doubt.generation >= cluster.generation {
+            let (node, term) = (&claim.holder.node, claim.term);
+            self.violation("O4", format!("{node} has claimed term {term}, and {} doubts this etcd: {}", doubt.node, doubt.why));
         }
     }
 
