@@ -39,8 +39,8 @@ fn cannot_remove(records: &Records, leader: &LeaderRecord, node: &NodeName) -> O
 fn cannot_pause(records: &Records, leader: &LeaderRecord) -> Option<String> {
     match &leader.state {
         LeaderState::Serving if !records.acts(leader) => Some(format!(
-            "the agent of {} is not there, and nobody else pauses for it: start it, or ask again once another node has taken over",
-            leader.holder.node
+            "the agent of {} is not there, or does not act in term {} yet, and nobody else pauses for it: start it, or ask again",
+            leader.holder.node, leader.term
         )),
         LeaderState::Serving | LeaderState::Vacant { .. } => None,
         LeaderState::Paused(pause) => Some(format!("the cluster is paused already, by {} since {}: {}", pause.by, pause.at, pause.reason)),

@@ -343,10 +343,11 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
     }
     if is_set_by_hand(s, d, facts) {
         // Promoted like that it would wait for others, or for nobody.
-        if may_repeat(s, configured) {
+        let follow = configured.follow.clone().filter(|_| !nobody_leads(s));
+        if may_repeat(s, configured) || follow.is_none() {
             // It has to show its own anew, and gets time for that.
             d.memory.foreign_names = None;
-            d.act(s, Action::Configure(Box::new(configured.clone())));
+            d.act(s, Action::Configure(Box::new(Configuration { follow, ..configured.clone() })));
         }
         return false;
     }
@@ -360,6 +361,11 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
         d.act(s, Action::ShowNames { names: NOBODY_CONFIRMS.to_owned(), checkpoints: true });
     }
     proven
+}
+
+/// Nobody is there to be followed: a standby that follows nobody misses nothing.
+fn nobody_leads(s: &Snapshot) -> bool {
+    s.leader().is_none_or(|leader| matches!(leader.record.state, LeaderState::Vacant { .. } | LeaderState::Claimed))
 }
 
 /// Whether what a standby's configuration says may be written again as it is: it follows nobody, or who leads and whom no promise forbids.

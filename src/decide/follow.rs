@@ -121,7 +121,8 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     }
     let (Some(target), Some(ServerRole::Standby { tli, receive, replay, receiver, conninfo, .. })) = (target, s.role()) else { return };
     // A former run of the agent has configured it, to whatever end.
-    let untold = !conninfo.is_empty() || receiver.is_some();
+    let from = receiver.as_ref().and_then(|receiver| receiver.sender.as_ref());
+    let untold = (!conninfo.is_empty() || receiver.is_some()) && from != Some(&target.holder.postgres);
     let follow = s.configured.as_ref().and_then(|configured| configured.follow.as_ref());
     let elsewhere = follow.map_or(untold, |follow| follow.node != target.holder.node);
     if elsewhere && *tli != target.tli {

@@ -83,8 +83,8 @@ pub struct Memory {
     pub migrated: Option<Term>,
     /// The term whose history record was written.
     pub recorded: Option<Term>,
-    /// Since when another agent is known under our name.
-    pub alike_since: Option<Moment>,
+    /// Since when another agent was known under our name, and when it was last.
+    pub alike: Option<(Moment, Moment)>,
     /// What was last published of us, and when.
     pub published: Option<Published>,
     /// When the server first failed to answer, while its process lives.

@@ -37,14 +37,16 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if s.memory.registered {
         return registered(s, d, mine);
     }
-    if let Some(other) = named_alike(s) {
+    // Whoever has won the key has won the name.
+    let won = mine.is_some_and(|mine| says_the_same(s, &mine.record) && mine.record.agent.as_ref() == Some(&s.me.agent));
+    if let Some(other) = named_alike(s).filter(|_| !won) {
         waits_for_its_end(s, d, other);
         return Flow::Settled;
     }
     if is_behind(s) && may_have_an_original(s, d) {
         return Flow::Settled;
     }
-    d.memory.alike_since = None;
+    d.memory.alike = None;
     match mine {
         Some(stored) if went_back::file(s, &stored.record) => {
             let (file, theirs) = (&s.file, &stored.record);
@@ -123,7 +125,12 @@ pub(super) fn named_alike(s: &Snapshot) -> Option<&MemberRecord> {
     }
     let there = &s.etcd.records.members.get(&s.me.node)?.record;
     let elsewhere = there.postgres != s.me.postgres || there.boot.as_ref().is_some_and(|boot| *boot != s.me.boot);
-    (elsewhere || (is_behind(s) && s.memory.published.is_none())).then_some(there)
+    (!is_ours(s, there) && (elsewhere || is_behind(s))).then_some(there)
+}
+
+/// Whether this run has said that.
+fn is_ours(s: &Snapshot, there: &MemberRecord) -> bool {
+    there.agent.as_ref().map_or(s.memory.published.is_some(), |agent| *agent == s.me.agent)
 }
 
 fn is_behind(s: &Snapshot) -> bool {
@@ -133,15 +140,16 @@ fn is_behind(s: &Snapshot) -> bool {
 /// What this run has said of itself before it knew better is taken back: its original would wait for the end of that. That one, if it lives, says
 /// something itself soon.
 fn may_have_an_original(s: &Snapshot, d: &mut Draft) -> bool {
-    if let Some(said) = s.etcd.records.members.get(&s.me.node).filter(|_| s.memory.published.is_some()) {
+    if let Some(said) = s.etcd.records.members.get(&s.me.node).filter(|said| is_ours(s, &said.record)) {
         let key = Key::Member(s.me.node.clone());
         let txn = Txn { nonce: s.nonce("unsay"), when: vec![Compare::Is(key.clone(), said.text.clone())], then: vec![Write::Delete(key)] };
-        if d.act(s, Action::Txn(Purpose::Register, txn)) {
-            d.memory.published = None;
-        }
-        d.memory.alike_since = Some(s.now.boot);
+        d.act(s, Action::Txn(Purpose::Register, txn));
     }
-    let until = d.memory.alike_since.map(|since| since.plus(LAPSES)).filter(|until| s.now.boot < *until);
+    if d.memory.alike.is_none() && (s.memory.published.is_some() || s.memory.registering) {
+        // The race for the key was lost to somebody who lives.
+        d.memory.alike = Some((s.now.boot, s.now.boot));
+    }
+    let until = d.memory.alike.map(|(_, last)| last.plus(LAPSES)).filter(|until| s.now.boot < *until);
     if let Some(until) = until {
         d.wake(until);
         d.waits("registration", format!("an agent known as {} was there a moment ago: waits whether it says something", s.me.node));
@@ -176,7 +184,8 @@ pub(super) fn is_unsure(s: &Snapshot) -> bool {
 }
 
 fn waits_for_its_end(s: &Snapshot, d: &mut Draft, other: &MemberRecord) {
-    let since = *d.memory.alike_since.get_or_insert(s.now.boot);
+    let since = d.memory.alike.map_or(s.now.boot, |(since, _)| since);
+    d.memory.alike = Some((since, s.now.boot));
     let (node, at) = (&s.me.node, &other.postgres);
     if s.now.boot.since(since) < LAPSES {
         d.wake(since.plus(LAPSES));

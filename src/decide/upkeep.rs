@@ -341,6 +341,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         v: VERSION,
         data: s.file.data.clone(),
         postgres: s.me.postgres.clone(),
+        agent: Some(s.me.agent.clone()),
         boot: s.me.boot_is_named.then(|| s.me.boot.clone()),
         api: s.me.api.clone(),
         role,

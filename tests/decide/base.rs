@@ -381,6 +381,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             v: VERSION,
             data: replica(number).data,
             postgres: address(number),
+            agent: None,
             boot: None,
             api: Some(format!("http://10.0.0.{number}:8008")),
             role: if number == 1 { MemberRole::Primary } else { MemberRole::Replica },

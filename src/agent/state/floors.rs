@@ -77,7 +77,8 @@ impl State {
             return Some((self.newest_floors(), seen.max(self.file.term)));
         }
         let (floors, term, at) = &self.noted;
-        (sent >= *at).then(|| (floors.clone(), *term))
+        let raised = self.newest_floors().generation > floors.generation;
+        (sent >= *at && !raised).then(|| (floors.clone(), *term))
     }
 }
 

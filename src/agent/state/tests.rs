@@ -275,6 +275,21 @@ fn what_the_file_remembers_counts_for_a_list_that_a_change_has_overtaken() {
     assert!(state.suspect.as_ref().is_some_and(|why| why.contains("has seen 100")), "{:?}", state.suspect);
 }
 
+/// Once an operator has had the records made anew, what the file knew of those before says nothing of a refusal either.
+#[test]
+fn what_the_file_remembers_is_over_with_a_raised_generation() {
+    let floors = Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, ..Floors::default() };
+    let file = NodeFile { floors, ..state().file };
+    let mut state = State::new(state().me, file, at(0));
+    let cluster = CLUSTER.replace(r#""generation":1"#, r#""generation":2"#);
+    let entries = vec![(Key::Cluster, cluster, 2), (Key::Leader, leader("n1", 4, "M1", 1), 3)];
+    state.apply(Event::Listed { entries, revision: 3, sent: at(10).boot }, at(20));
+    state.apply(Event::Changed { changes: vec![(Key::Leader, Some(leader("n1", 4, "M2", 2)), 4)], revision: 4 }, at(40));
+    let outcome = TxnOutcome::Refused { values: vec![(Key::Leader, Some(leader("n1", 4, "M2", 2)), 4)], revision: 4, sent: at(30).boot };
+    state.apply(Event::TxnDone { nonce: parsed("R"), task: Task::LeaderTxn, outcome }, at(50));
+    assert_eq!(state.suspect, None);
+}
+
 /// `etcd recover` raises the generation, at which revision, seq and S start anew.
 #[test]
 fn a_raised_generation_lowers_the_floors() {

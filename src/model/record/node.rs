@@ -50,6 +50,9 @@ pub struct MemberRecord {
     pub data: DataIncarnation,
     /// Where its PostgreSQL listens.
     pub postgres: Address,
+    /// The run of the agent that says this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Incarnation>,
     /// Its machine's boot, where the kernel names that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Incarnation>,
