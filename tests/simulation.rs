@@ -188,7 +188,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 2),
     broken(Mutation::BurntThough, Durability::Quorum, Swarm::Promotions, &["O2:", "O5:", "I7:", "O16:"], 1),
     broken(Mutation::StartsUnchecked, Durability::Quorum, Swarm::Data, &["O2:", "O5:", "I2:", "I7:"], 2),
-    broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 1),
+    broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 4),
     broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 1),
     broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 2),
     broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 55),
@@ -249,7 +249,7 @@ fn broken_rules_are_noticed() {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(rule) = RULES.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if rule.seen_in(rule.kept).is_none() {
+                    if rule.seen_in(rule.kept).filter(|_| rule.is_well_without(rule.kept)).is_none() {
                         moved.lock().unwrap().push(rule);
                     }
                 }

@@ -343,11 +343,13 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
     }
     if is_set_by_hand(s, d, facts) {
         // Promoted like that it would wait for others, or for nobody.
-        let follow = configured.follow.clone().filter(|_| !nobody_leads(s));
-        if may_repeat(s, configured) || follow.is_none() {
+        if may_repeat(s, configured) {
             // It has to show its own anew, and gets time for that.
             d.memory.foreign_names = None;
-            d.act(s, Action::Configure(Box::new(Configuration { follow, ..configured.clone() })));
+            d.act(s, Action::Configure(Box::new(configured.clone())));
+        } else if nobody_leads(s) {
+            // Nothing is missed by that, and with nobody to follow it may be repeated.
+            d.act(s, Action::CutStream);
         }
         return false;
     }
@@ -363,16 +365,19 @@ pub(super) fn ready(s: &Snapshot, d: &mut Draft) -> bool {
     proven
 }
 
-/// Nobody is there to be followed: a standby that follows nobody misses nothing.
+/// Nobody is there to be followed. A claimant of our own may fetch from a voter.
 fn nobody_leads(s: &Snapshot) -> bool {
-    s.leader().is_none_or(|leader| matches!(leader.record.state, LeaderState::Vacant { .. } | LeaderState::Claimed))
+    let gone = |leader: &LeaderRecord| matches!(leader.state, LeaderState::Vacant { .. } | LeaderState::Claimed);
+    !s.holds() && s.leader().is_none_or(|leader| gone(&leader.record))
 }
 
 /// Whether what a standby's configuration says may be written again as it is: it follows nobody, or who leads and whom no promise forbids.
 fn may_repeat(s: &Snapshot, configured: &Configuration) -> bool {
     let Some(follow) = &configured.follow else { return true };
     let leads = |record: &LeaderRecord| {
-        matches!(record.state, LeaderState::Serving) && record.holder.node == follow.node && record.term >= s.file.promised
+        matches!(record.state, LeaderState::Serving | LeaderState::Handoff { .. })
+            && record.holder.node == follow.node
+            && record.term >= s.file.promised
     };
     s.leader().is_some_and(|leader| leads(&leader.record))
 }

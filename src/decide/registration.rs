@@ -46,7 +46,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft) -> Flow {
     if is_behind(s) && may_have_an_original(s, d) {
         return Flow::Settled;
     }
-    d.memory.alike = None;
+    if !is_behind(s) {
+        d.memory.alike = None;
+    }
     match mine {
         Some(stored) if went_back::file(s, &stored.record) => {
             let (file, theirs) = (&s.file, &stored.record);
@@ -130,7 +132,7 @@ pub(super) fn named_alike(s: &Snapshot) -> Option<&MemberRecord> {
 
 /// Whether this run has said that.
 fn is_ours(s: &Snapshot, there: &MemberRecord) -> bool {
-    there.agent.as_ref().map_or(s.memory.published.is_some(), |agent| *agent == s.me.agent)
+    there.agent.as_ref() == Some(&s.me.agent)
 }
 
 fn is_behind(s: &Snapshot) -> bool {

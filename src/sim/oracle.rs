@@ -75,13 +75,6 @@ pub(super) struct Oracle {
     pub(super) serving: Option<(NodeName, Term)>,
 }
 
-impl Oracle {
-    /// An operator has accepted that what was acknowledged until now may be lost.
-    pub(super) fn forgive(&mut self) {
-        self.acks.clear();
-    }
-}
-
 impl World {
     pub(super) fn violation(&mut self, oracle: &str, text: String) {
         let line = format!("{oracle}: {text}");
@@ -346,8 +339,8 @@ impl World {
     /// Which acknowledged commits this new branch does not have.
     fn mark_lost(&mut self, branch: usize, term: Term) {
         let mut promised = Vec::new();
-        // An operator has accepted the loss of what was acknowledged before.
-        let accepted = self.oracle.accepted_at;
+        // An operator has accepted the loss of what was acknowledged before: by this promotion, and by no later one.
+        let accepted = self.oracle.accepted_at.take();
         for ack in &mut self.oracle.acks {
             if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
                 ack.lost_in = Some(term);

@@ -232,7 +232,9 @@ impl World {
         ]);
         if primary != last.primary || !intact(of) {
             // The operator was told what may be lost, and took it.
-            self.oracle.forgive();
+            let (disk, wal) = (self.nodes[chosen].disk.clone(), &self.wal);
+            let has = |row| disk.as_ref().is_some_and(|disk| wal.holds(disk.branch, disk.end, row));
+            self.oracle.acks.retain(|ack| has(ack.row));
         }
         self.trace.line(self.now, "----", &format!("etcd is recovered: {} may become primary in term {term}", primary.node));
         let revision = self.store.revision + 1;
