@@ -65,7 +65,7 @@ impl World {
                 return;
             }
             if self.source(node, source).is_some() {
-                let spare = (0..self.nodes.len()).filter(|other| *other != node && self.nodes[*other].name != source.node);
+                let spare = (0..self.machines()).filter(|other| *other != node && self.nodes[*other].name != source.node);
                 if !spare.into_iter().any(|other| self.nodes[other].disk.as_ref().is_some_and(|disk| !disk.half_rewound)) {
                     let text = format!("{} is copied over, and nobody but its source has a copy", self.nodes[node].name);
                     self.violation("O12", text);

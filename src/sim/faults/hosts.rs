@@ -212,8 +212,9 @@ impl World {
             return;
         }
         self.lose_host(copy, u64::MAX / 2);
+        // What it has confirmed it had: its disk is looked at by oracles alone.
         let of = &mut self.nodes[copy];
-        (of.present, of.disk) = (false, None);
+        of.present = false;
         of.spoilt.clear();
         let who = of.who();
         self.trace.line(self.now, &who, "the copied machine is taken away");
