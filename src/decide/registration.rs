@@ -167,13 +167,12 @@ fn is_counted_on(s: &Snapshot, lost: &NodeRecord) -> Option<String> {
     let counts = sync.primary == former || sync.electable.contains(&former) || sync.voters.contains(&former);
     // A claim may come to nothing, for want of the vote that the original has.
     let leads = |leader: &LeaderRecord| {
-        let member = s.etcd.records.members.get(&leader.holder.node);
         let serves = match &leader.state {
             LeaderState::Serving => true,
             LeaderState::Paused(pause) => pause.vacant.is_none(),
             _ => false,
         };
-        serves && leader.holder.node != s.me.node && member.is_some_and(|member| member.record.acts_in == Some(leader.term))
+        serves && leader.holder.node != s.me.node && s.etcd.records.acts(leader)
     };
     let led = s.leader().is_some_and(|leader| leads(&leader.record));
     let wanted = operator::order(s).is_some_and(|order| order.accept_loss && (order.assert_dead || s.former_primary_released()));

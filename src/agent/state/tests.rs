@@ -264,12 +264,16 @@ fn what_the_file_remembers_counts_from_the_first_answer_on() {
     assert!(state.suspect.as_ref().is_some_and(|why| why.contains("has seen 100")), "{:?}", state.suspect);
 }
 
+/// An agent that starts with a file that has noted revision 100 of generation 1.
+fn noted() -> State {
+    let floors = Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, ..Floors::default() };
+    State::new(state().me, NodeFile { floors, ..state().file }, at(0))
+}
+
 /// A watch that tells of some change first takes nothing away of what the file knew when the list was asked for.
 #[test]
 fn what_the_file_remembers_counts_for_a_list_that_a_change_has_overtaken() {
-    let floors = Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, ..Floors::default() };
-    let file = NodeFile { floors, ..state().file };
-    let mut state = State::new(state().me, file, at(0));
+    let mut state = noted();
     state.apply(Event::Changed { changes: vec![(Key::Leader, Some(leader("n1", 3, "L1", 1)), 11)], revision: 11 }, at(20));
     state.apply(listed(&leader("n1", 3, "L1", 1), 11, 15), at(30));
     assert!(state.suspect.as_ref().is_some_and(|why| why.contains("has seen 100")), "{:?}", state.suspect);
@@ -278,9 +282,7 @@ fn what_the_file_remembers_counts_for_a_list_that_a_change_has_overtaken() {
 /// Once an operator has had the records made anew, what the file knew of those before says nothing of a refusal either.
 #[test]
 fn what_the_file_remembers_is_over_with_a_raised_generation() {
-    let floors = Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, ..Floors::default() };
-    let file = NodeFile { floors, ..state().file };
-    let mut state = State::new(state().me, file, at(0));
+    let mut state = noted();
     let cluster = CLUSTER.replace(r#""generation":1"#, r#""generation":2"#);
     let entries = vec![(Key::Cluster, cluster, 2), (Key::Leader, leader("n1", 4, "M1", 1), 3)];
     state.apply(Event::Listed { entries, revision: 3, sent: at(10).boot }, at(20));
