@@ -199,6 +199,16 @@ const RULES: &[Broken] = &[
     broken(Mutation::ResumeUnarmed, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 10),
     broken(Mutation::DoubtUnheard, Durability::Async, Swarm::Etcd, &["O1:", "O4:", "O5:"], 16),
     broken(Mutation::TargetBelieved, Durability::Quorum, Swarm::All, &["I7:"], 100),
+    broken(Mutation::LossHidden, Durability::Async, Swarm::All, &["O3:"], 1),
+    broken(Mutation::RoutedOn, Durability::Async, Swarm::All, &["O9:"], 1),
+    broken(Mutation::Silent, Durability::Async, Swarm::All, &["O18:"], 1),
+    broken(Mutation::MembersBelieved, Durability::Async, Swarm::Data, &["O12:"], 1),
+    broken(Mutation::Chatty, Durability::Async, Swarm::All, &["O17:"], 1),
+    broken(Mutation::LatestAck, Durability::Async, Swarm::All, &["O1:", "O10:", "O4:"], 1),
+    broken(Mutation::OlderForgotten, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 1),
+    broken(Mutation::CopyGoesOn, Durability::Quorum, Swarm::Data, &["O16:", "O1:", "O2:", "O4:"], 1),
+    broken(Mutation::BootForgotten, Durability::Quorum, Swarm::All, &["O21:"], 1),
+    broken(Mutation::NamesDropped, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 1),
 ];
 
 impl Broken {

@@ -7,7 +7,7 @@ use crate::model::{
     node_file::NodeFile,
 };
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -41,6 +41,15 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// Another process has it open.
+    #[error(
+        "the node file {} is in use: another agent of this node runs. Stop that one first, or give this one a node name and a state_dir of its own",
+        path.display()
+    )]
+    InUse {
+        /// Which file.
+        path: PathBuf,
+    },
     /// It is of another node or cluster.
     #[error("the node file {} belongs to node {node} of cluster {cluster}: state_dir is that of another node", path.display())]
     Foreign {
@@ -59,7 +68,7 @@ pub enum Error {
     },
 }
 
-/// The open node file. One writer.
+/// The open node file. One writer: whoever has it open holds its lock until its process ends.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
@@ -80,6 +89,11 @@ impl Store {
         };
         let existed = path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
+        }
         let length = file.metadata().map_err(io("read"))?.len();
         let mut store = Self { path: path.to_owned(), file, count: 0 };
         if !existed || length == 0 {
@@ -175,6 +189,7 @@ mod tests {
             file.term = Term::new(term);
             store.write(&file).expect("write");
         }
+        drop(store);
         assert_eq!(open(&path).expect("again").1, file);
     }
 
@@ -186,10 +201,23 @@ mod tests {
         let second = NodeFile { term: Term::new(9), ..first.clone() };
         store.write(&second).expect("write");
         let torn = offset(store.count) + HEADER as u64 + 3;
+        let other = offset(store.count + 1) + HEADER as u64;
         store.file.write_all_at(b"damage", torn).expect("damage");
+        drop(store);
         assert_eq!(open(&path).expect("again").1, first);
-        store.file.write_all_at(b"damage", offset(store.count + 1) + HEADER as u64).expect("damage");
+        OpenOptions::new().write(true).open(&path).expect("open").write_all_at(b"damage", other).expect("damage");
         assert!(matches!(open(&path), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_second_agent_of_the_node_does_not_get_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("node");
+        let first = open(&path).expect("new file");
+        let second = open(&path).expect_err("it is in use").to_string();
+        assert!(second.contains("another agent of this node runs") && second.contains(&path.display().to_string()), "{second}");
+        drop(first);
+        open(&path).expect("once the first has ended");
     }
 
     #[test]

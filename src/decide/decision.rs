@@ -239,6 +239,8 @@ pub enum Purpose {
     Intent,
     /// To remove what is old.
     Prune,
+    /// To put the policy back that somebody has deleted.
+    Policy,
     /// To say that this etcd went back, or to take that back.
     Doubt,
 }
@@ -256,6 +258,7 @@ impl Purpose {
             | Self::Register
             | Self::Intent
             | Self::Prune
+            | Self::Policy
             | Self::Doubt => false,
         }
     }

@@ -15,7 +15,7 @@ use crate::model::{
     node_file::NodeFile,
     observed::Observed,
     policy::LONGEST_HOLD,
-    record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, Unknown, VERSION},
+    record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, PolicyRecord, Unknown, VERSION, to_text},
     term::Term,
     timeline::{TimelineHistory, TimelineId},
 };
@@ -167,6 +167,7 @@ fn primary(s: &Snapshot, d: &mut Draft) {
         d.memory.checkpointed = Some(term);
     }
     history(s, d, term);
+    policy(s, d);
     prune(s, d, term);
     operator::rule(s, d);
     d.memory.failed_claims = 0;
@@ -279,6 +280,17 @@ fn prune(s: &Snapshot, d: &mut Draft, term: Term) {
     let when = vec![Compare::Is(Key::Term, current.text.clone())];
     let then = keys.into_iter().map(Write::Delete).collect();
     d.act(s, Action::Txn(Purpose::Prune, Txn { nonce: s.nonce("prune"), when, then }));
+}
+
+/// A policy that somebody has deleted is put back as this node knows it: else each agent would go by its own first one from its next start on.
+fn policy(s: &Snapshot, d: &mut Draft) {
+    if s.etcd.records.policy.is_some() {
+        return;
+    }
+    d.because("policy", "the cluster's policy is missing from etcd: it is put back as this node knows it");
+    let record = PolicyRecord { v: VERSION, version: 1, policy: s.policy.clone() };
+    let then = vec![Write::Put(Key::Policy, to_text(&record))];
+    d.act(s, Action::Txn(Purpose::Policy, Txn { nonce: s.nonce("policy"), when: vec![Compare::Missing(Key::Policy)], then }));
 }
 
 /// What this node says of itself: at once when something others act on changes, but not again and again; else every two seconds as long as

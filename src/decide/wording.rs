@@ -45,6 +45,7 @@ impl fmt::Display for Purpose {
             Self::Register => "publish this node's present life",
             Self::Intent => "take the operator's request",
             Self::Prune => "remove old records",
+            Self::Policy => "put the policy back",
             Self::Doubt => "say whether this etcd went back",
         })
     }

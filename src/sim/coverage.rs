@@ -76,6 +76,8 @@ pub struct Coverage {
     pub etcd_restored: u64,
     /// Times that all records were deleted.
     pub etcd_wiped: u64,
+    /// Keys that somebody deleted.
+    pub keys_deleted: u64,
     /// Times that an operator made the records anew.
     pub etcd_recovered: u64,
     /// Commits acknowledged by a server that was frozen, by a time that was over.
@@ -98,7 +100,7 @@ pub struct Coverage {
 
 impl Coverage {
     /// All of them, by what people call them.
-    pub fn figures(&self) -> [(&'static str, u64); 42] {
+    pub fn figures(&self) -> [(&'static str, u64); 43] {
         [
             ("faults", self.faults),
             ("decisions", self.steps),
@@ -135,6 +137,7 @@ impl Coverage {
             ("node files lost", self.files_lost),
             ("etcd restored", self.etcd_restored),
             ("etcd wiped", self.etcd_wiped),
+            ("keys deleted", self.keys_deleted),
             ("etcd recovered", self.etcd_recovered),
             ("acks after a freeze", self.after_freeze),
             ("names set by hand", self.names_by_hand),

@@ -14,7 +14,10 @@ use super::world::World;
 use crate::{
     agent::event::Event,
     decide::decision::{Action, Task},
-    model::{key::Key, record::to_text},
+    model::{
+        key::Key,
+        record::{HistoryRecord, to_text},
+    },
 };
 
 type Outcome = Result<(), String>;
@@ -29,10 +32,7 @@ impl World {
                 let key = Key::Member(self.nodes[node].name.clone());
                 self.put(node, run, task, key, to_text(&*record));
             }
-            Action::AppendHistory(record) => {
-                self.judge_history(&record);
-                self.put(node, run, task, Key::History(record.term), to_text(&*record));
-            }
+            Action::AppendHistory(record) => self.append_history(node, run, task, *record),
             Action::WriteFile(file) => self.write_file(node, run, *file),
             Action::StartGuard => {
                 let takes = self.random.tailed(20, 150);
@@ -91,6 +91,12 @@ impl World {
             }),
             Action::Exit { why } => self.exit(node, &why),
         }
+    }
+
+    fn append_history(&mut self, node: usize, run: u64, task: Task, mut record: HistoryRecord) {
+        self.options.mutation.hide(&mut record);
+        self.judge_history(&record);
+        self.put(node, run, task, Key::History(record.term), to_text(&record));
     }
 
     /// The service manager starts it again, unless it was told to stop.

@@ -70,6 +70,17 @@ pub(super) enum Fault {
     StillUntilCut,
     NamesByHand,
     HostCopied,
+    PeersCut,
+    EtcdFull,
+    KeyDeleted,
+}
+
+/// What is cut between a node and the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Link {
+    Hosts,
+    Servers,
+    Agents,
 }
 
 /// One fault of a seed's schedule.
@@ -188,10 +199,11 @@ impl World {
             Fault::NodeStopped => self.stop_node(node, lasts),
             Fault::PolicyChanged => self.change_policy(node),
             Fault::NamesByHand => self.set_names(node, lasts),
-            Fault::StreamsCut => self.cut_streams(node, until, true, true),
+            Fault::StreamsCut => self.cut(node, until, Link::Servers, (true, true)),
+            Fault::PeersCut => self.cut(node, until, Link::Agents, (true, true)),
             Fault::OneWayCut => {
-                let out = self.random.chance(500);
-                self.cut_streams(node, until, out, !out);
+                let (out, link) = (self.random.chance(500), self.random.pick(&[Link::Hosts, Link::Servers, Link::Agents]));
+                self.cut(node, until, link, (out, !out));
             }
             Fault::Ring => self.form_a_ring(until),
             Fault::SlowStreams => self.network.slow_streams = until,
@@ -212,7 +224,7 @@ impl World {
             Fault::EtcdMute => self.network.from_etcd[node] = until,
             Fault::Isolated => {
                 (self.network.to_etcd[node], self.network.from_etcd[node]) = (until, until);
-                self.cut_streams(node, until, true, true);
+                self.cut(node, until, Link::Hosts, (true, true));
             }
             Fault::LossyNetwork => self.network.loss = (self.random.between(20, 400), until),
             Fault::SlowEtcd => self.network.slow_etcd = (self.random.between(30, 900), until),
@@ -232,6 +244,8 @@ impl World {
                 }
             }
             Fault::Operator => self.operate(),
+            Fault::EtcdFull => self.store.full_until = self.now + lasts.min(20 * SECOND),
+            Fault::KeyDeleted => self.delete_key(lasts),
             Fault::WatchGap => self.watch_gap(node),
             Fault::WatchReplays => self.watch_replays(node),
             Fault::EtcdCompacted => self.store.compact(),
@@ -241,14 +255,18 @@ impl World {
         }
     }
 
-    pub(super) fn cut_streams(&mut self, node: usize, until: u64, out: bool, into: bool) {
-        for other in 0..self.nodes.len() {
-            if out {
-                self.network.between[node][other] = until;
-            }
-            if into {
-                self.network.between[other][node] = until;
-            }
+    /// What goes out of a node to the others, or comes in, is lost.
+    pub(super) fn cut(&mut self, node: usize, until: u64, link: Link, (out, into): (bool, bool)) {
+        let between = match link {
+            Link::Hosts => &mut self.network.between,
+            Link::Servers => &mut self.network.servers,
+            Link::Agents => &mut self.network.agents,
+        };
+        if out {
+            between[node].fill(until);
+        }
+        if into {
+            between.iter_mut().for_each(|from| from[node] = until);
         }
     }
 
@@ -357,7 +375,7 @@ impl World {
         self.network.heal();
         self.call_off();
         self.store.ambiguous = (0, 0);
-        self.store.away_until = 0;
+        (self.store.away_until, self.store.full_until) = (0, 0);
         self.brittle = (0, 0);
         self.call_operator(0);
         let now = self.now;

@@ -7,7 +7,8 @@ impl World {
     /// A deadline is never later than the newest send allows (O10, at its root).
     pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
         // Who has nobody to ask may go on from any moment.
-        let alone = self.has_nobody_to_ask(node).then(|| self.nodes[node].clock.boot(self.now).plus(Preset::Default.timers().hold));
+        let longest = self.policy.timers().hold.max(Preset::Default.timers().hold);
+        let alone = self.has_nobody_to_ask(node).then(|| self.nodes[node].clock.boot(self.now).plus(longest));
         let allowed = self.oracle.longest.get(&node).copied().max(alone);
         if allowed.is_none_or(|allowed| until > allowed) && !self.arms_to_resume(node, until) {
             let name = self.nodes[node].who();

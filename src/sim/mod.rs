@@ -201,7 +201,17 @@ fn run_by(seed: u64, options: Options, dropped: &BTreeSet<usize>, policy: Cluste
 
 fn policy_of(draw: &mut Random) -> ClusterPolicy {
     ClusterPolicy {
-        preset: draw.pick(&[Preset::Default, Preset::Default, Preset::Fast]),
+        preset: draw.pick(&[
+            Preset::Default,
+            Preset::Default,
+            Preset::Default,
+            Preset::Default,
+            Preset::Fast,
+            Preset::Fast,
+            Preset::Fast,
+            Preset::Wan,
+        ]),
+        failsafe: draw.pick(&[true, true, true, true, true, true, true, false]),
         crash_policy: draw.pick(&[CrashPolicy::Lossless, CrashPolicy::Lossless, CrashPolicy::Failover, CrashPolicy::Restart]),
         reclone: Reclone::WhenRewindFails,
         stop_timeout: Span::from_secs(10),

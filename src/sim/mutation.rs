@@ -5,8 +5,9 @@
 
 use crate::{
     decide::{
-        decision::Purpose,
+        decision::{Decision, Purpose, Routing, Writable},
         snapshot::{Shown, Snapshot},
+        transition::Older,
     },
     model::{
         instance::{Armed, RecoveryTarget, ServerRole},
@@ -15,7 +16,9 @@ use crate::{
         moment::{Moment, Span},
         node_file::NodeFile,
         observed::Observed,
-        record::{LeaderRecord, LeaderState, PromiseRecord, Stored, TimelineRecord, TimelineState, VERSION, to_text},
+        record::{
+            HistoryRecord, LeaderRecord, LeaderState, MemberRole, PromiseRecord, Stored, TimelineRecord, TimelineState, VERSION, to_text,
+        },
         term::Term,
         timeline::TimelineId,
     },
@@ -99,6 +102,26 @@ pub enum Mutation {
     DoubtUnheard,
     /// A claimant takes its recovery for one that aims at its own timeline alone.
     TargetBelieved,
+    /// What may be lost beyond the last renewal is not told.
+    LossHidden,
+    /// Writes are sent here for as long as they ever were, whatever has become of the authority.
+    RoutedOn,
+    /// Nothing is explained.
+    Silent,
+    /// Whoever `sync` names has a healthy copy.
+    MembersBelieved,
+    /// What a node says of itself is said again at each decision.
+    Chatty,
+    /// Of several acknowledgements the latest counts.
+    LatestAck,
+    /// Older names count as gone once newer ones are written.
+    OlderForgotten,
+    /// A machine goes on whatever runs under its name (ADR 27).
+    CopyGoesOn,
+    /// After a boot nothing is taken for forgotten.
+    BootForgotten,
+    /// A standby is configured without names.
+    NamesDropped,
 }
 
 impl Mutation {
@@ -117,14 +140,7 @@ impl Mutation {
                 }
             }
             Self::OpenDoors if matches!(s.role(), Some(ServerRole::Primary { .. })) => s.file.barrier = None,
-            Self::ForgottenAck => {
-                s.file.ack = s.file.ack.take().filter(|ack| {
-                    s.peers
-                        .asked
-                        .as_ref()
-                        .is_some_and(|asked| asked.ask.nonce == ack.nonce && s.now.boot.since(asked.at) < Span::from_millis(200))
-                })
-            }
+            Self::ForgottenAck => forget_ack(s),
             Self::AcksForOneSync => s.sync_written.clear(),
             Self::DoubtUnheard => hear_no_doubt(s),
             Self::TargetBelieved if claims(s) => {
@@ -136,6 +152,12 @@ impl Mutation {
                 }
             }
             Self::OneAck => spread_acks(s),
+            Self::LatestAck => take_the_latest(s),
+            Self::MembersBelieved => believe_members(s),
+            Self::Chatty => s.memory.published = None,
+            Self::OlderForgotten => s.memory.names.iter_mut().for_each(|names| names.in_force.older = Older::These(Vec::new())),
+            Self::CopyGoesOn => go_on_as(s),
+            Self::BootForgotten if !s.holds() => s.me.peer_key = false,
             Self::PauseIgnored => ignore_pause(s),
             Self::ResumeUnarmed if s.pause_is_settled() => arm_in_mind(s),
             Self::PauseUnsettled if s.holds_paused() => settle_in_mind(s),
@@ -148,17 +170,7 @@ impl Mutation {
                 }
             }
             Self::CutBelieved => believe_cut(s),
-            Self::VacantIsDead => {
-                let dead = s.sync().map(|sync| sync.record.term);
-                if let Some(leader) = &mut Arc::make_mut(&mut s.etcd.records).leader
-                    && matches!(leader.record.state, LeaderState::Vacant { .. })
-                {
-                    if leader.record.dead != dead {
-                        leader.record.wal_end = Some(leader.record.lsn);
-                    }
-                    leader.record.dead = dead;
-                }
-            }
+            Self::VacantIsDead => take_for_dead(s),
             Self::StartsUnchecked => forget_starts(s),
             Self::AnyGuard => {
                 let Some(own) = s.guard().map(|guard| guard.incarnation.clone()) else { return };
@@ -187,6 +199,25 @@ impl Mutation {
         }
     }
 
+    /// What a decision says beside what is done. `last`: what it let clients do the last time.
+    pub(super) fn bend(self, decision: &mut Decision, last: Option<Routing>, now: Moment) {
+        match self {
+            Self::Silent => decision.reasons.clear(),
+            Self::RoutedOn if decision.routing.writes.is_none() => {
+                let writes = last.and_then(|last| last.writes);
+                decision.routing.writes = writes.map(|writes| Writable { until: now.plus(Span::from_secs(1)), ..writes });
+            }
+            _ => {}
+        }
+    }
+
+    /// The history record that is written.
+    pub(super) const fn hide(self, record: &mut HistoryRecord) {
+        if matches!(self, Self::LossHidden) {
+            record.unseen_ms = 0;
+        }
+    }
+
     /// The end of WAL that a scan reports.
     pub(super) const fn end(self, end: u64) -> u64 {
         match self {
@@ -205,6 +236,28 @@ impl Mutation {
     }
 }
 
+fn take_the_latest(s: &mut Snapshot) {
+    let latest = s.peers.acks.values().map(|ack| ack.sent).max();
+    latest.into_iter().for_each(|latest| s.peers.acks.values_mut().for_each(|ack| ack.sent = latest));
+}
+
+fn forget_ack(s: &mut Snapshot) {
+    let (asked, now) = (s.peers.asked.as_ref(), s.now.boot);
+    let fresh = |nonce| asked.is_some_and(|asked| asked.ask.nonce == nonce && now.since(asked.at) < Span::from_millis(200));
+    s.file.ack = s.file.ack.take().filter(|ack| fresh(ack.nonce.clone()));
+}
+
+fn take_for_dead(s: &mut Snapshot) {
+    let dead = s.sync().map(|sync| sync.record.term);
+    let Some(leader) = &mut Arc::make_mut(&mut s.etcd.records).leader else { return };
+    if matches!(leader.record.state, LeaderState::Vacant { .. }) {
+        if leader.record.dead != dead {
+            leader.record.wal_end = Some(leader.record.lsn);
+        }
+        leader.record.dead = dead;
+    }
+}
+
 /// Each peer is taken to have said what one of them said.
 fn spread_acks(s: &mut Snapshot) {
     let Some(ack) = s.peers.acks.values().max_by_key(|ack| ack.sent).cloned() else { return };
@@ -212,6 +265,31 @@ fn spread_acks(s: &mut Snapshot) {
     for replica in sync.electable.into_iter().chain(sync.voters) {
         s.peers.acks.insert(replica, ack.clone());
     }
+}
+
+/// Each of those who may be elected says that it streams.
+fn believe_members(s: &mut Snapshot) {
+    let (Some(sync), Some(leader)) = (s.sync().map(|sync| sync.record.clone()), s.leader().map(|leader| leader.record.clone())) else {
+        return;
+    };
+    let records = Arc::make_mut(&mut s.etcd.records);
+    let Some(any) = records.members.values().next().cloned() else { return };
+    for replica in sync.electable.into_iter().filter(|replica| replica.node != leader.holder.node) {
+        let stored = records.members.entry(replica.node).or_insert_with(|| any.clone());
+        let member = &mut stored.record;
+        (member.data, member.role, member.tli) = (replica.data, MemberRole::Replica, Some(leader.tli));
+        member.state = "streaming".to_owned();
+    }
+}
+
+/// The record that stands under our name is nobody's.
+fn go_on_as(s: &mut Snapshot) {
+    let (node, agent) = (s.me.node.clone(), s.me.agent.clone());
+    let records = Arc::make_mut(&mut s.etcd.records);
+    if !s.memory.registered && records.members.get(&node).is_some_and(|said| said.record.agent.as_ref() != Some(&agent)) {
+        records.members.remove(&node);
+    }
+    s.memory.alike = None;
 }
 
 fn hear_no_doubt(s: &mut Snapshot) {

@@ -6,8 +6,12 @@ pub(super) struct Network {
     pub(super) to_etcd: Vec<u64>,
     /// etcd → node.
     pub(super) from_etcd: Vec<u64>,
-    /// WAL streams and other connections between servers: `[from][to]`.
+    /// Everything between two hosts: `[from][to]`.
     pub(super) between: Vec<Vec<u64>>,
+    /// WAL streams and other connections between servers alone.
+    pub(super) servers: Vec<Vec<u64>>,
+    /// What agents say to each other alone.
+    pub(super) agents: Vec<Vec<u64>>,
     /// Of a thousand messages so many are lost, until.
     pub(super) loss: (u64, u64),
     /// Streams are slow until.
@@ -24,6 +28,8 @@ impl Network {
             to_etcd: vec![0; nodes],
             from_etcd: vec![0; nodes],
             between: vec![vec![0; nodes]; nodes],
+            servers: vec![vec![0; nodes]; nodes],
+            agents: vec![vec![0; nodes]; nodes],
             loss: (0, 0),
             slow_streams: 0,
             slow_etcd: (0, 0),
@@ -43,8 +49,14 @@ impl Network {
         self.from_etcd[node] <= now
     }
 
+    /// Whether what one server sends comes to the other.
     pub(super) fn reaches(&self, from: usize, to: usize, now: u64) -> bool {
-        self.between[from][to] <= now
+        self.between[from][to] <= now && self.servers[from][to] <= now
+    }
+
+    /// Whether what one agent says to the other comes there.
+    pub(super) fn tells(&self, from: usize, to: usize, now: u64) -> bool {
+        self.between[from][to] <= now && self.agents[from][to] <= now
     }
 
     /// Whether two servers can hold a conversation.

@@ -163,6 +163,7 @@ pub(super) struct Node {
     pub(super) present: bool,
     pub(super) clock: Clock,
     pub(super) tags: Tags,
+    pub(super) zone: String,
     /// Counts boots: what was under way in a former life of the host is lost.
     pub(super) life: u64,
     pub(super) up: bool,
@@ -312,6 +313,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         name,
         clock: Clock::new(ppm, random.millis(0, 900), random.millis(0, 5_000) / 2),
         tags: Tags::default(),
+        zone: String::new(),
         life: 0,
         up: true,
         asleep_until: 0,

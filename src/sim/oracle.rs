@@ -328,6 +328,11 @@ impl World {
             let ledger = self.ledger(tli).map(|entry| format!("{:?} for {}", entry.state, entry.owner.node));
             self.violation("O5", format!("{name} came up on timeline {tli}, for which the ledger has {ledger:?}"));
         }
+        let newer = |(of, made): &(&usize, &Term)| self.wal.branches[**of].tli > tli && **made < term;
+        if let Some((of, made)) = self.oracle.made.iter().find(newer).filter(|_| !misled) {
+            let text = format!("{name} makes timeline {tli} in term {term}, and {} is of term {made}", self.wal.branches[*of].tli);
+            self.violation("O5", text);
+        }
         self.oracle.made.insert(branch, term);
         // A promotion that was under way when its machine was frozen, and ends when others have long followed, leads nowhere.
         let overtaken = self.nodes[node].is_excused(self.now) && self.oracle.newest.keys().next_back().is_some_and(|newest| *newest > term);

@@ -56,7 +56,7 @@ impl World {
             }
             let nonce = ask.nonce.clone();
             self.later_at(to, takes, move |world| {
-                let arrives = world.network.reaches(node, to, world.now);
+                let arrives = world.network.tells(node, to, world.now);
                 let Some(heard) = world.nodes[to].agent_run().filter(|_| arrives) else { return };
                 let at = world.nodes[to].clock.boot(world.now);
                 let Some(question) = world.questions.iter_mut().find(|question| question.to == to && question.ask.nonce == nonce) else {
@@ -96,7 +96,7 @@ impl World {
                 continue;
             }
             self.later_at(from, takes, move |world| {
-                if world.network.reaches(node, from, world.now) {
+                if world.network.tells(node, from, world.now) {
                     world.hear_answer(from, asker, node, answer);
                 }
             });

@@ -154,7 +154,7 @@ impl World {
             Plan::HostLoss => self.lose_host(primary, 8 * SECOND),
             Plan::Rewind => {
                 let until = self.now + 3 * SECOND;
-                self.cut_streams(primary, until, true, true);
+                self.cut(primary, until, super::faults::Link::Hosts, (true, true));
                 self.later(SECOND, move |world| world.lose_host(primary, 8 * SECOND));
             }
             Plan::Clone => {

@@ -55,6 +55,8 @@ impl World {
             return found;
         };
         let others = self.members - 1;
+        // Who may vote: not whom its tag keeps out.
+        let may = self.nodes.iter().enumerate().take(self.members).filter(|(index, node)| *index != primary && !node.tags.no_sync).count();
         let sync = self.store.sync().filter(|sync| sync.is_lossless());
         let waits = match self.store.policy().map_or(self.policy.durability, |policy| policy.durability) {
             Durability::Async => false,
@@ -63,12 +65,13 @@ impl World {
         };
         let voters = sync.as_ref().map_or(0, |sync| sync.voters.len());
         let needed = self.store.policy().map_or(self.policy.quorum_standbys, |policy| policy.quorum_standbys) as usize + 1;
-        if (waits && voters != others.min(needed)) || (!waits && sync.is_some()) {
-            found.push(format!("{voters} of {others} others vote, and {} should", others.min(needed)));
+        if (waits && voters != may.min(needed)) || (!waits && sync.is_some()) {
+            found.push(format!("{voters} of {others} others vote, and {} should", may.min(needed)));
         }
         // One of the voters can take over, wherever a replica can.
         let leads = |node: &NodeName| self.nodes.iter().any(|of| of.name == *node && !of.tags.no_failover);
-        let able = self.nodes.iter().enumerate().take(self.members).any(|(index, node)| index != primary && leads(&node.name));
+        let able = |(index, node): (usize, &super::node::Node)| index != primary && leads(&node.name) && !node.tags.no_sync;
+        let able = self.nodes.iter().enumerate().take(self.members).any(able);
         if able && sync.as_ref().is_some_and(|sync| !sync.voters.is_empty() && !sync.voters.iter().any(|voter| leads(&voter.node))) {
             found.push("no voter can lead, and another replica can".to_owned());
         }

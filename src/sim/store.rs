@@ -46,6 +46,8 @@ pub(super) struct Store {
     log: Vec<Change>,
     /// No leader until then.
     pub(super) away_until: u64,
+    /// Out of space until then: what would be written is refused, what is read is answered.
+    pub(super) full_until: u64,
     /// Of a thousand answers so many are errors that say nothing, until.
     pub(super) ambiguous: (u64, u64),
     /// Watches from before this revision are refused.
@@ -363,6 +365,11 @@ impl World {
                 let after = away - self.now + self.random.millis(1, 400);
                 self.later(after, move |world| world.arrive(node, run, token, purpose, txn, done));
             }
+            return;
+        }
+        if self.store.full_until > self.now && txn.then.iter().any(|write| matches!(write, Write::Put(..))) {
+            let back = self.way();
+            self.answer(node, run, back, token, done, TxnOutcome::NotDone { why: "etcdserver: mvcc: database space exceeded".to_owned() });
             return;
         }
         let unclear = self.store.ambiguous.1 > self.now && self.random.chance(self.store.ambiguous.0);

@@ -73,6 +73,12 @@ impl World {
         // In a larger cluster some may not lead.
         let never = usize::try_from(random.below(3)).unwrap_or_default();
         made.iter_mut().skip(3).take(never).for_each(|node| node.tags.no_failover = true);
+        // In some clusters the hosts are in two places, and now and then one is nobody's voter.
+        let (zones, outside) = (random.chance(400), nodes > 3 && random.chance(300));
+        for (index, node) in made.iter_mut().enumerate() {
+            node.zone = if zones { ["east", "west"][index % 2].to_owned() } else { String::new() };
+            node.tags.no_sync = outside && index == 2;
+        }
         made.push(Node { present: false, up: false, ..fresh(nodes, &mut random) });
         Self {
             now: 1_000_000_000,
@@ -208,7 +214,7 @@ impl World {
             agent: agent_name,
             postgres: of.address(),
             api: Some(of.host.clone()),
-            zone: String::new(),
+            zone: of.zone.clone(),
             tags: of.tags.clone(),
             version: "sim".to_owned(),
             adopted_durability: policy.durability,
@@ -312,6 +318,8 @@ impl World {
         let mut snapshot = agent.state.snapshot(clocks, fresh);
         self.options.mutation.blind(&mut snapshot);
         let mut decision = decide(&snapshot);
+        let last = self.nodes[node].agent_of(run).and_then(|agent| agent.last.as_ref()).map(|last| last.routing);
+        self.options.mutation.bend(&mut decision, last, clocks.boot);
         let Some(agent) = self.nodes[node].agent_of(run) else { return };
         agent.state.decided(&mut decision, clocks.boot);
         agent.hurry = decision.hurry;

@@ -18,7 +18,12 @@ impl World {
     pub(super) fn configure(&mut self, node: usize, run: u64, configuration: Configuration) {
         let takes = self.random.tailed(5, 60);
         self.in_run(node, run, takes, move |world| {
-            world.nodes[node].conf = Some(configuration.clone());
+            let standby = world.nodes[node].server.as_ref().is_some_and(|server| !server.primary);
+            let mut written = configuration.clone();
+            if standby && world.options.mutation == Mutation::NamesDropped {
+                written.sync_names.clear();
+            }
+            world.nodes[node].conf = Some(written);
             if let Some(agent) = world.nodes[node].agent_of(run) {
                 agent.rendered = true;
             }

@@ -1,7 +1,7 @@
 //! What happens to a whole host: it loses power, sleeps, or comes back as it once was.
 
 use crate::{
-    model::timeline::TimelineId,
+    model::{key::Key, record::NodeRecord, timeline::TimelineId},
     sim::{
         Mutation,
         node::{Data, Node, fresh},
@@ -190,9 +190,10 @@ impl World {
         let known = self.nodes[node].saved.iter().rev().find(|(at, _, disk)| *at < before && !disk.half_rewound);
         let Some((_, file, disk)) = known.cloned().filter(|_| self.machines() == self.members && self.can_spare(node)) else { return };
         let (name, tags, ppm) = (self.nodes[node].name.clone(), self.nodes[node].tags.clone(), crate::sim::node::rate(&mut self.random));
+        let zone = self.nodes[node].zone.clone();
         let of = &mut self.nodes[copy];
         let life = of.life + 1;
-        *of = Node { present: true, up: false, host: format!("{name}-copy"), name, tags, life, ..fresh(copy, &mut self.random) };
+        *of = Node { present: true, up: false, host: format!("{name}-copy"), name, tags, zone, life, ..fresh(copy, &mut self.random) };
         of.clock.drift(ppm, self.now);
         (of.spoilt, of.file_made) = ([file.data.clone()].into(), true);
         (of.file, of.disk) = (file, Some(disk));
@@ -251,8 +252,13 @@ impl World {
         let Some(sync) = self.sync_in_force() else { return false };
         let known = |of: &crate::sim::node::Node| {
             let replica = crate::model::node::Replica::new(of.name.clone(), of.file.data.clone());
+            // A copy of it may have begun another life in its name: then its own counts no more.
+            let stored = self.store.entries.get(&Key::Node(of.name.clone())).map(|entry| &entry.text);
+            let present =
+                stored.and_then(|text| serde_json::from_str::<NodeRecord>(text).ok()).is_some_and(|node| node.data == of.file.data);
             of.is_whole()
                 && of.file_made
+                && present
                 && !of.spoilt.contains(&of.file.data)
                 && (sync.primary == replica || sync.electable.contains(&replica))
         };

@@ -57,6 +57,9 @@ const KINDS: &[Fault] = &[
     Fault::EtcdRestored,
     Fault::PrefixWiped,
     Fault::NamesByHand,
+    Fault::PeersCut,
+    Fault::EtcdFull,
+    Fault::KeyDeleted,
 ];
 
 /// Operators at work, and what comes in their way.
@@ -102,6 +105,9 @@ const ETCD: &[Fault] = &[
     Fault::EtcdCompacted,
     Fault::WatchStalled,
     Fault::EtcdElection,
+    Fault::EtcdFull,
+    Fault::KeyDeleted,
+    Fault::KeyDeleted,
     Fault::WritesQueued,
     Fault::AgentKilled,
     Fault::AgentKilled,
@@ -183,6 +189,8 @@ const QUEUES: &[Fault] = &[
     Fault::AmbiguousAnswers,
     Fault::Ring,
     Fault::OneWayCut,
+    Fault::PeersCut,
+    Fault::EtcdCut,
     Fault::AgentKilled,
     Fault::PolicyChanged,
     Fault::HostLost,

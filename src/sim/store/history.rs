@@ -48,6 +48,13 @@ impl Saved {
         self.read(&Key::Timeline(tli))
     }
 
+    /// What a cluster is, with what somebody had deleted here as it was before.
+    fn cluster(&self, before: &Self) -> Option<(SyncRecord, LeaderRecord, ClusterRecord)> {
+        let leader = self.read(&Key::Leader).or_else(|| before.read(&Key::Leader))?;
+        let cluster = self.read(&Key::Cluster).or_else(|| before.read(&Key::Cluster))?;
+        Some((self.sync()?, leader, cluster))
+    }
+
     /// `sync`, as it was.
     pub(in crate::sim) fn sync(&self) -> Option<SyncRecord> {
         self.read(&Key::Sync)
@@ -153,6 +160,28 @@ impl World {
         self.call_operator(lasts);
     }
 
+    /// Somebody deletes one key. Without some of them the records are no cluster's until an operator has made them anew.
+    pub(in crate::sim) fn delete_key(&mut self, lasts: u64) {
+        let matters = |key: &Key| matches!(key, Key::Leader | Key::Sync | Key::Cluster | Key::Term);
+        let may = |key: &&Key| matters(key) || matches!(key, Key::Node(_) | Key::Member(_) | Key::Policy | Key::Intent);
+        let keys: Vec<Key> = self.store.entries.keys().filter(may).cloned().collect();
+        if keys.is_empty() || self.store.before.is_some() || self.is_set_back() {
+            return;
+        }
+        let pick = usize::try_from(self.random.below(keys.len() as u64)).unwrap_or_default();
+        let Some(key) = keys.into_iter().nth(pick) else { return };
+        self.trace.line(self.now, "----", &format!("somebody deletes {key}"));
+        if matters(&key) {
+            self.store.before = Some(self.store.saved(self.now));
+            self.call_operator(lasts);
+        }
+        self.store.revision += 1;
+        self.store.entries.remove(&key);
+        self.store.log.push((key, None, self.store.revision));
+        self.tell_watchers();
+        self.coverage.keys_deleted += 1;
+    }
+
     fn begin_anew(&mut self, entries: BTreeMap<Key, Entry>, revision: u64) {
         (self.store.entries, self.store.revision) = (entries, revision);
         self.store.log.clear();
@@ -177,14 +206,14 @@ impl World {
         }
         let there = self.store.saved(self.now);
         let newest = if there.sync().map(|sync| sync.term) > before.sync().map(|sync| sync.term) { &there } else { &before };
-        let (Some(last), Some(leader)) = (newest.sync(), newest.read::<LeaderRecord>(&Key::Leader)) else { return false };
+        let Some((last, leader, cluster)) = newest.cluster(&before) else { return false };
         let running = self.nodes.iter().position(Node::is_primary);
         // The one that runs; else the last primary, unless the plan warns that another one has more: then that one.
         let intact = |node: &Node| !node.spoilt.contains(&node.file.data);
         let most = self.most_advanced(&last.primary.node);
         let Some(chosen) = running.or(most).filter(|chosen| self.is_proven(*chosen)) else { return false };
         let of = &self.nodes[chosen];
-        let (Some(on), Some(cluster)) = (self.position(chosen), newest.read::<ClusterRecord>(&Key::Cluster)) else { return false };
+        let Some(on) = self.position(chosen) else { return false };
         let tli = on.tli;
         let primary = Replica::new(of.name.clone(), of.file.data.clone());
         let owns = running.is_some() || last.primary == primary || of.file.promoted.is_some_and(|promoted| promoted.tli == tli);
