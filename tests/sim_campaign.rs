@@ -1,6 +1,4 @@
 //! `make sim`: many fresh seeds, in parts. What has passed is noted with the commit, and counts as long as what is under test stays the same.
-//!
-//! Every second seed runs in `async`, the others in the modes that lose nothing; every fourth has a swarm of its own instead of all faults.
 
 #![expect(clippy::expect_used, reason = "tests")]
 
@@ -15,7 +13,7 @@ use pgbaton::{
     model::policy::Durability,
     sim::{Coverage, Options, Outcome, Swarm},
 };
-use seeds::{failures, idle, print_coverage, run_all_by};
+use seeds::{failures, fresh, print_coverage, run_all_by, too_little};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,18 +23,6 @@ use std::{
 const PART: u64 = 500;
 
 const HEAD: &str = "commit, first, seeds, decisions, changes, seconds, verdict";
-
-fn options(seed: u64) -> Options {
-    let waits = [Durability::Quorum, Durability::Auto, Durability::Quorum, Durability::StrictQuorum];
-    let pick = |count: usize, of: u64| usize::try_from(of % count as u64).unwrap_or_default();
-    // `All` is the first.
-    let swarms = &Swarm::EVERY[1..];
-    Options {
-        durability: if seed.is_multiple_of(2) { Durability::Async } else { waits[pick(4, seed / 2)] },
-        swarm: if seed / 2 % 4 == 3 { swarms[pick(swarms.len(), seed / 8)] } else { Swarm::All },
-        ..Options::default()
-    }
-}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().expect(name))
@@ -73,12 +59,12 @@ fn sim_fresh_seeds() {
         }
         let first = next.or_else(|| number("FIRST")).unwrap_or_else(clock::unix_seconds);
         let (seeds, began) = (left.min(PART), clock::boot());
-        let outcomes = run_all_by(first..first + seeds, options);
+        let outcomes = run_all_by(first..first + seeds, fresh);
         let took = clock::boot().since(began).as_millis() / 1_000;
         let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
         let failed: Vec<String> = outcomes.iter().filter(|of| !of.violations.is_empty()).map(|of| of.seed.to_string()).collect();
         let coverage: Vec<Coverage> = outcomes.iter().map(|outcome| outcome.coverage.clone()).collect();
-        let idle = if seeds == PART { [idle(&outcomes), Coverage::gaps(&coverage)].concat() } else { Vec::new() };
+        let idle = if seeds == PART { [too_little(&outcomes), Coverage::gaps(&coverage)].concat() } else { Vec::new() };
         let verdict = match (failed.is_empty(), idle.is_empty()) {
             (true, true) => "passed".to_owned(),
             (true, false) => idle.join("; "),
@@ -92,7 +78,7 @@ fn sim_fresh_seeds() {
             tree::note(&log, HEAD);
         }
         tree::note(&log, &line);
-        assert!(failed.is_empty(), "{}", failures(&outcomes, options).join("\n"));
+        assert!(failed.is_empty(), "{}", failures(&outcomes, fresh).join("\n"));
         assert!(idle.is_empty(), "{}", idle.join("; "));
     }
 }
@@ -111,7 +97,7 @@ fn what_has_passed_for_the_same_tree_counts() {
 
 #[test]
 fn every_mode_and_every_swarm_is_among_the_seeds() {
-    let all: Vec<Options> = (0..500).map(options).collect();
+    let all: Vec<Options> = (0..500).map(fresh).collect();
     for swarm in Swarm::EVERY {
         for waits in [false, true] {
             assert!(all.iter().any(|of| of.swarm == swarm && (of.durability != Durability::Async) == waits), "{swarm:?} {waits}");

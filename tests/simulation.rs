@@ -6,9 +6,14 @@
 #[path = "support/seeds.rs"]
 mod seeds;
 
-use pgbaton::model::policy::Durability;
-use pgbaton::sim::{Cut, Mutation, Options, Outcome, Plan, Swarm, interrupt, run, run_without, sick_claimant};
-use seeds::{command, failures, idle, median, print_coverage, run_all_by, sum, tell};
+use pgbaton::{
+    model::{
+        moment::Span,
+        policy::{ClusterPolicy, CrashPolicy, Durability, Preset},
+    },
+    sim::{Coverage, Cut, Mutation, Options, Outcome, Plan, Swarm, alone, interrupt, run, run_without, sick_claimant},
+};
+use seeds::{command, failures, fresh, median, print_coverage, run_all_by, seldom, sum, tell, too_little};
 use std::{
     collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -38,7 +43,7 @@ fn judge(outcomes: &[Outcome], options: impl Fn(u64) -> Options) {
     print_coverage(outcomes);
     let told = failures(outcomes, options);
     assert!(told.is_empty(), "{} of {} seeds:\n{}", told.len(), outcomes.len(), told.join("\n"));
-    let idle = idle(outcomes);
+    let idle = [too_little(outcomes), seldom(outcomes)].concat();
     assert!(idle.is_empty() || swarm() != Swarm::All, "{}", idle.join("; "));
 }
 
@@ -88,17 +93,19 @@ fn no_seed_loses_what_voters_confirmed() {
     judge(&run_all_by(seeds, options), options);
 }
 
-/// Fresh seeds, half of them in the modes that lose nothing.
+/// Fresh seeds, as `make sim` runs them: of all modes and swarms.
 #[test]
 #[ignore = "many minutes; part of make test-full"]
 fn slow_no_fresh_seed_breaks_a_promise() {
     let first = environment("FIRST", pgbaton::clock::unix_seconds());
     println!("FIRST={first}");
-    let options = |seed| match seed % 2 {
-        0 => Options::default(),
-        _ => Options { durability: durability(seed / 2), ..Options::default() },
-    };
-    judge(&run_all_by(first..first + environment("SEEDS", 3_000), options), options);
+    let outcomes = run_all_by(first..first + environment("SEEDS", 3_000), fresh);
+    print_coverage(&outcomes);
+    let told = failures(&outcomes, fresh);
+    assert!(told.is_empty(), "{} of {} seeds:\n{}", told.len(), outcomes.len(), told.join("\n"));
+    let coverage: Vec<Coverage> = outcomes.iter().map(|outcome| outcome.coverage.clone()).collect();
+    let idle = [too_little(&outcomes), Coverage::gaps(&coverage)].concat();
+    assert!(idle.is_empty(), "{}", idle.join("; "));
 }
 
 /// Seeds that once broke something, found among fresh ones.
@@ -247,6 +254,50 @@ impl Broken {
             }
         });
         found.into_inner().unwrap()
+    }
+}
+
+/// How long one fault may keep writes away (O16), where etcd answers and a replica can take over: what the timers say, and what the model's disks,
+/// messages and promotions take at the worst.
+fn longest_outage(plan: Plan, policy: &ClusterPolicy) -> u64 {
+    let timers = policy.timers();
+    let elects = policy.durability != Durability::Async;
+    let lost = match plan {
+        // Whoever elects need not wait for the lease.
+        Plan::HostLoss if elects => timers.renew_every.times(2).plus(timers.election),
+        Plan::HostLoss => timers.wait,
+        _ => Span::ZERO,
+    };
+    lost.as_millis() + WORK_MS
+}
+
+/// Promises, scans, files, a promotion, or a start with its crash recovery.
+const WORK_MS: u64 = 2_000;
+
+/// One fault and nothing else: over in time, and PostgreSQL is started no more often on any node than it has to be (O16): to follow, and before that
+/// to end its own log where that is rewound.
+#[test]
+fn one_fault_costs_what_its_timers_say() {
+    let presets = [Preset::Fast, Preset::Default, Preset::Wan];
+    for (plan, restarts) in [(Plan::HostLoss, 2), (Plan::Crash, 2), (Plan::RestartInPlace, 1), (Plan::Handover, 1)] {
+        for preset in presets {
+            for durability in [Durability::Async, Durability::Quorum, Durability::StrictQuorum] {
+                let crash_policy = if plan == Plan::RestartInPlace { CrashPolicy::Restart } else { CrashPolicy::Lossless };
+                let policy = ClusterPolicy { preset, durability, crash_policy, ..ClusterPolicy::default() };
+                let limit = longest_outage(plan, &policy);
+                let mut outages: Vec<u64> = Vec::new();
+                for seed in 1..5 {
+                    let of = alone(seed, plan, &policy);
+                    let told = format!("{plan:?} {preset:?} {durability:?} seed {seed}: {} ms, {} starts", of.outage_ms, of.starts);
+                    assert_eq!(of.faults, Vec::<String>::new(), "{told}\n{}", of.trace);
+                    assert!(of.outage_ms > 0 && of.outage_ms <= limit, "{told}; {limit} ms are allowed\n{}", of.trace);
+                    assert!(of.starts <= restarts, "{told}\n{}", of.trace);
+                    outages.push(of.outage_ms);
+                }
+                outages.sort_unstable();
+                println!("{plan:?} {preset:?} {durability:?}: {outages:?} of {limit} ms");
+            }
+        }
     }
 }
 

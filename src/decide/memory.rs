@@ -189,6 +189,9 @@ pub struct ClaimStory {
     pub voted: Option<Moment>,
     /// When the promotion or start was asked for.
     pub asked: Option<Moment>,
+    /// How far recovery was seen to have come since the promotion was asked for, and since when it stands there.
+    #[serde(default)]
+    pub replayed: Option<(Lsn, Moment)>,
     /// When the server was seen out of recovery.
     pub promoted: Option<Moment>,
     /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
@@ -218,6 +221,7 @@ impl ClaimStory {
             claimed: None,
             voted: None,
             asked: None,
+            replayed: None,
             promoted: None,
             ran_out: false,
             alone: None,

@@ -88,7 +88,7 @@ impl World {
 
     /// The kernel lets nothing pass between this host and these servers: what streams from them is cut off at once.
     pub(super) fn cut_off(&mut self, node: usize, from: BTreeSet<Address>) -> Result<(), String> {
-        let (fails, done) = (self.random.chance(30), self.random.chance(500));
+        let (fails, done) = (self.has_bad_luck(30), self.random.chance(500));
         let guard = self.nodes[node].guard.as_mut().ok_or("no guard")?;
         if fails {
             // The errand was killed: it may have come to its end.
@@ -198,7 +198,7 @@ impl World {
             self.judge_authority(node, term, "a start as primary");
         }
         // Files are looked at, and written, before there is a process.
-        let slow = if self.random.chance(100) { 60 } else { 1 };
+        let slow = if self.has_bad_luck(100) { 60 } else { 1 };
         let takes = self.random.millis(1, 20 * slow);
         let of = self.nodes[node].guard.as_ref().map(|guard| guard.incarnation.clone());
         self.later_at(node, takes, move |world| {

@@ -38,7 +38,7 @@ mod world;
 
 pub use coverage::Coverage;
 pub use mutation::Mutation;
-pub use plans::{Cut, Interrupted, Plan, interrupt, sick_claimant};
+pub use plans::{Alone, Cut, Interrupted, Plan, alone, interrupt, sick_claimant};
 pub use shrink::{Shrunk, shrink};
 
 use crate::model::{

@@ -140,6 +140,45 @@ pub fn sick_claimant(seed: u64) -> (Vec<String>, String) {
     (faults, world.trace.into_text())
 }
 
+/// What one fault costs a cluster of three to which nothing else happens.
+#[derive(Clone, Debug)]
+pub struct Alone {
+    /// For how long nobody took writes, in milliseconds.
+    pub outage_ms: u64,
+    /// How often PostgreSQL was started on the node where that was most often.
+    pub starts: usize,
+    /// What an oracle found, and what is not well a minute later.
+    pub faults: Vec<String>,
+    /// The trace, for looking at it.
+    pub trace: String,
+}
+
+/// Runs `plan` under `policy`, and nothing else goes wrong.
+pub fn alone(seed: u64, plan: Plan, policy: &ClusterPolicy) -> Alone {
+    const STEP: u64 = 10_000_000;
+    let options = Options { trace: true, faults: false, durability: policy.durability, ..Options::default() };
+    let mut world = World::new(seed, options, policy.clone(), 3);
+    for node in 0..3 {
+        let after = world.random.millis(0, 500);
+        world.later(after, move |world| world.start_agent(node));
+    }
+    watch_leases(&mut world);
+    world.run_until(30 * SECOND);
+    let began = world.now;
+    let mut faults = world.troubles();
+    world.begin(plan);
+    let (mut now, mut missed) = (began, 0);
+    while now < began + 60 * SECOND {
+        now += STEP;
+        world.run_until(now);
+        missed += u64::from(!world.serves());
+    }
+    faults.extend(world.oracle.violations.clone());
+    faults.extend(world.troubles());
+    let starts = world.nodes.iter().map(|node| node.starts.iter().filter(|at| **at > began).count()).max().unwrap_or_default();
+    Alone { outage_ms: missed * STEP / 1_000_000, starts, faults, trace: world.trace.into_text() }
+}
+
 impl World {
     fn begin(&mut self, plan: Plan) {
         let primary = self.nodes.iter().position(super::node::Node::is_primary).unwrap_or_default();

@@ -128,6 +128,11 @@ impl World {
         self.nodes.iter().position(|node| node.present && node.address() == *address)
     }
 
+    /// What goes wrong now and then by itself, where anything goes wrong at all.
+    pub(super) fn has_bad_luck(&mut self, permille: u64) -> bool {
+        self.random.chance(permille) && self.options.faults
+    }
+
     pub(super) fn token(&mut self) -> u64 {
         self.counter += 1;
         self.counter
@@ -412,11 +417,16 @@ impl World {
         takes
     }
 
+    /// Whether somebody takes writes.
+    pub(super) fn serves(&self) -> bool {
+        let serves = |node: &Node| node.asleep_until <= self.now && node.server.as_ref().is_some_and(|server| server.serves(self.now));
+        self.nodes.iter().any(serves)
+    }
+
     /// How long nobody takes writes, by the fault that came last before that.
     pub(super) fn watch_outage(&mut self) {
         let now = self.now;
-        let serves = |node: &Node| node.asleep_until <= now && node.server.as_ref().is_some_and(|server| server.serves(now));
-        match (self.nodes.iter().any(serves), self.outage) {
+        match (self.serves(), self.outage) {
             (false, None) => self.outage = Some(now),
             (true, Some(since)) => {
                 self.outage = None;

@@ -4,7 +4,7 @@
 //! and no ERROR in a log that its fault does not explain.
 //!
 //! - `support`: a cluster, its clients, and what is true at the end of each fault;
-//! - `faults`: the faults, a row each (`interrupts`: those by Ctrl-C); `walks`: clusters that go through them; `soak`: each of them many times;
+//! - `faults`: the faults, a row each (`interrupts`: those by Ctrl-C; `voters`: where commits wait); `walks`: clusters that go through them; `soak`: each of them many times;
 //! - `torture`: many clients and faults by a seed, judged by their history; `planted`: lies that the judge has to find; `campaign`: torture for hours;
 //! - `tree`: which commit is under test, and what has passed on it;
 //! - `operators`: a pause, its end, and a failover by hand; `joining`: data that were there before us; `bad_input`: nodes that were set up wrongly.
@@ -23,4 +23,5 @@ mod successions;
 mod support;
 mod torture;
 mod tree;
+mod voters;
 mod walks;

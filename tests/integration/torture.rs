@@ -2,7 +2,7 @@
 
 use super::{
     planted,
-    support::{Cluster, SOON, spec},
+    support::{Cluster, PROGRAM, SOON, spec},
 };
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
@@ -184,7 +184,7 @@ impl<'a> AtWork<'a> {
         }
         let done = match blow.harm.fault(victim.clone()) {
             Some(fault) => self.lab().inject(&fault).map(|_| ()).map_err(anyhow::Error::from),
-            None => self.lab().node(&victim).and_then(|node| node.host.signal("agent", Signal::SIGINT)),
+            None => self.by_hand(blow.harm, &victim),
         };
         self.count.1 += usize::from(done.is_ok());
         let end = done.err().map_or_else(String::new, |error| format!(", which could not be done: {error:#}"));
@@ -193,6 +193,33 @@ impl<'a> AtWork<'a> {
             hit.extend(self.cluster.names().into_iter().map(str::to_owned));
         }
         hit.insert(victim);
+    }
+
+    /// What people do, or an interrupt.
+    fn by_hand(&self, harm: Harm, victim: &str) -> Result<()> {
+        let lab = self.lab();
+        let node = lab.node(victim)?;
+        let verb = |words: &[&str]| {
+            let config = node.config().display().to_string();
+            node.host.run(&[&[PROGRAM, "--config", &config], words].concat(), SOON)
+        };
+        match harm {
+            Harm::HandOver => {
+                let to = self.cluster.names().into_iter().find(|name| *name != victim).context("another node")?;
+                verb(&["failover", "--to", to, "--reason", "torture", "--yes"]).map(|_| ())
+            }
+            Harm::Policy => {
+                let shown = verb(&["config", "show"])?;
+                let file = "torture-policy.toml";
+                fs::write(node.seen_directory.join(file), other_policy(&shown))?;
+                verb(&["config", "apply", &node.config().with_file_name(file).display().to_string(), "--yes"]).map(|_| ())
+            }
+            Harm::Names => {
+                lab.query(victim, "ALTER SYSTEM SET synchronous_standby_names = ''")?;
+                lab.query(victim, "SELECT pg_reload_conf()").map(|_| ())
+            }
+            _ => node.host.signal("agent", Signal::SIGINT),
+        }
     }
 
     /// Whoever plays the part and was not hit in this round.
@@ -257,6 +284,19 @@ impl Run {
         );
         Ok(())
     }
+}
+
+/// The other timers, and one standby more or less that has to confirm.
+fn other_policy(shown: &str) -> String {
+    let swaps = [("preset", "\"default\"", "\"fast\""), ("quorum_standbys", "1", "2")];
+    let lines = shown.lines().map(|line| {
+        let swap = swaps.iter().find(|(key, ..)| line.split('=').next().is_some_and(|name| name.trim() == *key));
+        match swap {
+            Some((key, one, other)) => format!("{key} = {}\n", if line.contains(other) { one } else { other }),
+            None => format!("{line}\n"),
+        }
+    });
+    lines.collect()
 }
 
 /// Fresh seeds find more than old ones; a failing one is printed and kept.

@@ -3,6 +3,7 @@
 use super::{
     faults::{DATA, FULL, HOSTS, IN_QUORUM, PROCESSES, RECOVERED, Row, SERIES, all},
     support::{Cluster, small_disks, spec},
+    voters,
 };
 use pgbaton::{
     lab::LabSpec,
@@ -73,5 +74,5 @@ fn a_cluster_whose_commits_wait_loses_nothing() {
         spec.policy.durability = Durability::Quorum;
         spec.policy.reclone = Reclone::WhenRewindFails;
     });
-    walk(&quorum, all().filter(|row| IN_QUORUM.contains(&row.name)));
+    walk(&quorum, all().filter(|row| IN_QUORUM.contains(&row.name)).chain(voters::ROWS));
 }

@@ -32,6 +32,12 @@ pub enum Harm {
     AgentLoss,
     /// Ctrl-C for the agent: the node hands over in order.
     Interrupt,
+    /// An operator lets another node take over from a primary that is well.
+    HandOver,
+    /// An operator chooses other timers, and another number of standbys that have to confirm.
+    Policy,
+    /// Somebody sets `synchronous_standby_names` of a replica by hand, to nobody.
+    Names,
     /// [`Fault::PowerOff`].
     PowerOff,
     /// [`Fault::PowerOff`] of the etcd leader's host too.
@@ -63,14 +69,14 @@ pub enum Harm {
 }
 
 impl Harm {
-    /// The fault, for a node; `None` for what the lab has no fault for: an interrupt.
+    /// The fault, for a node; `None` for what the lab has no fault for: an interrupt, and what people do.
     pub fn fault(self, node: String) -> Option<Fault> {
         Some(match self {
             Self::PostmasterKill => Fault::PostmasterKill(node),
             Self::GuardKill => Fault::GuardKill(node),
             Self::AgentKill => Fault::AgentKill(node, Return::AtOnce),
             Self::AgentLoss => Fault::AgentKill(node, Return::WhenUndone),
-            Self::Interrupt => return None,
+            Self::Interrupt | Self::HandOver | Self::Policy | Self::Names => return None,
             Self::PowerOff => Fault::PowerOff(node),
             Self::PowerOffWithEtcdLeader => Fault::PrimaryAndEtcdLeader(node),
             Self::AllNodesOff => Fault::AllNodesOff,
@@ -125,7 +131,12 @@ pub struct Blow {
 
 impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.harm.fault(String::new()).map_or_else(|| "interrupt".to_owned(), |fault| fault.name());
+        let name = match self.harm {
+            Harm::HandOver => "hand-over".to_owned(),
+            Harm::Policy => "other policy".to_owned(),
+            Harm::Names => "names by hand".to_owned(),
+            harm => harm.fault(String::new()).map_or_else(|| "interrupt".to_owned(), |fault| fault.name()),
+        };
         match self.whom {
             Whom::Primary => write!(f, "{} of the primary", name.trim()),
             Whom::Replica(number) => write!(f, "{} of replica {}", name.trim(), number + 1),
@@ -188,6 +199,8 @@ const OF_PRIMARIES: &[(u64, Harm)] = &[
     (1, Harm::AgentKill),
     (2, Harm::AgentLoss),
     (2, Harm::Interrupt),
+    (2, Harm::HandOver),
+    (2, Harm::Policy),
     (4, Harm::PowerOff),
     (2, Harm::PowerOffWithEtcdLeader),
     (1, Harm::AllNodesOff),
@@ -226,6 +239,7 @@ const OF_OTHERS: &[(u64, Harm)] = &[
     (1, Harm::CutFromEtcd),
     (2, Harm::CutFromPeers),
     (1, Harm::Freeze),
+    (2, Harm::Names),
     (1, Harm::WipeData),
     (3, Harm::EtcdLeaderKill),
     (1, Harm::EtcdFollowerKill),

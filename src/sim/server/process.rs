@@ -61,7 +61,7 @@ impl World {
         if half_rewound {
             self.violation("I7", format!("{who}: a start on a directory that is half rewound"));
         }
-        let slow = if self.random.chance(50) { 8 } else { 1 };
+        let slow = if self.has_bad_luck(50) { 8 } else { 1 };
         let slower = if self.nodes[node].slow_server > self.now { self.random.millis(0, 20_000) } else { 0 };
         let recovery = self.random.millis(30, 350 * slow) + slower;
         if bad || missing || half_rewound {

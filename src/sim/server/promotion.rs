@@ -17,14 +17,14 @@ impl World {
         let Some(server) = &mut self.nodes[node].server else { return };
         let id = server.id;
         (server.promoting, server.upstream) = (true, None);
-        if self.random.chance(10) {
+        if self.has_bad_luck(10) {
             return; // It never ends.
         }
-        let slow = if self.random.chance(80) { 10 } else { 1 };
+        let slow = if self.has_bad_luck(80) { 10 } else { 1 };
         let slower = if self.nodes[node].slow_server > self.now { self.random.millis(0, 12_000) } else { 0 };
         let takes = self.random.millis(40, 200 * slow) + slower;
         self.coverage.late_promotions += u64::from(takes > 1_000_000_000);
-        if self.random.chance(20) {
+        if self.has_bad_luck(20) {
             self.in_server(node, id, takes, move |world| world.end_server(node, "signal 6", false));
             return;
         }
