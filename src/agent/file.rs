@@ -87,16 +87,15 @@ impl Store {
             let path = path.to_owned();
             move |source| Error::Io { doing, path, source }
         };
-        let existed = path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io("open"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
+            Err(TryLockError::Error(source)) => return Err(io("lock (state_dir has to be on a file system with locks)")(source)),
         }
         let length = file.metadata().map_err(io("read"))?.len();
         let mut store = Self { path: path.to_owned(), file, count: 0 };
-        if !existed || length == 0 {
+        if length == 0 {
             let first = NodeFile::fresh(cluster.clone(), node.clone(), fresh);
             store.file.write_all_at(&vec![0; 2 * SLOT], 0).map_err(io("make"))?;
             store.write(&first)?;

@@ -81,6 +81,8 @@ pub struct Memory {
     pub checkpointed: Option<Term>,
     /// The term in which the migrations were applied.
     pub migrated: Option<Term>,
+    /// The version of the policy that was last read from etcd.
+    pub policy: Option<u64>,
     /// The term whose history record was written.
     pub recorded: Option<Term>,
     /// Since when another agent was known under our name, and when it was last.
@@ -189,9 +191,6 @@ pub struct ClaimStory {
     pub voted: Option<Moment>,
     /// When the promotion or start was asked for.
     pub asked: Option<Moment>,
-    /// How far recovery was seen to have come since the promotion was asked for, and since when it stands there.
-    #[serde(default)]
-    pub replayed: Option<(Lsn, Moment)>,
     /// When the server was seen out of recovery.
     pub promoted: Option<Moment>,
     /// Whether PostgreSQL was stopped because the lease ran out before it was announced.
@@ -221,7 +220,6 @@ impl ClaimStory {
             claimed: None,
             voted: None,
             asked: None,
-            replayed: None,
             promoted: None,
             ran_out: false,
             alone: None,

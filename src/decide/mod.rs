@@ -43,7 +43,6 @@ mod rejoin;
 mod release;
 mod routing;
 mod scan;
-mod standstill;
 mod step_down;
 mod stop;
 mod target;

@@ -10,7 +10,7 @@ use super::{
     leadership::{Keeps, next},
     ledger, release, scan,
     snapshot::Snapshot,
-    standstill, target,
+    target,
 };
 use crate::model::{
     instance::{DataDir, DiskFacts, Process, ServerRole, StartAs, Whole},
@@ -360,11 +360,6 @@ fn still_promoting(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
     // The guard could not say that it was begun: it may have been, but nobody waits for that as long as for one that was.
     let doubtful = s.failures.get(&Task::Promote).is_some_and(|failure| failure.at >= asked);
     let limit = if doubtful { limit.min(DOUBTFUL_LIMIT) } else { limit };
-    if let Some(why) = standstill::rule(s, d) {
-        d.alarm("start-timeout", format!("the promotion in term {} comes to nothing: {why}: PostgreSQL is killed", leader.record.term));
-        d.act(s, Action::Kill);
-        return Keeps::Renewing;
-    }
     patience(s, d, leader, asked.plus(limit), "the promotion")
 }
 

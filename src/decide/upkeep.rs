@@ -167,9 +167,9 @@ fn primary(s: &Snapshot, d: &mut Draft) {
         d.memory.checkpointed = Some(term);
     }
     history(s, d, term);
-    policy(s, d);
     prune(s, d, term);
     operator::rule(s, d);
+    policy(s, d);
     d.memory.failed_claims = 0;
     d.memory.handed.clear();
     d.memory.no_claim_before = None;
@@ -282,13 +282,22 @@ fn prune(s: &Snapshot, d: &mut Draft, term: Term) {
     d.act(s, Action::Txn(Purpose::Prune, Txn { nonce: s.nonce("prune"), when, then }));
 }
 
-/// A policy that somebody has deleted is put back as this node knows it: else each agent would go by its own first one from its next start on.
+/// A policy that somebody has deleted is put back as this agent has read it: else each would go by its own first one from its next start on.
 fn policy(s: &Snapshot, d: &mut Draft) {
-    if s.etcd.records.policy.is_some() {
+    let records = &s.etcd.records;
+    // One that only a newer version can read is there.
+    if records.policy.is_some() || records.unreadable.contains_key(&Key::Policy) || !s.etcd_answers() {
         return;
     }
-    d.because("policy", "the cluster's policy is missing from etcd: it is put back as this node knows it");
-    let record = PolicyRecord { v: VERSION, version: 1, policy: s.policy.clone() };
+    let Some(version) = s.memory.policy else {
+        d.alarm(
+            "policy-missing",
+            "the cluster's policy is missing from etcd, and this agent has not read it: each node goes by what it knows; set it by `pgbaton config apply`",
+        );
+        return;
+    };
+    d.because("policy", "the cluster's policy is missing from etcd: it is put back as this node has read it");
+    let record = PolicyRecord { v: VERSION, version: version.saturating_add(1), policy: s.policy.clone() };
     let then = vec![Write::Put(Key::Policy, to_text(&record))];
     d.act(s, Action::Txn(Purpose::Policy, Txn { nonce: s.nonce("policy"), when: vec![Compare::Missing(Key::Policy)], then }));
 }
@@ -296,6 +305,9 @@ fn policy(s: &Snapshot, d: &mut Draft) {
 /// What this node says of itself: at once when something others act on changes, but not again and again; else every two seconds as long as
 /// anything does; and now and then when nothing does, so that its silence means something.
 pub(super) fn member(s: &Snapshot, d: &mut Draft) {
+    if let Some(policy) = &s.etcd.records.policy {
+        d.memory.policy = Some(policy.record.version);
+    }
     // The record of another one stays that one's.
     if !s.etcd_answers() || registration::is_unsure(s) {
         return;

@@ -73,6 +73,7 @@ pub(super) enum Fault {
     PeersCut,
     EtcdFull,
     KeyDeleted,
+    CopyAmbushed,
 }
 
 /// What is cut between a node and the others.
@@ -209,6 +210,7 @@ impl World {
             Fault::SlowStreams => self.network.slow_streams = until,
             Fault::PromotionOrphaned => self.await_promotion(lasts),
             Fault::SyncHeld => self.await_sync(lasts),
+            Fault::CopyAmbushed => self.await_copy(lasts),
             Fault::StillUntilCut => self.await_cut(node, lasts),
             Fault::ResumptionMissed => self.await_resumption(lasts),
             _ => self.strike_etcd(fault, node, lasts),
@@ -313,7 +315,7 @@ impl World {
     }
 
     /// Somebody empties the data directory of a stopped node that is not the last one with data.
-    fn wipe(&mut self, node: usize) {
+    pub(super) fn wipe(&mut self, node: usize) {
         let others = (0..self.nodes.len()).any(|other| other != node && self.nodes[other].is_primary());
         // Nobody wipes the last primary's while nobody else has what it had.
         let owner = self.sync_in_force().is_some_and(|sync| sync.primary.node == self.nodes[node].name);

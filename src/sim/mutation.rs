@@ -118,8 +118,6 @@ pub enum Mutation {
     OlderForgotten,
     /// A machine goes on whatever runs under its name (ADR 27).
     CopyGoesOn,
-    /// After a boot nothing is taken for forgotten.
-    BootForgotten,
     /// A standby is configured without names.
     NamesDropped,
 }
@@ -157,7 +155,6 @@ impl Mutation {
             Self::Chatty => s.memory.published = None,
             Self::OlderForgotten => s.memory.names.iter_mut().for_each(|names| names.in_force.older = Older::These(Vec::new())),
             Self::CopyGoesOn => go_on_as(s),
-            Self::BootForgotten if !s.holds() => s.me.peer_key = false,
             Self::PauseIgnored => ignore_pause(s),
             Self::ResumeUnarmed if s.pause_is_settled() => arm_in_mind(s),
             Self::PauseUnsettled if s.holds_paused() => settle_in_mind(s),

@@ -13,7 +13,7 @@ use crate::{
         key::{Compare, Key, Txn, Write},
         moment::{Moment, Span},
         policy::LONGEST_HOLD,
-        record::{IntentRecord, LeaderRecord, LeaderState, MemberRecord, VERSION, to_text},
+        record::{IntentRecord, LeaderRecord, LeaderState, MemberRecord, PolicyRecord, VERSION, to_text},
         request::Request,
     },
 };
@@ -66,6 +66,12 @@ impl World {
             } else if stopped {
                 self.request(Request::Acknowledge, leader.term);
             }
+        }
+        if self.store.policy().is_none() && self.store.before.is_none() {
+            // Nobody is left who has read it: `config apply`.
+            let record = PolicyRecord { v: VERSION, version: 1, policy: self.policy.clone() };
+            let txn = Txn { nonce: self.name("o"), when: Vec::new(), then: vec![Write::Put(Key::Policy, to_text(&record))] };
+            self.commit(0, 0, &txn);
         }
         for node in &mut self.nodes {
             let last = node.agent.as_ref().and_then(|agent| agent.last.as_ref());

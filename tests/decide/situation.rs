@@ -146,7 +146,6 @@ fn prepared(s: &mut Snapshot, node: u32) -> Result<(), String> {
         claimed: Some(now),
         voted: Some(now),
         asked: None,
-        replayed: None,
         promoted: None,
         ran_out: false,
         alone: None,

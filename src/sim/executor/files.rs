@@ -4,7 +4,10 @@ use super::Outcome;
 use crate::{
     agent::event::Event,
     decide::decision::Task,
-    model::{node_file::NodeFile, timeline::TimelineId},
+    model::{
+        node_file::{ClonePlace, NodeFile, Operation},
+        timeline::TimelineId,
+    },
     sim::{node::Data, peers::Word, world::World},
 };
 use std::collections::BTreeMap;
@@ -44,6 +47,9 @@ impl World {
             let until = self.now + left - left / 1_000;
             let word = Word { term: ack.term, holder: ack.holder.node.clone(), at: self.now, until };
             self.oracle.words.insert(file.node.clone(), word);
+        }
+        if let Some(Operation::Clone { source, place: ClonePlace::InPlace }) = &file.operation {
+            self.before_copy(node, source);
         }
         let mut kept = file.clone();
         self.options.mutation.forget(&self.nodes[node].file, &mut kept);

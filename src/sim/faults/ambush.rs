@@ -2,7 +2,10 @@
 
 use crate::{
     decide::decision::Purpose,
-    model::key::{Key, Txn, Write},
+    model::{
+        key::{Key, Txn, Write},
+        node::NodeName,
+    },
     sim::{SECOND, world::World},
 };
 
@@ -14,6 +17,7 @@ pub(in crate::sim) struct Ambushes {
     resumption: (u64, u64),
     /// The primary that stands still until a voter has cut its stream.
     cut: (u64, usize),
+    copy: (u64, u64),
 }
 
 /// For so long a fault waits for its moment.
@@ -30,6 +34,21 @@ impl World {
 
     pub(super) fn await_resumption(&mut self, lasts: u64) {
         self.ambushes.resumption = (self.now + PATIENCE, lasts);
+    }
+
+    /// No host has room for a second copy, until one begins to be made in place.
+    pub(super) fn await_copy(&mut self, lasts: u64) {
+        self.ambushes.copy = (self.now + PATIENCE, lasts);
+        self.nodes.iter_mut().for_each(|node| node.cramped = true);
+    }
+
+    /// The data of a node are about to be copied over: those of another one are lost, too.
+    pub(in crate::sim) fn before_copy(&mut self, node: usize, source: &NodeName) {
+        let (until, lasts) = std::mem::take(&mut self.ambushes.copy);
+        let others = (0..self.members).filter(|other| *other != node && self.nodes[*other].name != *source);
+        let Some(other) = others.into_iter().find(|_| until >= self.now) else { return };
+        self.lose_host(other, lasts);
+        self.wipe(other);
     }
 
     /// The primary and its agent stand still, and nothing ends them: until a voter has cut its stream, for a few seconds at the most.

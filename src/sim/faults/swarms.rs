@@ -139,6 +139,7 @@ const DATA: &[Fault] = &[
     Fault::FileLost,
     Fault::HostCopied,
     Fault::HostCopied,
+    Fault::CopyAmbushed,
     Fault::DirectoryWiped,
     Fault::NodeStopped,
     Fault::BrittleAgents,
