@@ -189,8 +189,8 @@ const RULES: &[Broken] = &[
     broken(Mutation::MarkBelieved, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 11),
     broken(Mutation::LateFlag, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 2),
     broken(Mutation::PromisesInvented, Durability::Quorum, Swarm::All, &["O2:"], 4),
-    broken(Mutation::CutBelieved, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 17),
-    broken(Mutation::SettingsAlone, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 9),
+    broken(Mutation::CutBelieved, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 3),
+    broken(Mutation::SettingsAlone, Durability::Quorum, Swarm::Clocks, &["O2:", "O7:"], 25),
     broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 15),
     broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 2),
     broken(Mutation::BurntThough, Durability::Quorum, Swarm::Promotions, &["O2:", "O5:", "I7:", "O16:"], 1),
@@ -198,7 +198,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 4),
     broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 1),
     broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 1),
-    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 55),
+    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 170),
     broken(Mutation::AcksForOneSync, Durability::Async, Swarm::All, &["O1:", "O10:"], 51),
     broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 1),
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),
@@ -213,7 +213,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::Chatty, Durability::Async, Swarm::All, &["O17:"], 1),
     broken(Mutation::LatestAck, Durability::Async, Swarm::All, &["O1:", "O10:", "O4:"], 75),
     broken(Mutation::OlderForgotten, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 1),
-    broken(Mutation::CopyGoesOn, Durability::Quorum, Swarm::Data, &["O16:", "O1:", "O2:", "O4:"], 26),
+    broken(Mutation::CopyGoesOn, Durability::Quorum, Swarm::Data, &["O16:", "O1:", "O2:", "O4:"], 120),
     broken(Mutation::NamesDropped, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 2),
 ];
 

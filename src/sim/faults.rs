@@ -371,6 +371,11 @@ impl World {
         }
     }
 
+    /// What goes wrong now and then by itself, where anything goes wrong at all.
+    pub(super) fn has_bad_luck(&mut self, permille: u64) -> bool {
+        self.random.chance(permille) && self.options.faults
+    }
+
     /// Everything works again.
     pub(super) fn heal(&mut self) {
         self.trace.line(self.now, "----", "all faults end");

@@ -4,6 +4,11 @@ use super::world::World;
 use crate::model::{moment::Moment, policy::Preset};
 
 impl World {
+    /// A host ends PostgreSQL within this time, in milliseconds. It is no slower where the policy says that it may be: others are chosen later.
+    pub(super) fn dies_within(&self) -> u64 {
+        self.policy.timers().kill_bound.min(Preset::Default.timers().kill_bound).as_millis()
+    }
+
     /// A deadline is never later than the newest send allows (O10, at its root).
     pub(super) fn judge_deadline(&mut self, node: usize, until: Moment) {
         // Who has nobody to ask may go on from any moment.

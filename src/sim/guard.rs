@@ -62,7 +62,7 @@ impl World {
         if let Some(run) = guard.session {
             self.deliver_after(node, run, 300_000, Event::GuardGone { why: why.to_owned() });
         }
-        let bound = self.policy.timers().kill_bound.as_nanos() / 1_000_000;
+        let bound = self.dies_within();
         let longest = if self.random.chance(50) { bound * 8 / 10 } else { 20 };
         let takes = self.random.millis(2, longest);
         if let Some(server) = &mut self.nodes[node].server {

@@ -128,11 +128,6 @@ impl World {
         self.nodes.iter().position(|node| node.present && node.address() == *address)
     }
 
-    /// What goes wrong now and then by itself, where anything goes wrong at all.
-    pub(super) fn has_bad_luck(&mut self, permille: u64) -> bool {
-        self.random.chance(permille) && self.options.faults
-    }
-
     pub(super) fn token(&mut self) -> u64 {
         self.counter += 1;
         self.counter

@@ -7,7 +7,10 @@ use super::{
 };
 use pgbaton::{
     lab::LabSpec,
-    model::policy::{Durability, Reclone},
+    model::{
+        moment::Span,
+        policy::{Durability, Reclone},
+    },
 };
 
 /// Goes through rows on one cluster; a cluster that did not survive one is replaced.
@@ -73,6 +76,8 @@ fn a_cluster_whose_commits_wait_loses_nothing() {
     let quorum = spec(|spec| {
         spec.policy.durability = Durability::Quorum;
         spec.policy.reclone = Reclone::WhenRewindFails;
+        // For a claimant whose recovery stands still.
+        spec.policy.primary_start_timeout = Span::from_secs(15);
     });
     walk(&quorum, all().filter(|row| IN_QUORUM.contains(&row.name)).chain(voters::ROWS));
 }

@@ -77,7 +77,7 @@ impl World {
         server.postmaster = false;
         server.upstream = None;
         let id = server.id;
-        let bound = self.policy.timers().kill_bound.as_nanos() / 1_000_000;
+        let bound = self.dies_within();
         let longest = if self.random.chance(50) { bound * 8 / 10 } else { 60 };
         let takes = self.random.millis(3, longest);
         if self.options.mutation == Mutation::HastyRelease
