@@ -21,7 +21,8 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 /// EXP-16: its startup process, which would end the stream, does nothing. The kernel cuts it, and its promise counts. If it is the one that claims, it
-/// comes no further with its promotion: after `primary_start_timeout` its PostgreSQL is killed, and somebody leads. What that one shows to clients a voter has to confirm first.
+/// comes no further with its promotion: after `primary_start_timeout` its PostgreSQL is killed, and somebody leads. What that one shows to clients a voter
+/// has to confirm first.
 fn frozen_voter(run: &mut Run<'_>) -> Result<()> {
     let (former, voter) = (run.primary.clone(), run.replicas[0].clone());
     let startup = run.lab.node(&voter)?.host.processes().into_iter().map(|process| process.pid);
