@@ -194,7 +194,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::EndsByPage, Durability::Quorum, Swarm::All, &["O2:", "O5:", "I7:"], 15),
     broken(Mutation::OpenDoors, Durability::Quorum, Swarm::All, &["O15:"], 2),
     broken(Mutation::BurntThough, Durability::Quorum, Swarm::Promotions, &["O2:", "O5:", "I7:", "O16:"], 1),
-    broken(Mutation::StartsUnchecked, Durability::Quorum, Swarm::Data, &["O2:", "O5:", "I2:", "I7:"], 7),
+    broken(Mutation::StartsUnchecked, Durability::Quorum, Swarm::Data, &["O2:", "O5:", "I2:", "I7:"], 45),
     broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 4),
     broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 1),
     broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 1),

@@ -240,10 +240,15 @@ fn moved_far(s: &Snapshot, theirs: &NodeRecord) -> bool {
     s.file.boundary.is_some_and(|boundary| Some(boundary.tli) != theirs.tli || boundary.lsn.bytes_ahead_of(theirs.whole).get() >= worth)
 }
 
-/// The file that follows ours when the data directory begins a new life.
+/// The file that follows ours when the data directory begins a new life. It counts as a start: a file or a machine that goes back to before it, within
+/// one run of the agent, is behind. An agent that has published nothing yet will publish this life with its start.
 pub(super) fn new_life(s: &Snapshot) -> NodeFile {
+    let counted = s.memory.registered.then(|| s.file.starts.saturating_add(1));
     NodeFile {
         data: s.fresh.data.clone(),
+        starts: counted.unwrap_or(s.file.starts),
+        told: counted.or(s.file.told),
+        told_by: counted.map_or_else(|| s.file.told_by.clone(), |_| Some(s.me.agent.clone())),
         claimed: None,
         promoted: None,
         barrier: None,

@@ -21,9 +21,9 @@ pub struct NodeFile {
     pub node: NodeName,
     /// The present life of the data directory.
     pub data: DataIncarnation,
-    /// Agent starts.
+    /// Agent starts, and new lives of the data that began while an agent ran.
     pub starts: u64,
-    /// The newest of them that etcd was told of; written before it is sent. A file that went back does not become the newer one by being
+    /// The newest count that etcd was told of; written before it is sent. A file that went back does not become the newer one by being
     /// started often while etcd is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<u64>,

@@ -19,7 +19,7 @@ pub struct NodeRecord {
     pub v: u32,
     /// Its data directory's present life.
     pub data: DataIncarnation,
-    /// Its agent's starts.
+    /// Its agent's starts, and the new lives of its data that began while one ran.
     pub starts: u64,
     /// The run of the agent that wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
