@@ -320,7 +320,7 @@ impl World {
         // Nobody wipes the last primary's while nobody else has what it had.
         let owner = self.sync_in_force().is_some_and(|sync| sync.primary.node == self.nodes[node].name);
         if others && !owner && self.nodes[node].server.is_none() && self.nodes[node].disk.is_some() {
-            self.nodes[node].disk = None;
+            (self.nodes[node].disk, self.nodes[node].wiped) = (None, self.now);
             let who = self.nodes[node].who();
             self.trace.line(self.now, &who, "data directory is wiped");
         }

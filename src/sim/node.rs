@@ -190,6 +190,8 @@ pub(super) struct Node {
     /// `synchronous_standby_names` as somebody has set it with ALTER SYSTEM; until the next write of the configuration takes that back.
     pub(super) by_hand: Option<String>,
     pub(super) disk: Option<Data>,
+    /// When somebody emptied its data directory.
+    pub(super) wiped: u64,
     pub(super) guard: Option<Guard>,
     pub(super) server: Option<Server>,
     pub(super) agent: Option<Agent>,
@@ -338,6 +340,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         bad_starts: 0,
         slow_server: 0,
         cramped: random.chance(150),
+        wiped: 0,
         half_copied: false,
         starts: Vec::new(),
         stopped: false,

@@ -3,8 +3,15 @@
 use crate::{
     agent::event::Event,
     decide::decision::{Completed, Source, Task},
-    model::{instance::ControlState, node::DataIncarnation, node_file::ClonePlace, timeline::TimelineId},
-    sim::{node::Data, wal::ORIGIN, world::World},
+    model::{
+        instance::ControlState,
+        key::Key,
+        node::DataIncarnation,
+        node_file::ClonePlace,
+        record::{MEMBER_LEASE, MemberRecord},
+        timeline::TimelineId,
+    },
+    sim::{SECOND, node::Data, wal::ORIGIN, world::World},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,8 +72,8 @@ impl World {
                 return;
             }
             if self.source(node, source).is_some() {
-                let spare = (0..self.machines()).filter(|other| *other != node && self.nodes[*other].name != source.node);
-                if !spare.into_iter().any(|other| self.nodes[other].disk.as_ref().is_some_and(|disk| !disk.half_rewound)) {
+                let mut spare = (0..self.machines()).filter(|other| *other != node && self.nodes[*other].name != source.node);
+                if !spare.any(|other| self.is_there(other)) {
                     let text = format!("{} is copied over, and nobody but its source has a copy", self.nodes[node].name);
                     self.violation("O12", text);
                 }
@@ -102,6 +109,18 @@ impl World {
             world.nodes[node].half_copied = false;
             world.completed(node, run, Completed::Clone);
         });
+    }
+
+    /// Whether a node has data, as far as anybody can know: of one that was lost a moment ago etcd still says that it streams.
+    fn is_there(&self, node: usize) -> bool {
+        let of = &self.nodes[node];
+        let Some(disk) = &of.disk else {
+            let said = self.store.entries.get(&Key::Member(of.name.clone())).map(|entry| &entry.text);
+            let streams =
+                said.and_then(|text| serde_json::from_str::<MemberRecord>(text).ok()).is_some_and(|said| said.state == "streaming");
+            return of.wiped > 0 && (streams || of.wiped + MEMBER_LEASE.as_nanos() + SECOND > self.now);
+        };
+        !disk.half_rewound
     }
 
     pub(super) fn rewind(&mut self, node: usize, run: u64, source: &Source) {

@@ -6,7 +6,7 @@ use crate::{
         key::{Key, Txn, Write},
         node::NodeName,
     },
-    sim::{SECOND, world::World},
+    sim::{SECOND, faults::Link, world::World},
 };
 
 /// Until when a fault waits for each moment, and how long it lasts once it strikes; by the clock of the simulator.
@@ -42,13 +42,14 @@ impl World {
         self.nodes.iter_mut().for_each(|node| node.cramped = true);
     }
 
-    /// The data of a node are about to be copied over: those of another one are lost, too.
+    /// The data of a node are about to be copied over: those of another one are lost, too. The copy begins only once that can be known.
     pub(in crate::sim) fn before_copy(&mut self, node: usize, source: &NodeName) {
         let (until, lasts) = std::mem::take(&mut self.ambushes.copy);
         let others = (0..self.members).filter(|other| *other != node && self.nodes[*other].name != *source);
         let Some(other) = others.into_iter().find(|_| until >= self.now) else { return };
         self.lose_host(other, lasts);
         self.wipe(other);
+        self.cut(node, self.now + 8 * SECOND, Link::Servers, (true, true));
     }
 
     /// The primary and its agent stand still, and nothing ends them: until a voter has cut its stream, for a few seconds at the most.

@@ -250,15 +250,16 @@ impl World {
     /// Whether all others have what this node has, as far as `sync` promises that: two such losses at once may need the operator (1.14).
     fn can_spare(&self, node: usize) -> bool {
         let Some(sync) = self.sync_in_force() else { return false };
+        // A copy of it may have begun another life in its name: then its own counts no more. Or its key was deleted.
+        let published = |of: &crate::sim::node::Node| {
+            let stored = self.store.entries.get(&Key::Node(of.name.clone())).map(|entry| &entry.text);
+            stored.and_then(|text| serde_json::from_str::<NodeRecord>(text).ok()).is_some_and(|node| node.data == of.file.data)
+        };
         let known = |of: &crate::sim::node::Node| {
             let replica = crate::model::node::Replica::new(of.name.clone(), of.file.data.clone());
-            // A copy of it may have begun another life in its name: then its own counts no more.
-            let stored = self.store.entries.get(&Key::Node(of.name.clone())).map(|entry| &entry.text);
-            let present =
-                stored.and_then(|text| serde_json::from_str::<NodeRecord>(text).ok()).is_some_and(|node| node.data == of.file.data);
             of.is_whole()
                 && of.file_made
-                && present
+                && published(of)
                 && !of.spoilt.contains(&of.file.data)
                 && (sync.primary == replica || sync.electable.contains(&replica))
         };
@@ -274,6 +275,7 @@ impl World {
         near && sync.voters.iter().all(lives)
             && self.members > 1
             && self.store.before.is_none()
+            && published(&self.nodes[node])
             && others.into_iter().all(|other| known(&self.nodes[other]))
     }
 }

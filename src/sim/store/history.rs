@@ -163,7 +163,12 @@ impl World {
     /// Somebody deletes one key. Without some of them the records are no cluster's until an operator has made them anew.
     pub(in crate::sim) fn delete_key(&mut self, lasts: u64) {
         let matters = |key: &Key| matches!(key, Key::Leader | Key::Sync | Key::Cluster | Key::Term);
-        let may = |key: &&Key| matters(key) || matches!(key, Key::Node(_) | Key::Member(_) | Key::Policy | Key::Intent);
+        let may = |key: &&Key| match key {
+            // It alone knows what is lost of a machine that is set back.
+            Key::Node(name) => self.nodes.iter().any(|of| of.name == *name && of.agent.is_some() && !of.spoilt.contains(&of.file.data)),
+            Key::Member(_) | Key::Policy | Key::Intent => true,
+            key => matters(key),
+        };
         let keys: Vec<Key> = self.store.entries.keys().filter(may).cloned().collect();
         if keys.is_empty() || self.store.before.is_some() || self.is_set_back() {
             return;
