@@ -1,14 +1,13 @@
 //! What a commit waits for now, and what the loss of the primary's host would cost.
 
 use crate::{
-    decide::{snapshot::Snapshot, transition::Older},
+    decide::snapshot::Snapshot,
     model::{
         instance::{ServerRole, Waiting},
         lsn::Lsn,
         node::Replica,
         policy::Durability,
-        quorum::{NOBODY_CONFIRMS, Quorum},
-        record::{SyncMode, SyncRecord},
+        record::{MemberRecord, MemberRole, SyncMode},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,8 @@ pub struct DurabilityStatus {
     pub voters: Vec<Replica>,
     /// Whether nothing acknowledged is lost if the primary's host is lost at this moment.
     pub loses_nothing: bool,
-    /// Otherwise: how many bytes of WAL would be, by what replicas have confirmed. Known to the primary alone.
+    /// Otherwise: how many bytes of WAL would be at the most, by what replicas have confirmed, or are known to have had. Absent where nobody is known
+    /// to have had any of the primary's timeline.
     pub may_lose: Option<u64>,
     /// Commits that wait now. Known to the primary alone.
     pub waiting: Option<WaitingStatus>,
@@ -47,7 +47,7 @@ impl DurabilityStatus {
         let sync = &s.sync()?.record;
         let quorum = sync.quorum();
         let waits = !quorum.is_nobody() || sync.mode == SyncMode::StrictQuorum;
-        let loses_nothing = waits && !goes_by_itself(s, sync);
+        let loses_nothing = waits && !goes_by_itself(s);
         let waiting = |waiting: Waiting| WaitingStatus { sessions: waiting.sessions, longest_seconds: waiting.longest.as_secs_f64() };
         Some(Self {
             wanted: s.policy.durability,
@@ -61,25 +61,36 @@ impl DurabilityStatus {
     }
 }
 
-/// Whether this primary's server acknowledges by another rule than `sync` knows: somebody has set what it waits for.
-fn goes_by_itself(s: &Snapshot, sync: &SyncRecord) -> bool {
-    let Some(facts) = s.server().filter(|facts| matches!(facts.role, ServerRole::Primary { .. })) else { return false };
-    let in_force = s.memory.names.as_ref().map(|names| &names.in_force);
-    let older = in_force.map(|in_force| &in_force.older);
-    let older: &[Quorum] = if let Some(Older::These(older)) = older { older } else { &[] };
-    let newest = in_force.and_then(|in_force| in_force.newest.as_ref());
-    let mut ours = older.iter().chain(newest).map(Quorum::names).chain([sync.quorum().names(), NOBODY_CONFIRMS.to_owned()]);
-    let nobody = facts.sync_names.is_empty();
-    facts.weak_commits.is_some() || nobody || ours.all(|names| names != facts.sync_names)
+/// Whether the primary's server acknowledges by another rule than `sync` knows, as it says itself.
+fn goes_by_itself(s: &Snapshot) -> bool {
+    match s.role() {
+        Some(ServerRole::Primary { .. }) => s.acknowledges_otherwise(),
+        _ => primary(s).is_some_and(|primary| primary.acknowledges_otherwise),
+    }
 }
 
-/// How far the foremost replica is behind this primary's end of WAL: of those that may take over, or that stream, where none may.
+/// What the primary says of itself, to others.
+fn primary(s: &Snapshot) -> Option<&MemberRecord> {
+    let holder = &s.leader()?.record.holder;
+    let said = &s.etcd.records.members.get(&holder.node)?.record;
+    (said.data == holder.data && said.role == MemberRole::Primary).then_some(said)
+}
+
+/// How far the foremost replica is behind the primary's end of WAL: of those that may take over, or that stream, where none may. Where none streams,
+/// by what etcd has of each that was on this timeline.
 fn behind(s: &Snapshot) -> Option<u64> {
-    let (facts, electable) = (s.server()?, &s.sync()?.record.electable);
-    let ServerRole::Primary { insert, .. } = &facts.role else { return None };
+    let electable = &s.sync()?.record.electable;
+    let Some(ServerRole::Primary { insert, tli, .. }) = s.role() else {
+        let lags = primary(s)?.replicas.iter();
+        let lags = lags.filter(|(node, _)| electable.is_empty() || electable.iter().any(|replica| replica.node == **node));
+        return lags.filter_map(|(_, lag)| lag.flush).min();
+    };
     let may = |replica: &Replica| electable.is_empty() || electable.contains(replica);
-    let streaming = facts.walsenders.iter().filter(|row| row.streaming);
+    let streaming = s.server()?.walsenders.iter().filter(|row| row.streaming);
     let rows = streaming.filter(|row| Replica::from_application_name(&row.application_name).is_some_and(|replica| may(&replica)));
-    let foremost: Lsn = rows.filter_map(|row| row.flush).max()?;
+    let noted = s.etcd.records.nodes.iter().filter(|(node, of)| {
+        **node != s.me.node && of.record.tli == Some(*tli) && may(&Replica::new((*node).clone(), of.record.data.clone()))
+    });
+    let foremost: Lsn = rows.filter_map(|row| row.flush).max().or_else(|| noted.map(|(_, of)| of.record.whole).max())?;
     Some(insert.bytes_ahead_of(foremost).get())
 }

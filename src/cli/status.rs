@@ -87,8 +87,12 @@ fn commits(durability: &DurabilityStatus) -> String {
         true => ": the loss of the primary's host loses nothing acknowledged",
         false => ": the loss of the primary's host may lose what was acknowledged lately",
     });
-    if let Some(bytes) = durability.may_lose {
-        let _ = write!(text, ", {bytes} bytes at this moment");
+    match durability.may_lose {
+        Some(bytes) => {
+            let _ = write!(text, ", {bytes} bytes at this moment");
+        }
+        None if durability.loses_nothing => {}
+        None => text.push_str("; how much is not known here"),
     }
     if let Some(waiting) = durability.waiting.filter(|waiting| waiting.sessions > 0) {
         let _ = write!(text, "; {} wait, the first for {}", waiting.sessions, seconds(waiting.longest_seconds));

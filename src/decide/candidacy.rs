@@ -335,7 +335,8 @@ fn not_electable(s: &Snapshot, sync: &SyncRecord) -> String {
 
 fn behind(s: &Snapshot, leader: &Stored<LeaderRecord>, tli: TimelineId, have: Lsn) -> Option<String> {
     let record = &leader.record;
-    if tli < record.tli {
+    // Where records were made anew by what this node said, the timeline may be one that it began and never led on: it has left that again.
+    if tli < record.tli && !is_named_alone(s) {
         return Some(format!("it is on timeline {tli}, the last primary was on {}", record.tli));
     }
     let (_, newest) = s.primary_position()?;

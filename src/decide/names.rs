@@ -8,11 +8,11 @@ use super::{
     transition::{InForce, Older},
 };
 use crate::model::{
-    instance::{ServerFacts, Walsender},
+    instance::{ServerFacts, ServerRole, Walsender},
     lsn::Lsn,
     moment::Moment,
     node::{Incarnation, Replica},
-    quorum::Quorum,
+    quorum::{NOBODY_CONFIRMS, Quorum},
     record::SyncMode,
 };
 use std::collections::BTreeSet;
@@ -137,4 +137,20 @@ fn are_heard(s: &Snapshot, d: &mut Draft, facts: &ServerFacts, names: &Names, ma
         d.memory.ended_at = Some(s.now.boot);
     }
     false
+}
+
+impl Snapshot {
+    /// Whether commits of this primary are to wait, and are acknowledged by another rule than `sync` knows: somebody has set what they wait for.
+    pub fn acknowledges_otherwise(&self) -> bool {
+        let Some(sync) = self.sync().map(|sync| &sync.record).filter(|sync| sync.is_lossless()) else { return false };
+        let Some(facts) = self.server().filter(|facts| matches!(facts.role, ServerRole::Primary { .. })) else { return false };
+        let in_force = self.memory.names.as_ref().map(|names| &names.in_force);
+        let older = in_force.map(|in_force| &in_force.older);
+        let older: &[Quorum] = if let Some(Older::These(older)) = older { older } else { &[] };
+        let newest = in_force.and_then(|in_force| in_force.newest.as_ref());
+        let mut ours = older.iter().chain(newest).map(Quorum::names).chain([sync.quorum().names(), NOBODY_CONFIRMS.to_owned()]);
+        let waits = sync.mode == SyncMode::StrictQuorum || !sync.quorum().is_nobody();
+        let nobody = facts.sync_names.is_empty() && waits;
+        facts.weak_commits.is_some() || nobody || ours.all(|names| names != facts.sync_names)
+    }
 }

@@ -343,7 +343,7 @@ pub(super) fn member(s: &Snapshot, d: &mut Draft) {
 
 fn essence(record: &MemberRecord) -> String {
     format!(
-        "{} {} {:?} {} {:?} {:?} {} {} {:?} {:?} {:?} {:?}",
+        "{} {} {:?} {} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?}",
         record.data,
         record.postgres,
         record.role,
@@ -352,6 +352,7 @@ fn essence(record: &MemberRecord) -> String {
         record.tags,
         record.pending_restart,
         record.roles_missing,
+        record.acknowledges_otherwise,
         record.oldest_wal,
         record.finds_gone,
         record.acts_in,
@@ -387,6 +388,7 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         acts_in: s.leader().filter(|_| s.holds()).map(|leader| leader.record.term),
         answer: None,
         oldest_wal: s.server().and_then(|facts| facts.oldest_wal),
+        acknowledges_otherwise: s.acknowledges_otherwise(),
         unknown: Unknown::new(),
     }
 }

@@ -29,7 +29,14 @@ pub(super) fn file(s: &Snapshot, theirs: &NodeRecord) -> bool {
     let told = s.file.told.unwrap_or_else(|| s.file.starts.saturating_sub(1));
     // Of a race for the key the file knows by whom it had been sent.
     let lost = theirs.starts == told && s.file.told_by.as_ref().is_some_and(|by| theirs.agent.as_ref().is_some_and(|agent| agent != by));
-    theirs.starts > told || lost || copied || behind
+    theirs.starts > told || lost || copied || behind || has_led_since(s)
+}
+
+/// Whether this life of our data has led in a term that our file, which is written before a claim is sent, does not know. Where an operator had the
+/// records made anew they list the node that is to lead by its name.
+fn has_led_since(s: &Snapshot) -> bool {
+    let (Some(sync), me) = (s.sync().map(|sync| &sync.record), s.myself()) else { return false };
+    sync.primary == me && s.file.claimed.is_none_or(|claimed| claimed < sync.term) && !sync.electable.contains(&me)
 }
 
 /// Data are compared with what was noted of them before this run of the agent says or does anything with them: whoever has acknowledged,

@@ -41,12 +41,7 @@ impl World {
             Action::Arm { term, until } => self.verb(node, run, task, move |world| world.arm(node, term, until)),
             Action::Disarm { term } => self.verb(node, run, task, move |world| world.disarm(node, term, false)),
             Action::DisarmPaused { term } => self.verb(node, run, task, move |world| world.disarm(node, term, true)),
-            Action::Start { start, term } => self.verb(node, run, task, move |world| {
-                if world.nodes[node].agent_of(run).is_none_or(|agent| !agent.rendered) {
-                    return Err("the managed configuration has not been written yet".to_owned());
-                }
-                world.start_postgres(node, start, term)
-            }),
+            Action::Start { start, term } => self.prepare_start(node, run, start, term),
             Action::Promote { term } => self.verb(node, run, task, move |world| world.promote(node, term)),
             Action::Stop { mode, deadline } => self.verb(node, run, task, move |world| {
                 let at = world.nodes[node].clock.real(deadline);

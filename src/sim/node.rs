@@ -1,6 +1,6 @@
 //! One host: its clocks, its disk, its guard, its PostgreSQL, its agent.
 
-use super::{random::Random, server::Server, store::Client, world::parsed};
+use super::{SECOND, random::Random, server::Server, store::Client, world::parsed};
 use crate::{
     agent::{event::Event, state::State},
     decide::decision::{Action, Configuration, Decision},
@@ -9,7 +9,7 @@ use crate::{
         moment::{Clocks, Moment},
         node::{Address, ClusterName, DataIncarnation, Incarnation, NodeName, SlotName},
         node_file::NodeFile,
-        record::Tags,
+        record::{MEMBER_LEASE, Tags},
         term::Term,
         timeline::TimelineId,
     },
@@ -226,6 +226,11 @@ impl Node {
     /// Whether its data are there, and nothing has begun to replace them.
     pub(super) fn is_whole(&self) -> bool {
         self.disk.as_ref().is_some_and(|data| !data.half_rewound) && self.file.operation.is_none()
+    }
+
+    /// Whether its data were lost a moment ago: who has asked it before that cannot know.
+    pub(super) fn is_just_wiped(&self, now: u64) -> bool {
+        self.disk.is_none() && self.wiped > 0 && self.wiped + MEMBER_LEASE.as_nanos() + SECOND > now
     }
 
     pub(super) fn agent_run(&self) -> Option<u64> {

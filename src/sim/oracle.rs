@@ -1,5 +1,7 @@
 //! What must never happen, and what must happen in the end (lessons.md 4.4).
 
+mod lost;
+
 use super::world::World;
 use crate::{
     decide::{
@@ -10,7 +12,7 @@ use crate::{
         key::{Key, Txn, Write},
         moment::Moment,
         node::{DataIncarnation, NodeName, Nonce},
-        record::{HistoryRecord, LeaderRecord, LeaderState, SyncRecord},
+        record::{LeaderRecord, LeaderState, SyncRecord},
         term::Term,
         timeline::TimelineId,
     },
@@ -244,7 +246,8 @@ impl World {
 
     /// Whether commits of this server wait for somebody, or would if nobody had set that by hand (safety.md).
     pub(super) fn waits(&self, node: usize) -> bool {
-        self.nodes[node].server.as_ref().is_some_and(|server| server.defined || server.flag_by_hand)
+        let would = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        self.nodes[node].server.as_ref().is_some_and(|server| server.defined || (server.flag_by_hand && would))
     }
 
     /// A sleeping host acknowledges nothing, and its deadline is the first thing that it meets when it wakes.
@@ -296,8 +299,9 @@ impl World {
         }
         let row = (data.branch, server.came_up_with);
         let has = |voter: &&crate::model::node::Replica| {
-            let disks = self.nodes.iter().filter(|of| of.name == voter.node).filter_map(|of| of.disk.as_ref());
-            disks.into_iter().any(|disk| self.wal.holds(disk.branch, disk.end, row))
+            let mut there = self.nodes.iter().filter(|of| of.name == voter.node);
+            // One that has confirmed may have lost it a moment later.
+            there.any(|of| of.disk.as_ref().map_or(of.is_just_wiped(self.now), |disk| self.wal.holds(disk.branch, disk.end, row)))
         };
         let count = record.members().iter().filter(has).count();
         if let Some(server) = &mut self.nodes[node].server {
@@ -334,89 +338,10 @@ impl World {
             self.violation("O5", text);
         }
         self.oracle.made.insert(branch, term);
-        // A promotion that was under way when its machine was frozen, and ends when others have long followed, leads nowhere.
-        let overtaken = self.nodes[node].is_excused(self.now) && self.oracle.newest.keys().next_back().is_some_and(|newest| *newest > term);
-        if !overtaken {
-            self.mark_lost(branch, term);
-        }
-    }
-
-    /// Which acknowledged commits this new branch does not have.
-    fn mark_lost(&mut self, branch: usize, term: Term) {
-        let mut promised = Vec::new();
-        // An operator has accepted the loss of what was acknowledged before: by this promotion, and by no later one.
-        let accepted = self.oracle.accepted_at.take();
-        for ack in &mut self.oracle.acks {
-            if ack.lost_in.is_none() && !self.wal.holds(branch, u64::MAX, ack.row) {
-                ack.lost_in = Some(term);
-                let counts = ack.lossless && accepted.is_none_or(|accepted| ack.at > accepted);
-                promised.extend(counts.then_some((ack.row, ack.at)));
-            }
-        }
-        if let Some((row, at)) = promised.first() {
-            let text = format!(
-                "{} commits, the first at {} on branch {} acknowledged at {:.3}s, are not on the new timeline of term {term}",
-                promised.len(),
-                crate::model::lsn::Lsn::new(row.1),
-                row.0,
-                *at as f64 / 1e9
-            );
-            self.violation("O2", text);
-        }
-    }
-
-    /// The published bound must cover what was lost (oracle O3).
-    pub(super) fn judge_history(&mut self, record: &HistoryRecord) {
-        // Records that an operator had made anew know nothing of how long the last primary went on.
-        if record.why.contains("etcd was recovered") || self.may_mislead() {
-            return;
-        }
-        let lost = self.oracle.acks.iter().filter(|ack| ack.lost_in == Some(record.term) && !ack.lossless);
-        let (Some(_), lost) = (record.switch, lost) else { return };
-        // An operator's choice, of a node whose word the last primary did not need: the record says that nothing bounds the loss.
-        if record.loss_bound.is_none() && record.by.is_some() && self.policy.failsafe {
-            return;
-        }
-        let lost: Vec<Ack> = lost.cloned().collect();
-        let former = record.former_lsn.map_or(0, |lsn| lsn.get());
-        let last_write = self.oracle.newest.range(..record.term).next_back().map_or(0, |(_, written)| written.at);
-        // What peers were told of while etcd was silent counts as well: the new primary was bound by the last such word.
-        let last_write = last_write.max(self.oracle.words.get(&record.primary).map_or(0, |word| word.at));
-        let bound = self.policy.timers().kill_bound.as_nanos();
-        let made = self.oracle.made.iter().find(|(_, term)| **term == record.term).map(|(branch, _)| *branch);
-        let parent = made.and_then(|made| self.wal.branches[made].parent).map(|(parent, _)| parent);
-        let mut found = Vec::new();
-        for ack in lost {
-            let at = ack.row.1;
-            // On a timeline that never came to serve: the record says so.
-            let tli = self.wal.branches[self.wal.branch_at(ack.row.0, at)].tli;
-            if record.given_up.iter().any(|given| given.tli == tli) {
-                continue;
-            }
-            let text = crate::model::lsn::Lsn::new(at);
-            // On another branch than the new one's parent no position says anything: only the time does. By an operator's choice a node
-            // of an older timeline may lead, and lacks all of the newer ones.
-            let grew = record.by.is_some() && parent.is_some_and(|parent| self.wal.shared(ack.row.0, parent).is_some());
-            let beyond = at > former || (Some(ack.row.0) != parent && !grew);
-            if beyond && record.unseen_ms == 0 {
-                found.push(format!(
-                    "a commit at {text} is lost, and term {} says that nothing beyond {former:?} can be",
-                    record.term,
-                    former = record.former_lsn
-                ));
-            }
-            let unseen = record.unseen_ms * 1_000_000 + bound;
-            if beyond && ack.at > last_write + unseen {
-                found.push(format!(
-                    "a commit at {text} is lost {:.3}s after the last renewal; term {} allows {}ms",
-                    (ack.at - last_write) as f64 / 1e9,
-                    record.term,
-                    record.unseen_ms
-                ));
-            }
-        }
-        if let Some(first) = found.into_iter().next() {
-            self.violation("O3", first);
+        if !self.is_overtaken(node, term) {
+            // A loss is accepted for this promotion, and for no later one.
+            let accepted = self.oracle.accepted_at.take();
+            self.mark_lost(branch, u64::MAX, term, accepted);
         }
     }
 
@@ -480,15 +405,6 @@ impl World {
             let reasons = ids(decision);
             self.violation("O18", format!("{name} decides without a pause, and does nothing: {reasons}"));
         }
-    }
-
-    /// At the end: what was lost for good.
-    pub(super) fn count_lost(&mut self) {
-        self.coverage.acks = self.oracle.acks.len() as u64;
-        self.coverage.lossless = self.oracle.acks.iter().filter(|ack| ack.lossless).count() as u64;
-        self.coverage.lost = self.oracle.acks.iter().filter(|ack| ack.lost_in.is_some()).count() as u64;
-        let burnt = self.store.entries.iter().filter(|(key, entry)| matches!(key, Key::Timeline(_)) && entry.text.contains("\"burnt\""));
-        self.coverage.burnt = burnt.count() as u64;
     }
 }
 

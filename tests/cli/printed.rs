@@ -12,6 +12,7 @@ use pgbaton::{
         lsn::Lsn,
         moment::Span,
         observed::Observed,
+        record::Lag,
     },
 };
 use serde_json::{Value, json};
@@ -163,6 +164,47 @@ fn status_tells_what_commits_wait_for_and_what_would_be_lost() {
     assert_eq!(says("quorum", &[], "", None, 0), format!("wait for nobody, as no replica can confirm them: {MAY_LOSE}"));
     assert_eq!(says("strict-quorum", &[], nobody, None, 0), format!("wait for a replica that can confirm them: {LOSES_NOTHING}"));
     assert_eq!(says("strict-quorum", &[], "", None, 0), format!("wait for a replica that can confirm them: {MAY_LOSE}"), "set by hand");
+}
+
+/// A replica says of the primary what that one says of itself; one from which nobody streams, what etcd knows of others.
+#[test]
+fn what_would_be_lost_is_told_by_whom_may_not_see_it() {
+    let host = Host::new();
+    let agent = host.agent(replica().build());
+    let says = |builder: Builder, otherwise: bool, lag: Option<u64>, noted: Option<&str>| {
+        let mut published = builder.build();
+        let replica = |node: &str| json!({"node": node, "data": format!("0000000{}", &node[1..])});
+        let sync = json!({
+            "v": 1, "term": 5, "nonce": "s2", "primary": replica("n1"), "address": "10.0.0.1:5432", "mode": "quorum",
+            "k": 1, "voters": [replica("n2")], "electable": [replica("n2")]
+        });
+        let records = std::sync::Arc::make_mut(&mut published.snapshot.etcd.records);
+        records.apply(&Key::Sync, Some(&sync.to_string()), 12);
+        let said = &mut records.members.get_mut(&"n1".parse().expect("name")).expect("a member").record;
+        said.acknowledges_otherwise = otherwise;
+        let flush = |flush| Lag { sent: None, write: None, flush: Some(flush), replay: None, replay_ms: None };
+        said.replicas = lag.map(|lag| ("n2".parse().expect("name"), flush(lag))).into_iter().collect();
+        let node = noted.map(|whole| json!({"v": 1, "data": "00000002", "starts": 1, "whole": whole, "tli": 2}).to_string());
+        records.apply(&Key::Node("n2".parse().expect("name")), node.as_deref(), 13);
+        if let Observed::Known { value: facts, .. } = &mut published.snapshot.server {
+            facts.walsenders.clear();
+        }
+        agent.seat.publish(published);
+        let ran = host.run(&["status"]);
+        let line = ran
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("  Commits    wait for 1 of n2: the loss of the primary's host "))
+            .map(ToOwned::to_owned);
+        line.unwrap_or_else(|| panic!("{}", ran.stdout))
+    };
+    const MAY_LOSE: &str = "may lose what was acknowledged lately";
+    assert_eq!(says(replica(), false, Some(40), None), "loses nothing acknowledged");
+    assert_eq!(says(replica(), true, Some(40), None), format!("{MAY_LOSE}, 40 bytes at this moment"));
+    assert_eq!(says(replica(), true, None, None), format!("{MAY_LOSE}; how much is not known here"));
+    // Names are set by hand there, and nobody streams.
+    assert_eq!(says(primary(LONG), false, None, Some("0/4FFFF00")), format!("{MAY_LOSE}, 256 bytes at this moment"));
+    assert_eq!(says(primary(LONG), false, None, None), format!("{MAY_LOSE}; how much is not known here"));
 }
 
 #[test]

@@ -399,6 +399,7 @@ fn member(number: u32) -> Stored<MemberRecord> {
             fencing: String::new(),
             pending_restart: false,
             oldest_wal: None,
+            acknowledges_otherwise: false,
             finds_gone: None,
             acts_in: (number == 1).then(|| Term::new(3)),
             answer: None,

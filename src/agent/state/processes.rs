@@ -38,7 +38,8 @@ impl State {
         self.disk.lost(now, "no guard is in session");
         self.inconsistent_since = None;
         self.whole = None;
-        for task in [Task::Arm, Task::Start, Task::Stop, Task::Kill, Task::Promote, Task::Cut] {
+        // A start is prepared for long before the guard hears of it: it ends by its own word, or that would be taken for the next one's.
+        for task in [Task::Arm, Task::Stop, Task::Kill, Task::Promote, Task::Cut] {
             self.tasks.remove(&task);
         }
     }

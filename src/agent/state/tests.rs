@@ -455,6 +455,20 @@ fn a_new_guard_names_the_one_before_it() {
     assert!(state.guard.value().is_none());
 }
 
+/// The end of a start that was asked of a guard of before is not that of the next one: nothing may look empty while that is on its way.
+#[test]
+fn a_start_goes_on_until_it_says_that_it_has_ended() {
+    let mut state = state();
+    state.apply(guard(1, RUNS), at(0));
+    for task in [Task::Start, Task::Arm] {
+        state.tasks.insert(task, at(5).boot);
+    }
+    state.apply(Event::GuardGone { why: "killed".to_owned() }, at(10));
+    assert_eq!([Task::Start, Task::Arm].map(|task| state.tasks.contains_key(&task)), [true, false]);
+    state.apply(Event::Done { task: Task::Start, outcome: Err("its guard is gone".to_owned()) }, at(20));
+    assert!(!state.tasks.contains_key(&Task::Start));
+}
+
 #[test]
 fn what_is_known_of_the_directory_ends_with_its_replacement() {
     let mut state = state();

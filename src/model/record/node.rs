@@ -102,6 +102,9 @@ pub struct MemberRecord {
     /// Of a primary: what lies before this in its log it cannot send any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_wal: Option<Lsn>,
+    /// Of a primary: its server does not acknowledge by what `sync` says, as somebody has set it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acknowledges_otherwise: bool,
     /// Unknown fields.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -3,15 +3,8 @@
 use crate::{
     agent::event::Event,
     decide::decision::{Completed, Source, Task},
-    model::{
-        instance::ControlState,
-        key::Key,
-        node::DataIncarnation,
-        node_file::ClonePlace,
-        record::{MEMBER_LEASE, MemberRecord},
-        timeline::TimelineId,
-    },
-    sim::{SECOND, node::Data, wal::ORIGIN, world::World},
+    model::{instance::ControlState, key::Key, node::DataIncarnation, node_file::ClonePlace, record::MemberRecord, timeline::TimelineId},
+    sim::{node::Data, wal::ORIGIN, world::World},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,7 +111,7 @@ impl World {
             let said = self.store.entries.get(&Key::Member(of.name.clone())).map(|entry| &entry.text);
             let streams =
                 said.and_then(|text| serde_json::from_str::<MemberRecord>(text).ok()).is_some_and(|said| said.state == "streaming");
-            return of.wiped > 0 && (streams || of.wiped + MEMBER_LEASE.as_nanos() + SECOND > self.now);
+            return of.is_just_wiped(self.now) || (of.wiped > 0 && streams);
         };
         !disk.half_rewound
     }

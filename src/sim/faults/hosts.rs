@@ -231,7 +231,12 @@ impl World {
         };
         let lead: Vec<_> = sync.electable.iter().chain([&sync.primary]).filter(|replica| replica.node != *name).collect();
         let counted = lead.iter().copied().chain(&sync.voters).filter(|replica| replica.node != *name);
-        !lead.is_empty() && counted.into_iter().all(there)
+        // What it has begun as primary another one has to go on with.
+        let branch = |of: &Node| of.disk.as_ref().map(|disk| disk.branch);
+        let follows = |replica: &&crate::model::node::Replica| {
+            self.nodes.iter().take(self.members).any(|of| of.name == replica.node && branch(of) == branch(&self.nodes[copy]))
+        };
+        !lead.is_empty() && (!self.nodes[copy].is_primary() || lead.iter().any(follows)) && counted.into_iter().all(there)
     }
 
     /// The node file is gone when the host comes back.

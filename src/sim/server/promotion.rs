@@ -28,8 +28,10 @@ impl World {
             self.in_server(node, id, takes, move |world| world.end_server(node, "signal 6", false));
             return;
         }
-        self.in_server(node, id, takes * 4 / 5, move |world| world.write_own_history(node));
-        self.in_server(node, id, takes, move |world| world.promoted(node, id));
+        self.in_server(node, id, takes * 4 / 5, move |world| {
+            world.write_own_history(node);
+            world.in_server(node, id, takes / 5, move |world| world.promoted(node, id));
+        });
     }
 
     /// The history file, and the last segment under its new name: data that dies now lies on a timeline without a record.

@@ -103,6 +103,7 @@ impl World {
         }
         let end = if branch == data.branch { data.end } else { u64::MAX };
         let whole = self.wal.whole(branch, end.min(data.end));
+        self.judge_restart(node, branch, whole);
         self.cut_branch(branch, whole, node);
         let end = self.wal.append(branch, 114);
         if let Some(data) = &mut self.nodes[node].disk {

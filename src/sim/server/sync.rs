@@ -98,12 +98,12 @@ impl World {
 
     /// `by_hand`: by names that somebody has set by hand.
     fn acknowledge_commit(&mut self, node: usize, row: (usize, u64), by_hand: bool) {
-        if by_hand {
+        let lossless = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        if by_hand && lossless {
             // What it waits for then nobody promises (safety.md).
             self.coverage.acks_by_hand += 1;
             return;
         }
-        let lossless = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
         self.judge_ack(node);
         let waits = self.nodes[node].server.as_ref().is_some_and(|server| server.defined);
         // Names that are still in force while `sync` says `async` promise nothing.
