@@ -5,7 +5,10 @@ use pgbaton::{
     cli::{self, arguments::Arguments, exit},
     telemetry::log,
 };
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     // Wrong arguments end here, with clap's own message and exit code 2.
@@ -13,14 +16,19 @@ fn main() -> ExitCode {
     if !arguments.verb.logs_by_itself()
         && let Err(error) = log::init(log::Format::Text)
     {
-        eprintln!("pgbaton: could not {error}");
+        say(&format!("could not {error}"));
         return exit::Exit::Usage.into();
     }
     match cli::run(arguments) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("pgbaton: {}", exit::message(&error));
+            say(&exit::message(&error));
             exit::of(&error).into()
         }
     }
+}
+
+/// Where stderr fails, the exit code still tells: a panic would have one of its own.
+fn say(why: &str) {
+    let _ = writeln!(io::stderr(), "pgbaton: {why}");
 }

@@ -1,15 +1,16 @@
 //! The node file on disk: two preallocated slots with checksums, written in turn and fsynced.
 //!
-//! A crash during a write leaves the other slot whole; a full disk does not stop a write, because its space is there.
+//! A crash during a write leaves the other slot whole; a full disk does not stop a write, because its space is there. A crash while the file
+//! is made leaves none: it appears under its name once it is whole.
 
 use crate::model::{
     node::{ClusterName, DataIncarnation, NodeName},
     node_file::NodeFile,
 };
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -81,28 +82,17 @@ impl Store {
     /// Opens the file, or makes it for a node that has never run, with `fresh` as the first life of its data.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is changed on any of them.
+    /// See [`Error`]; nothing that was promised is changed on any of them.
     pub fn open(path: &Path, cluster: &ClusterName, node: &NodeName, fresh: DataIncarnation) -> Result<(Self, NodeFile), Error> {
-        let io = |doing| {
-            let path = path.to_owned();
-            move |source| Error::Io { doing, path, source }
+        let mut store = match Self::in_place_or_new(path)? {
+            Place::Found(store) => store,
+            Place::New(mut store) => {
+                let first = NodeFile::fresh(cluster.clone(), node.clone(), fresh);
+                store.make(&first)?;
+                return Ok((store, first));
+            }
         };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io("open"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io("lock (state_dir has to be on a file system with locks)")(source)),
-        }
-        let length = file.metadata().map_err(io("read"))?.len();
-        let mut store = Self { path: path.to_owned(), file, count: 0 };
-        if length == 0 {
-            let first = NodeFile::fresh(cluster.clone(), node.clone(), fresh);
-            store.file.write_all_at(&vec![0; 2 * SLOT], 0).map_err(io("make"))?;
-            store.write(&first)?;
-            sync_parent(path).map_err(io("make"))?;
-            return Ok((store, first));
-        }
-        let slots = [store.read(0).map_err(io("read"))?, store.read(1).map_err(io("read"))?];
+        let slots = [store.read(0).map_err(io("read", path))?, store.read(1).map_err(io("read", path))?];
         let newest = slots.into_iter().flatten().max_by_key(|(count, _)| *count);
         let (count, found) = newest.ok_or_else(|| Error::Damaged { path: path.to_owned() })?;
         if found.node != *node || found.cluster != *cluster {
@@ -110,6 +100,54 @@ impl Store {
         }
         store.count = count;
         Ok((store, found))
+    }
+
+    /// The file at `path`, or a temporary one to make it from; locked, and with nobody else to be found in its place.
+    ///
+    /// A lock is of a file and not of its name: the agent that makes the file moves it, and one that starts at the same time may have opened it
+    /// under the other name, or another file before. So whoever has a lock looks whether its file still has the name, and else begins again.
+    /// Only who holds the lock of the file with the temporary name moves it, and only where nothing is at `path`.
+    fn in_place_or_new(path: &Path) -> Result<Place, Error> {
+        let temporary = temporary(path);
+        let store = |file| Self { path: path.to_owned(), file, count: 0 };
+        for _ in 0..TRIES {
+            match OpenOptions::new().read(true).write(true).open(path) {
+                Ok(file) => {
+                    lock(&file, path)?;
+                    if !is_at(&file, path).map_err(io("read", path))? {
+                        continue;
+                    }
+                    if file.metadata().map_err(io("read", path))?.len() > 0 {
+                        return Ok(Place::Found(store(file)));
+                    }
+                    // Nothing was ever written to it.
+                    fs::remove_file(path).map_err(io("remove the empty", path))?;
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
+                Err(fault) => return Err(io("open", path)(fault)),
+            }
+            let mut options = OpenOptions::new();
+            let file =
+                options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&temporary).map_err(io("make", path))?;
+            lock(&file, path)?;
+            let (mine, made) = (is_at(&file, &temporary).map_err(io("make", path))?, path.try_exists().map_err(io("make", path))?);
+            match (mine, made) {
+                (true, false) => return Ok(Place::New(store(file))),
+                (true, true) => fs::remove_file(&temporary).map_err(io("make", path))?,
+                (false, _) => {}
+            }
+        }
+        Err(Error::InUse { path: path.to_owned() })
+    }
+
+    /// Fills the temporary file, whatever an interrupted attempt left in it, and puts it in its place.
+    fn make(&mut self, first: &NodeFile) -> Result<(), Error> {
+        let path = self.path.clone();
+        self.file.set_len(0).and_then(|()| self.file.write_all_at(&vec![0; 2 * SLOT], 0)).map_err(io("make", &path))?;
+        self.write(first)?;
+        // Whole on disk before it has the name, and the name on disk before anything is promised in it.
+        self.file.sync_all().map_err(io("make", &path))?;
+        fs::rename(temporary(&path), &path).and_then(|()| sync_parent(&path)).map_err(io("make", &path))
     }
 
     /// Writes the older slot and fsyncs it.
@@ -153,6 +191,47 @@ impl Store {
         }
         Ok(serde_json::from_slice(text).ok().map(|file| (count, file)))
     }
+}
+
+/// An open and locked file.
+enum Place {
+    /// It was there.
+    Found(Store),
+    /// There is none yet; this one has another name.
+    New(Store),
+}
+
+/// So often another agent may come in between before this one gives way to it.
+const TRIES: u32 = 10;
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { doing, path, source }
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(io("lock (state_dir has to be on a file system with locks)", path)(source)),
+    }
+}
+
+/// Whether this open file is the one that has the name `path` now.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Where the file is made, in the directory of its place.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".pgbaton-tmp");
+    path.with_file_name(name)
 }
 
 const fn offset(count: u64) -> u64 {
@@ -226,5 +305,73 @@ mod tests {
         open(&path).expect("new file");
         let other = Store::open(&path, &"orders".parse().expect("name"), &"n2".parse().expect("name"), "0123abcd".parse().expect("id"));
         assert!(matches!(other, Err(Error::Foreign { .. })));
+    }
+
+    /// The path of a node file that cannot be made whole here, in a process of its own: the disk is full before it is.
+    const INTERRUPTED: &str = "PGBATON_TEST_NODE_FILE";
+
+    /// Not a test by itself: the process that ends while it makes the file.
+    #[test]
+    fn an_agent_that_is_interrupted() {
+        let Ok(path) = std::env::var(INTERRUPTED) else { return };
+        let (limit, resource) = (SLOT as u64, nix::sys::resource::Resource::RLIMIT_FSIZE);
+        nix::sys::resource::setrlimit(resource, limit, limit).expect("limit");
+        drop(open(Path::new(&path)));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the program is this test's own")]
+    fn a_creation_that_was_interrupted_is_begun_again() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("node");
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "agent::file::tests::an_agent_that_is_interrupted", "--test-threads=1"]).env(INTERRUPTED, &path);
+        command.output().expect("run");
+        let left = |dir: &Path| fs::read_dir(dir).expect("list").count();
+        assert_eq!((left(dir.path()), path.exists()), (1, false), "what is left has another name");
+        let (store, first) = open(&path).expect("nothing was promised yet");
+        assert_eq!(left(dir.path()), 1, "nothing else is left");
+        drop(store);
+        assert_eq!(open(&path).expect("again").1, first);
+    }
+
+    #[test]
+    fn what_an_interrupted_creation_left_is_replaced_and_an_empty_file_too() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("node");
+        fs::write(&path, "").expect("empty");
+        fs::write(temporary(&path), vec![b'x'; 3 * SLOT]).expect("leftover");
+        drop(open(&path).expect("nothing was promised yet"));
+        assert!(!temporary(&path).exists());
+        assert_eq!(fs::metadata(&path).expect("made").len(), 2 * SLOT as u64);
+    }
+
+    #[test]
+    fn zeros_in_its_place_are_damage() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("node");
+        fs::write(&path, vec![0; 2 * SLOT]).expect("zeros");
+        assert!(matches!(open(&path), Err(Error::Damaged { .. })));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn of_agents_that_start_at_once_one_gets_it() {
+        for round in 0..50 {
+            let dir = tempfile::tempdir().expect("directory");
+            let path = dir.path().join("node");
+            let start = std::sync::Barrier::new(4);
+            let opened: Vec<_> = std::thread::scope(|scope| {
+                let one = || {
+                    start.wait();
+                    open(&path)
+                };
+                let agents: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+                agents.into_iter().map(|agent| agent.join().expect("join")).collect()
+            });
+            let refused = opened.iter().filter(|opened| matches!(opened, Err(Error::InUse { .. }))).count();
+            assert_eq!((opened.iter().filter(|opened| opened.is_ok()).count(), refused), (1, 3), "round {round}");
+            assert!(matches!(open(&path), Err(Error::InUse { .. })), "the lock is on the file in place, round {round}");
+        }
     }
 }

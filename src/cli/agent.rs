@@ -17,7 +17,7 @@ use std::{env, sync::Arc};
 
 pub(super) fn run(target: &Target, _options: &AgentOptions) -> anyhow::Result<Exit> {
     let config = target.config()?;
-    log::init(match config.telemetry.log {
+    let _last = log::init_apart(match config.telemetry.log {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     })

@@ -7,7 +7,7 @@ use super::{
     GuardSettings,
     errand::{Errand, Found},
     instance::Ticket,
-    reaper,
+    reaper, resolve,
 };
 use crate::model::{instance::Cut, node::Address};
 use nix::unistd::Pid;
@@ -17,7 +17,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::BorrowedFd,
     path::Path,
     process::{Child, Output, Stdio},
@@ -131,25 +131,47 @@ fn table(settings: &GuardSettings) -> String {
 
 /// Cuts this host off from these servers: by every address that their names have, by those that they had when they were cut off first, and
 /// by those that walreceivers of `data_dir` were connected to then. Returns all of them.
-///
-/// The name of a host that is gone may be gone with it.
 pub(super) fn put(table: &str, from: &BTreeSet<Address>, known: &Known, data_dir: &Path) -> Result<Known, Refused> {
+    let hosts = from.iter().map(|address| address.host.as_str()).collect();
+    let resolved = resolve::all(hosts, resolve::LIMIT, resolve::system);
+    let all = addresses(from, known, &resolved, || peers_of_walreceivers(data_dir))?;
+    nft(&script(table, &all.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect()))?;
+    Ok(all)
+}
+
+/// Each server with the addresses to cut, whatever the resolver said of its name: it may be gone with the host, or may be late.
+///
+/// One that was cut off before has no `peers` added: since then a walreceiver may have found another server, which is to stay within reach.
+fn addresses(
+    from: &BTreeSet<Address>,
+    known: &Known,
+    resolved: &BTreeMap<String, resolve::Answer>,
+    peers: impl Fn() -> BTreeSet<SocketAddr>,
+) -> Result<Known, Refused> {
     let mut all = Known::new();
-    let mut peers = None;
+    let mut now = None;
     for address in from {
-        let resolved = (address.host.as_str(), address.port).to_socket_addrs();
-        let failed = resolved.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        let mut addresses: BTreeSet<SocketAddr> = resolved.into_iter().flatten().collect();
+        let answer = resolved.get(&address.host);
+        let mut addresses: BTreeSet<SocketAddr> = answer
+            .into_iter()
+            .flatten()
+            .flatten()
+            .copied()
+            .map(|mut found| {
+                found.set_port(address.port);
+                found
+            })
+            .collect();
         match known.iter().find(|(before, _)| before == address) {
             Some((_, before)) => addresses.extend(before),
-            None => addresses.extend(peers.get_or_insert_with(|| peers_of_walreceivers(data_dir)).iter()),
+            None => addresses.extend(now.get_or_insert_with(&peers).iter()),
         }
         if addresses.is_empty() {
+            let failed = answer.and_then(|answer| answer.as_ref().err()).map_or("there is none", String::as_str);
             return Err(Refused { why: format!("find the addresses of {}: {failed}", address.host), unable: false, unknown: false });
         }
         all.push((address.clone(), addresses));
     }
-    nft(&script(table, &all.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect()))?;
     Ok(all)
 }
 
@@ -278,6 +300,28 @@ mod tests {
         assert!(text.contains("elements = { 2001:db8::1 . 5433 };"), "{text}");
         let nothing = script("t", &BTreeSet::new());
         assert!(nothing.contains("reject with tcp reset") && nothing.ends_with("}\ndelete table inet t\n"), "{nothing}");
+    }
+
+    #[test]
+    fn a_name_without_an_answer_is_cut_off_by_what_it_had_or_by_what_is_connected() {
+        let server = |host: &str| Address { host: host.to_owned(), port: 5432 };
+        let at = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect::<BTreeSet<SocketAddr>>();
+        let late = || Err("no answer within 300ms".to_owned());
+        let resolved = BTreeMap::from([("p".to_owned(), late()), ("q".to_owned(), late()), ("r".to_owned(), Ok(at(&["192.0.2.3:0"])))]);
+        let connected = || at(&["192.0.2.2:5432"]);
+        let known: Known = vec![(server("p"), at(&["192.0.2.1:5432"]))];
+        let all = addresses(&BTreeSet::from(["p", "q", "r"].map(server)), &known, &resolved, connected).expect("enough is known");
+        let expected: Known = vec![
+            (server("p"), at(&["192.0.2.1:5432"])),
+            (server("q"), at(&["192.0.2.2:5432"])),
+            (server("r"), at(&["192.0.2.2:5432", "192.0.2.3:5432"])),
+        ];
+        assert_eq!(all, expected);
+        let refused = addresses(&BTreeSet::from([server("q")]), &known, &resolved, BTreeSet::new).expect_err("nothing is left");
+        assert_eq!(
+            (refused.why.as_str(), refused.unable, refused.unknown),
+            ("find the addresses of q: no answer within 300ms", false, false)
+        );
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! *What may hang.* A process that waits for a disk cannot be killed until the disk answers, and what dies with it waits too. So the
 //! guard and the keeper never touch a disk: files are the errands of short-lived children ([`errand`]).
 //!
-//! May use `model` and `clock` only. No async, no threads in the guard; the client is async and runs in the agent.
+//! May use `model` and `clock` only. No async, no threads in the guard (an errand may have some, and takes them with it); the client is async
+//! and runs in the agent.
 //!
 //! Port: [`server::run`] for the guard's process; [`client::Guard`], [`client::query_status`] and [`client::spawn`] for everybody else.
 //! In reading order:
@@ -15,7 +16,7 @@
 //! - [`server`]: the guard's main loop; [`session`]: who may speak; [`law`]: which verbs are accepted; [`deadline`]: the kernel timer;
 //! - [`instance`]: one PostgreSQL, start after start; [`life`]: one run of it, to the verified end; [`keeper`]: the postmaster's parent, per kill mode; [`launch`]: from fork to
 //!   exec; [`reaper`]: who lives, and killing a tree; [`errand`], [`data_dir`]: work on files; [`cut`]: no TCP
-//!   between this host and others;
+//!   between this host and others; [`resolve`]: who they are;
 //! - [`selftest`]: whether the kill works here; [`log`]: lines that never hold it up; [`kernel`]: system calls.
 
 pub mod client;
@@ -32,6 +33,7 @@ mod life;
 pub mod log;
 pub mod protocol;
 mod reaper;
+mod resolve;
 mod selftest;
 pub mod server;
 mod session;

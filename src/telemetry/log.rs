@@ -2,7 +2,10 @@
 //!
 //! ERROR: a human must look. WARN: odd but handled. INFO: a state change. DEBUG: why.
 
-use super::Error;
+use super::{
+    Error,
+    sink::{Last, Sink},
+};
 use crate::clock;
 use std::{fmt, io, io::IsTerminal};
 use tracing::Subscriber;
@@ -24,7 +27,7 @@ pub enum Format {
 /// The environment variable that chooses which lines are written.
 pub const VARIABLE: &str = "PGBATON_LOG";
 
-/// From now on this process logs to stderr: what [`VARIABLE`] says, else INFO of ours and WARN of foreign crates.
+/// From now on this process logs to stderr, and waits for it: what [`VARIABLE`] says, else INFO of ours and WARN of foreign crates.
 ///
 /// # Errors
 /// [`Error::Filter`] and [`Error::Twice`]: nothing is logged, or still where it was.
@@ -32,6 +35,20 @@ pub fn init(format: Format) -> Result<(), Error> {
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
     let subscriber = subscriber(format, filter(&wanted)?, io::stderr().is_terminal(), io::stderr);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::Twice)
+}
+
+/// As [`init`], for a process that nobody who reads its log may hold up: lines that stderr does not take are dropped.
+///
+/// # Errors
+/// As [`init`], and [`Error::Thread`]: nothing is logged.
+pub fn init_apart(format: Format) -> Result<Last, Error> {
+    let wanted = std::env::var(VARIABLE).unwrap_or_default();
+    let filter = filter(&wanted)?;
+    let sink = Sink::to_stderr().map_err(Error::Thread)?;
+    let lines = sink.clone();
+    let subscriber = subscriber(format, filter, io::stderr().is_terminal(), move || lines.clone());
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::Twice)?;
+    Ok(Last(sink))
 }
 
 /// As [`init`], to another place than stderr.
@@ -67,7 +84,8 @@ fn subscriber<W>(format: Format, filter: EnvFilter, colours: bool, writer: W) ->
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_timer(Wall).with_writer(writer);
+    // A line that could not be written is lost: to tell stderr of it would end the process by a panic where that one is what fails.
+    let lines = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_timer(Wall).with_writer(writer);
     match format {
         Format::Text => Box::new(lines.with_ansi(colours).finish()),
         Format::Json => Box::new(lines.json().flatten_event(true).with_current_span(true).with_span_list(false).finish()),
@@ -86,7 +104,12 @@ impl FormatTime for Wall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::{
+        io::{Read, Seek, SeekFrom},
+        process::{Child, Stdio},
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -145,5 +168,79 @@ mod tests {
         let message = filter("inof").expect_err("no level").to_string();
         assert!(message.starts_with("understand PGBATON_LOG=\"inof\": \"inof\" is no level"), "{message}");
         assert!(filter("pgbaton=loud").is_err());
+    }
+
+    /// What a process of its own does with its stderr, by name: it is this test again.
+    const BEHAVIOUR: &str = "PGBATON_TEST_LOGS";
+
+    /// Not a test by itself: it logs as [`BEHAVIOUR`] says, in the process that [`logging`] starts.
+    #[test]
+    fn a_process_that_logs() {
+        let Ok(behaviour) = std::env::var(BEHAVIOUR) else { return };
+        let _last = match behaviour.as_str() {
+            "waits" => init(Format::Text).map(|()| None),
+            _ => init_apart(Format::Text).map(Some),
+        }
+        .expect("log");
+        for count in 0..LINES {
+            tracing::info!(count, "{}", "x".repeat(200));
+        }
+    }
+
+    /// More than a pipe holds, and less than may wait.
+    const LINES: usize = 2_000;
+
+    #[expect(clippy::disallowed_methods, reason = "the program is this test's own")]
+    fn logging(behaviour: &str, stderr: impl Into<Stdio>) -> Child {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "telemetry::log::tests::a_process_that_logs", "--nocapture", "--test-threads=1"]);
+        command.env(BEHAVIOUR, behaviour).env_remove(VARIABLE).stdout(Stdio::null()).stderr(stderr).spawn().expect("start")
+    }
+
+    fn full() -> std::fs::File {
+        std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a disk that is full")
+    }
+
+    fn ends_well(mut child: Child) -> bool {
+        for _ in 0..1_000 {
+            if let Some(status) = child.try_wait().expect("wait") {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        false
+    }
+
+    #[test]
+    fn a_full_disk_behind_stderr_ends_nobody() {
+        assert!(ends_well(logging("waits", full())), "a verb");
+        assert!(ends_well(logging("apart", full())), "an agent");
+    }
+
+    #[test]
+    fn an_agent_outlives_the_reader_of_its_log() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        drop(reader);
+        assert!(ends_well(logging("apart", writer)));
+    }
+
+    #[test]
+    fn an_agent_does_not_wait_for_a_reader_that_hangs() {
+        let (_reader, writer) = io::pipe().expect("pipe");
+        assert!(ends_well(logging("apart", writer)));
+    }
+
+    #[test]
+    fn nothing_is_lost_in_a_file_not_even_what_is_said_last() {
+        for behaviour in ["waits", "apart"] {
+            let mut file = tempfile::tempfile().expect("file");
+            assert!(ends_well(logging(behaviour, file.try_clone().expect("the same file"))));
+            let mut text = String::new();
+            file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).expect("read");
+            let counts: Vec<usize> = text.lines().filter_map(|line| line.rsplit_once("count=")?.1.parse().ok()).collect();
+            assert_eq!(counts, (0..LINES).collect::<Vec<_>>(), "{behaviour}");
+        }
     }
 }

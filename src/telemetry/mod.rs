@@ -3,16 +3,18 @@
 //! May use `model` and `clock`; writes to stderr and reads `PGBATON_LOG`. The crates `tracing_subscriber` and
 //! `metrics_exporter_prometheus` have their home here; any room but the pure ones logs by `tracing`.
 //!
-//! Port: [`log::init`] once a process, and one [`Metrics`] for each node. Only the agent, the API and the CLI record
+//! Port: [`log::init`] once a process (an agent: [`log::init_apart`]), and one [`Metrics`] for each node. Only the agent, the API and the CLI record
 //! metrics: the effects publish facts.
 //!
-//! In reading order: [`log`]; [`metrics`], the one table of what is measured; [`recorder`], which keeps it.
+//! In reading order: [`log`]; [`sink`], which keeps stderr from holding an agent; [`metrics`], the one table of what is measured; [`recorder`], which keeps it.
 
 pub mod log;
 pub mod metrics;
 pub mod recorder;
+mod sink;
 
 pub use recorder::Metrics;
+pub use sink::Last;
 
 use crate::model::node::{ClusterName, NodeName};
 
@@ -43,4 +45,7 @@ pub enum Error {
     /// Log lines already go somewhere in this process.
     #[error("begin to log: this process logs already")]
     Twice,
+    /// The thread that writes log lines did not start.
+    #[error("start the thread that writes the log")]
+    Thread(#[source] std::io::Error),
 }
