@@ -136,10 +136,10 @@ pub enum Error {
     /// The end of WAL cannot be told.
     #[error("find the end of WAL")]
     Scan(#[from] scan::BadScan),
-    /// The kernel could not read a file of the WAL.
+    /// The WAL was not read to its end: the kernel could not open or read a file of it, or the program that reads it was ended.
     #[error("read the WAL: {said}")]
     Unreadable {
-        /// What the program that reads it said.
+        /// How that program ended, and what it said.
         said: String,
     },
     /// Something PostgreSQL wrote or said is not what this version understands.
