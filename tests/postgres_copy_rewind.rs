@@ -11,6 +11,7 @@ use nix::{
 };
 use pg::{Instance, give, wait_until};
 use pgbaton::{
+    clock,
     model::{
         instance::{ControlState, DataDir, DiskFacts, RewindMark},
         lsn::Lsn,
@@ -27,7 +28,7 @@ use pgbaton::{
         segment::Layout,
     },
 };
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 const LIMIT: Span = Span::from_secs(30);
 
@@ -344,4 +345,106 @@ async fn burnt_ids_are_skipped_by_a_promotion_and_do_not_stop_a_start() {
     assert_eq!(history::read_all(&pg_wal).expect("histories").len(), 3);
     standby.start();
     assert_eq!(standby.sql("select pg_is_in_recovery()"), "t");
+}
+
+/// A stopped directory with a configuration of the operator's, and settings whose `pg_rewind` is a script: it overwrites that
+/// configuration once, and refuses the directory after that, as the true one does (the control file says recovery, then).
+fn with_a_pg_rewind_that_works_once() -> (Instance, Settings) {
+    let instance = Instance::initialised();
+    instance.add_config("# ours");
+    let programs = instance.home().join("programs");
+    fs::create_dir(&programs).expect("directory");
+    give(&programs);
+    let script = format!(
+        "#!/bin/sh\ncd {}\necho run >> runs\n\
+         if [ $(wc -l < runs) -gt 1 ]; then echo 'pg_rewind: fatal: target server must be shut down cleanly' >&2; exit 1; fi\n\
+         echo '# theirs' > {}/postgresql.conf\n\
+         echo 'pg_rewind: rewinding from last common checkpoint at 0/2000060 on timeline 1'\necho 'pg_rewind: Done!'\n",
+        programs.display(),
+        instance.data.display()
+    );
+    let program = programs.join("pg_rewind");
+    fs::write(&program, script).expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("mode");
+    give(&program);
+    let mut settings = settings(&instance);
+    settings.bin_dir = programs;
+    (instance, settings)
+}
+
+fn runs(settings: &Settings) -> usize {
+    fs::read_to_string(settings.bin_dir.join("runs")).unwrap_or_default().lines().count()
+}
+
+/// Something stands in the way of `standby.signal`, which is written between the end of pg_rewind and the flush.
+async fn interrupted_in_the_finish(instance: &Instance, settings: &Settings) {
+    let in_the_way = instance.data.join("standby.signal");
+    fs::create_dir(&in_the_way).expect("directory");
+    let error = rewind::run(settings, &options(instance), |_| ()).await.expect_err("not finished");
+    assert!(matches!(&error, Error::File { .. }), "{error}");
+    assert!(unfinished(settings) && runs(settings) == 1, "nothing may be started on it");
+    fs::remove_dir(&in_the_way).expect("remove");
+}
+
+#[tokio::test]
+async fn a_rewind_that_was_interrupted_after_pg_rewind_is_only_finished() {
+    let (instance, settings) = with_a_pg_rewind_that_works_once();
+    interrupted_in_the_finish(&instance, &settings).await;
+    assert!(rewind::has_ended(&settings, &life()) && !rewind::has_ended(&settings, &"000000a2".parse().expect("a life")));
+    for _ in 0..2 {
+        // The second time all is done already, and the mark that says so stays.
+        let done = rewind::run(&settings, &options(&instance), |_| ()).await.expect("finish");
+        assert_eq!(done, Rewound::Done { fork: None, checkpoint: None });
+        assert_eq!(rewind::mark(&settings).expect("read"), Some(RewindMark::Done { life: life() }));
+        assert!(instance.data.join("standby.signal").is_file());
+        assert!(fs::read_to_string(instance.data.join("postgresql.conf")).expect("read").contains("# ours"));
+        assert_eq!(fs::read_dir(&settings.state_dir).expect("read").count(), 1, "the mark is all that is left in the state directory");
+    }
+    assert_eq!(runs(&settings), 1);
+}
+
+/// What was in memory is gone with the machine's boot, or with a write that failed; and it was done for one life of the data.
+#[tokio::test]
+async fn a_rewind_whose_flush_can_no_longer_be_done_is_half_a_rewind() {
+    let other_boot = |settings: &Settings| {
+        fs::write(settings.state_dir.join("rewind"), format!("ended {} 7c1e2c1a-0001-4a2b-8c3d-000000000001", life())).expect("write");
+    };
+    let other_life = |settings: &Settings| {
+        let path = settings.state_dir.join("rewind");
+        let text = fs::read_to_string(&path).expect("read").replace("000000a1", "000000a2");
+        fs::write(&path, text).expect("write");
+    };
+    let cases: [&dyn Fn(&Settings); 2] = [&other_boot, &other_life];
+    for case in cases {
+        let (instance, settings) = with_a_pg_rewind_that_works_once();
+        interrupted_in_the_finish(&instance, &settings).await;
+        case(&settings);
+        assert!(unfinished(&settings) && !rewind::has_ended(&settings, &life()));
+        let error = rewind::run(&settings, &options(&instance), |_| ()).await.expect_err("again");
+        assert!(matches!(&error, Error::Rewind { touched: true, .. }), "{error}");
+        assert!(unfinished(&settings) && runs(&settings) == 2);
+    }
+    let (instance, settings) = with_a_pg_rewind_that_works_once();
+    fs::remove_dir(instance.data.join("pg_tblspc")).expect("remove");
+    let error = rewind::run(&settings, &options(&instance), |_| ()).await.expect_err("no flush");
+    assert!(matches!(&error, Error::File { doing: "make durable", .. }), "{error}");
+    assert!(unfinished(&settings) && !rewind::has_ended(&settings, &life()));
+}
+
+/// Not for a minute, whatever the rewind was given; and what goes on by itself, or is done by the next attempt, counts.
+#[tokio::test]
+async fn the_flush_has_the_time_that_the_rewind_was_given() {
+    let (instance, settings) = with_a_pg_rewind_that_works_once();
+    // Opening it waits for a reader: a disk that takes its time.
+    let slow = instance.data.join("standby.signal.pgbaton-tmp");
+    nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+    let begin = clock::boot();
+    let error = rewind::run(&settings, &Options { limit: Span::from_secs(4), ..options(&instance) }, |_| ()).await.expect_err("slow");
+    assert!(error.to_string().starts_with("work on") && clock::boot().since(begin) < Span::from_secs(20), "{error}");
+    assert!(unfinished(&settings) && rewind::has_ended(&settings, &life()));
+    // The one that waits there ends, by an error: this is no file.
+    drop(fs::File::open(&slow).expect("open"));
+    wait_until("the first attempt has ended", LIMIT, || !slow.exists());
+    let done = rewind::run(&settings, &options(&instance), |_| ()).await.expect("finish");
+    assert_eq!((done, runs(&settings)), (Rewound::Done { fork: None, checkpoint: None }, 1));
 }

@@ -17,6 +17,7 @@ use pgbaton::{
 };
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -315,6 +316,14 @@ async fn the_end_may_lie_at_the_end_of_a_segment() {
     for start in [from, end_of_segment, layout.segment_start(next)] {
         assert_eq!(end(&settings, &pg_wal, start, ONE).await.expect("scan"), end_of_segment, "from {start}");
     }
+    // What lies behind a gap is not of this log.
+    let beyond = pg_wal.join(layout.segment_name(ONE, next + 1));
+    fs::copy(pg_wal.join(layout.segment_name(ONE, next - 1)), &beyond).expect("copy");
+    give(&beyond);
+    for start in [from, end_of_segment] {
+        assert_eq!(end(&settings, &pg_wal, start, ONE).await.expect("scan"), end_of_segment, "from {start}");
+    }
+    fs::remove_file(beyond).expect("remove");
     // A new file of zeros, and a recycled one with its old content, are no WAL.
     let path = pg_wal.join(layout.segment_name(ONE, next));
     let old = fs::read(layout.segments(&pg_wal, ONE).expect("segments").into_values().next().expect("a segment")).expect("read");
@@ -325,4 +334,65 @@ async fn the_end_may_lie_at_the_end_of_a_segment() {
             assert_eq!(end(&settings, &pg_wal, start, ONE).await.expect("scan"), end_of_segment, "from {start}");
         }
     }
+}
+
+/// Where the programs are PostgreSQL's own but for `pg_waldump`, which is this script; `$real` is the true one.
+fn with_waldump(mut settings: Settings, home: &Path, script: &str) -> Settings {
+    let real = pg::bin_dir().join("pg_waldump");
+    let path = home.join("pg_waldump");
+    fs::write(&path, format!("#!/bin/sh\nreal={}\n{script}\n", real.display())).expect("write");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+    give(&path);
+    settings.bin_dir = home.to_owned();
+    settings
+}
+
+/// A `pg_waldump` that is killed, or cannot open a file, has not come to the end of the log, whatever it has printed.
+#[tokio::test]
+async fn a_pg_waldump_that_failed_says_nothing_of_the_end() {
+    let mut primary = small_segments();
+    let from = insert_position(&primary);
+    load(&primary);
+    let last = insert_position(&primary);
+    primary.stop(Signal::SIGQUIT);
+    let home = tempfile::tempdir().expect("directory");
+    give(home.path());
+    let pg_wal = primary.data.join("pg_wal");
+    // The log is read on with -q, and listed where that did not name the last record: either may fail.
+    let then_listed = "case \"$*\" in *' -q '*) exit 0;; esac";
+    let not_opened = "echo \"pg_waldump: error: could not open file \\\"$4\\\": Input/output error\" >&2; exit 1";
+    for script in [
+        "kill -KILL $$".to_owned(),
+        not_opened.to_owned(),
+        format!("{then_listed}\nkill -KILL $$"),
+        format!("{then_listed}\n$real \"$@\" 2>/dev/null | head -50; kill -KILL $$"),
+        format!("{then_listed}\n$real \"$@\" 2>/dev/null | head -50; {not_opened}"),
+        // Nor does a name of a file that was listed and is gone.
+        "echo 'pg_waldump: error: could not find file \"x\": No such file or directory' >&2; exit 1".to_owned(),
+    ] {
+        let settings = with_waldump(primary.settings(), home.path(), &script);
+        let found = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await;
+        assert!(matches!(found, Err(Error::Unreadable { .. })), "{script}: {found:?}");
+    }
+    let settings = with_waldump(primary.settings(), home.path(), "exec $real \"$@\"");
+    assert_eq!(end(&settings, &pg_wal, from, ONE).await.expect("scan"), last);
+}
+
+/// A later segment that the kernel will not open for us is there: the log does not end before it.
+#[tokio::test]
+async fn a_segment_that_cannot_be_opened_is_no_end() {
+    let mut primary = small_segments();
+    let from = insert_position(&primary);
+    load(&primary);
+    let last = insert_position(&primary);
+    primary.stop(Signal::SIGQUIT);
+    let (settings, pg_wal) = (primary.settings(), primary.data.join("pg_wal"));
+    let layout = Layout::of(&pg_wal).expect("read").expect("layout");
+    let path = pg_wal.join(layout.segment_name(ONE, layout.segment_number(from) + 1));
+    let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
+    mode(0);
+    let found = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await;
+    assert!(matches!(found, Err(Error::Unreadable { .. })), "{found:?}");
+    mode(0o600);
+    assert_eq!(end(&settings, &pg_wal, from, ONE).await.expect("scan"), last);
 }

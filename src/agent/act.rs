@@ -108,7 +108,7 @@ pub(super) async fn execute(tools: Arc<Tools>, action: Action, context: Context)
         return;
     }
     if let Action::Rewind { source, .. } = &action
-        && let Err(fault) = rewind::ready(&tools, source).await
+        && let Err(fault) = rewind::ready(&tools, source, &context.file.data).await
     {
         publish(
             &tools,

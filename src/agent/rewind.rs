@@ -58,7 +58,11 @@ async fn archive_waiting(tools: &Tools) -> Result<(), NotReady> {
 }
 
 /// What a rewind needs and what waiting brings: a source that answers and has made its checkpoint, an archive that takes what waits for it.
-pub(super) async fn ready(tools: &Tools, source: &Source) -> Result<(), NotReady> {
+/// One that is only to be finished needs none of it.
+pub(super) async fn ready(tools: &Tools, source: &Source, life: &DataIncarnation) -> Result<(), NotReady> {
+    if rewind::has_ended(&tools.settings, life) {
+        return Ok(());
+    }
     let role = &tools.settings.roles.rewind;
     let facts = postgres::peer::ask(&tools.settings, &source.address, role, SQL_LIMIT).await.map_err(|fault| match fault {
         postgres::Error::Authentication { .. } => NotReady::Failed(chain(&fault)),
@@ -79,7 +83,7 @@ pub(super) enum NotReady {
 }
 
 pub(super) async fn run(tools: &Tools, source: Source, fork: Lsn, tli: TimelineId, life: &DataIncarnation) -> Result<(), String> {
-    if !fork.is_zero() {
+    if !fork.is_zero() && !rewind::has_ended(&tools.settings, life) {
         tell_diverged(tools, Fork { parent: tli, at: fork }).await;
     }
     // WAL back to the last common checkpoint may be in the archive alone (scenario 145); the managed command has a limit of its own.

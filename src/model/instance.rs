@@ -215,9 +215,10 @@ pub struct DiskFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RewindMark {
-    /// It has begun to change the directory, or is about to: the directory may only be rewound again, or replaced.
+    /// It has begun to change the directory, or is about to, or what it did is not known to be on disk: the directory may only be rewound
+    /// again (which may come to finishing that), or replaced.
     Unfinished,
-    /// It has ended well.
+    /// It has ended well, and all of it is on disk.
     Done {
         /// The life of the data that it ended.
         life: DataIncarnation,

@@ -103,16 +103,11 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 ///
 /// The kernel reports failed writes here since Linux 5.8; before that every file is fsynced.
 pub(super) fn sync_file_systems(data_dir: &Path) -> io::Result<()> {
-    let mut trees = vec![data_dir.to_owned()];
-    trees.extend(linked(&data_dir.join("pg_wal"))?);
-    for entry in fs::read_dir(data_dir.join("pg_tblspc"))? {
-        trees.extend(linked(&entry?.path())?);
-    }
     if !syncfs_reports_errors() {
-        return trees.iter().try_for_each(|tree| sync_tree(tree));
+        return sync_each_file(data_dir);
     }
     let mut done = Vec::new();
-    for tree in trees {
+    for tree in trees(data_dir)? {
         let directory = File::open(&tree)?;
         let device = directory.metadata()?.dev();
         if !done.contains(&device) {
@@ -121,6 +116,22 @@ pub(super) fn sync_file_systems(data_dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// As [`sync_file_systems`], file by file: each is told of its own failed writes, also where a `syncfs` that nobody waited for any
+/// more has been told of them.
+pub(super) fn sync_each_file(data_dir: &Path) -> io::Result<()> {
+    trees(data_dir)?.iter().try_for_each(|tree| sync_tree(tree))
+}
+
+/// A data directory, and where its WAL directory and tablespaces lie elsewhere.
+fn trees(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut trees = vec![data_dir.to_owned()];
+    trees.extend(linked(&data_dir.join("pg_wal"))?);
+    for entry in fs::read_dir(data_dir.join("pg_tblspc"))? {
+        trees.extend(linked(&entry?.path())?);
+    }
+    Ok(trees)
 }
 
 /// Where a symbolic link leads.

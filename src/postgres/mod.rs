@@ -11,7 +11,7 @@
 //! - [`probe`], [`lag`]: what the server says; [`processes`]: what the kernel says of it;
 //! - [`replication`], [`slots`], [`schema`]: what is done over SQL;
 //! - [`disk`], [`mount`], [`reach`], [`control_data`], [`history`], [`segment`], [`scan`]: what a data directory says while PostgreSQL is stopped;
-//! - [`bootstrap`], [`place`], [`basebackup`], [`replace`], [`rewind`]: how a data directory comes to be; [`durable`]: files that outlive a power cut;
+//! - [`bootstrap`], [`place`], [`basebackup`], [`replace`], [`rewind`], [`rewind_mark`]: how a data directory comes to be; [`durable`]: files that outlive a power cut;
 //! - [`fetch`], [`shell`]: what the managed `restore_command` does.
 
 pub mod basebackup;
@@ -40,6 +40,7 @@ pub mod reach;
 pub mod replace;
 pub mod replication;
 pub mod rewind;
+mod rewind_mark;
 pub mod scan;
 mod schema;
 pub mod segment;
@@ -136,10 +137,10 @@ pub enum Error {
     /// The end of WAL cannot be told.
     #[error("find the end of WAL")]
     Scan(#[from] scan::BadScan),
-    /// The kernel could not read a file of the WAL.
+    /// The WAL was not read to its end: the kernel could not open or read a file of it, or the program that reads it was ended.
     #[error("read the WAL: {said}")]
     Unreadable {
-        /// What the program that reads it said.
+        /// How that program ended, and what it said.
         said: String,
     },
     /// Something PostgreSQL wrote or said is not what this version understands.

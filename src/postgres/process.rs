@@ -240,7 +240,7 @@ pub(super) fn terminate(pid: i32) {
 }
 
 /// `exit code N` or `signal N`.
-fn how(status: ExitStatus) -> String {
+pub(super) fn how(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),

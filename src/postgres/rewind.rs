@@ -13,6 +13,7 @@ use super::{
     conninfo::conninfo,
     durable,
     peer::PeerFacts,
+    rewind_mark::{self, Marked},
     scan,
     shell::{self, Words},
     version::Version,
@@ -22,7 +23,7 @@ use crate::{
     model::{
         instance::RewindMark,
         lsn::{Bytes, Lsn},
-        moment::Span,
+        moment::{Moment, Span},
         node::{Address, DataIncarnation},
         timeline::{Fork, TimelineId},
     },
@@ -163,7 +164,7 @@ pub struct Options {
     pub restore_by: Option<PathBuf>,
     /// The life of the data that it ends, for the mark.
     pub life: DataIncarnation,
-    /// How long it may take.
+    /// How long it may take, until what it did is on disk.
     pub limit: Span,
 }
 
@@ -172,7 +173,7 @@ pub struct Options {
 pub enum Rewound {
     /// The target went the same way already, or pg_rewind took it for that (EXP-7): nothing was changed.
     NotNeeded,
-    /// It follows the source's history now.
+    /// It follows the source's history now, or that of a former try's source, which was only to be finished: that says no more.
     Done {
         /// Where the histories part: the target's timeline and the position.
         fork: Option<Fork>,
@@ -184,13 +185,27 @@ pub enum Rewound {
 /// Rewinds our data directory by the primary. PostgreSQL must not run; `see` is told how far it has come.
 ///
 /// A marker in the state directory says how far it has come: see [`mark`]. It ends with `standby.signal` and without
-/// replication slots. The operator's configuration is kept where that lies in the data directory.
+/// replication slots. The operator's configuration is kept where that lies in the data directory. What an earlier try for the same
+/// [`Options::life`] brought to the end of pg_rewind is not done again (pg_rewind would refuse it: the target was not shut down
+/// cleanly), but finished.
 ///
 /// # Errors
 /// [`Error::Rewind`] says whether the data directory was touched: if so, it may only be rewound again or cloned.
 pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(basebackup::Progress)) -> Result<Rewound, Error> {
+    let until = clock::boot().plus(options.limit);
     let program = program(settings, options).await?;
-    let (kept, was_touched) = on_disk(settings, begin).await?;
+    let life = options.life.clone();
+    let (kept, was_touched) = match on_disk(settings, DISK_LIMIT, move |settings| begin(settings, &life)).await? {
+        Begun::Anew { kept, was_touched } => (kept, was_touched),
+        Begun::Ended { kept } => {
+            let life = options.life.clone();
+            // Whoever waited for that try's `syncfs` may be gone with what it reported.
+            let work = move |settings: &Settings| finish(settings, &kept, &life, durable::sync_each_file);
+            on_disk(settings, left(until), work).await?;
+            return Ok(Rewound::Done { fork: None, checkpoint: None });
+        }
+        Begun::Done => return Ok(Rewound::Done { fork: None, checkpoint: None }),
+    };
     let mut said = Said::default();
     let ended = program
         .run_watched(options.limit, |stream, line| {
@@ -208,18 +223,23 @@ pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(bas
         Ok(_) if said.not_needed => {}
         Ok(_) => {
             let life = options.life.clone();
-            on_disk(settings, move |settings| finish(settings, &kept, &life)).await?;
+            // As long as there is time: a disk takes minutes for what lies in memory, and this cannot be done anew.
+            let work = move |settings: &Settings| {
+                note_ended(settings, &life)?;
+                finish(settings, &kept, &life, durable::sync_file_systems)
+            };
+            on_disk(settings, left(until), work).await?;
             return Ok(Rewound::Done { fork: said.fork, checkpoint: said.checkpoint });
         }
         Err(source) => {
             let touched = was_touched || said.checkpoint.is_some() && !matches!(source, Failure::Start { .. });
             if !touched {
-                on_disk(settings, clean_up).await?;
+                on_disk(settings, DISK_LIMIT, clean_up).await?;
             }
             return Err(Error::Rewind { touched, source });
         }
     }
-    on_disk(settings, clean_up).await?;
+    on_disk(settings, DISK_LIMIT, clean_up).await?;
     Ok(Rewound::NotNeeded)
 }
 
@@ -229,12 +249,16 @@ pub async fn run(settings: &Settings, options: &Options, mut see: impl FnMut(bas
 /// # Errors
 /// When the state directory cannot be read.
 pub fn mark(settings: &Settings) -> Result<Option<RewindMark>, Error> {
-    let path = marker(settings);
-    match fs::read_to_string(&path) {
-        Ok(life) => Ok(Some(life.trim().parse().map_or(RewindMark::Unfinished, |life| RewindMark::Done { life }))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::file("read", &path)(error)),
-    }
+    Ok(rewind_mark::read(settings)?.map(|marked| match marked {
+        // Until what it did is on disk a power cut makes it a half one.
+        Marked::Unfinished | Marked::Ended { .. } => RewindMark::Unfinished,
+        Marked::Done { life } => RewindMark::Done { life },
+    }))
+}
+
+/// Whether pg_rewind has ended well for this life of the data: [`run`] needs no source any more, and discards nothing.
+pub fn has_ended(settings: &Settings, life: &DataIncarnation) -> bool {
+    rewind_mark::read(settings).is_ok_and(|marked| marked.is_some_and(|marked| marked.is_done(life) || marked.is_to_be_finished(life)))
 }
 
 /// Forgets an unfinished rewind, once a clone is about to replace the data directory (which the node file says).
@@ -242,11 +266,11 @@ pub fn mark(settings: &Settings) -> Result<Option<RewindMark>, Error> {
 /// # Errors
 /// When the state directory cannot be written.
 pub async fn forget_unfinished(settings: &Settings) -> Result<(), Error> {
-    on_disk(settings, clean_up).await
+    on_disk(settings, DISK_LIMIT, clean_up).await
 }
 
-fn marker(settings: &Settings) -> PathBuf {
-    settings.state_dir.join("rewind")
+fn left(until: Moment) -> Span {
+    until.since(clock::boot())
 }
 
 async fn program(settings: &Settings, options: &Options) -> Result<super::Program, Error> {
@@ -300,23 +324,49 @@ fn progress(line: &str) -> Option<basebackup::Progress> {
 
 async fn on_disk<T: Send + 'static>(
     settings: &Settings,
+    limit: Span,
     work: impl FnOnce(&Settings) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let settings = settings.clone();
-    durable::within(DISK_LIMIT, settings.data_dir.clone(), move || work(&settings)).await
+    durable::within(limit, settings.data_dir.clone(), move || work(&settings)).await
 }
 
-/// Keeps what has to survive and sets the marker. Whether one stood already: it stays whatever this attempt does, until
-/// one has succeeded.
-fn begin(settings: &Settings) -> Result<(BTreeMap<PathBuf, Vec<u8>>, bool), Error> {
+/// What an attempt finds.
+enum Begun {
+    /// pg_rewind is to be run, and the marker says so. Whether an interrupted one has been here.
+    Anew { kept: Kept, was_touched: bool },
+    /// An earlier attempt ran pg_rewind to its end; the rest is to be done.
+    Ended { kept: Kept },
+    /// An earlier attempt has done all.
+    Done,
+}
+
+/// Files of the operator's, with their content.
+type Kept = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Keeps what has to survive and sets the marker. One that stood already stays whatever this attempt does, until one has
+/// succeeded; one that says that pg_rewind has ended for this life is never replaced.
+fn begin(settings: &Settings, life: &DataIncarnation) -> Result<Begun, Error> {
+    let marked = rewind_mark::read(settings)?;
+    if marked.as_ref().is_some_and(|marked| marked.is_done(life)) {
+        return Ok(Begun::Done);
+    }
     let kept = keep(settings)?;
-    let was_touched = mark(settings)? == Some(RewindMark::Unfinished);
-    let marker = marker(settings);
-    durable::write(&marker, b"", 0o600).map_err(Error::file("write", &marker))?;
-    Ok((kept, was_touched))
+    if marked.as_ref().is_some_and(|marked| marked.is_to_be_finished(life)) {
+        return Ok(Begun::Ended { kept });
+    }
+    let was_touched = matches!(marked, Some(Marked::Unfinished | Marked::Ended { .. }));
+    rewind_mark::write(settings, &Marked::Unfinished)?;
+    Ok(Begun::Anew { kept, was_touched })
 }
 
-fn finish(settings: &Settings, kept: &BTreeMap<PathBuf, Vec<u8>>, life: &DataIncarnation) -> Result<(), Error> {
+/// Notes that pg_rewind has ended well: what it did outlives this agent, though not yet the machine's boot.
+fn note_ended(settings: &Settings, life: &DataIncarnation) -> Result<(), Error> {
+    clock::boot_id().map_or(Ok(()), |boot| rewind_mark::write(settings, &Marked::Ended { life: life.clone(), boot }))
+}
+
+/// What is to be done after pg_rewind, as often as it takes. The last mark is written once `sync` has put all on disk.
+fn finish(settings: &Settings, kept: &Kept, life: &DataIncarnation, sync: fn(&Path) -> io::Result<()>) -> Result<(), Error> {
     for (path, content) in kept {
         durable::write(path, content, 0o600).map_err(Error::file("write", path))?;
     }
@@ -324,15 +374,19 @@ fn finish(settings: &Settings, kept: &BTreeMap<PathBuf, Vec<u8>>, life: &DataInc
     durable::empty(&slots).map_err(Error::file("empty", &slots))?;
     let signal = settings.data_dir.join("standby.signal");
     durable::write(&signal, b"", 0o600).map_err(Error::file("write", &signal))?;
-    durable::sync_file_systems(&settings.data_dir).map_err(Error::file("make durable", &settings.data_dir))?;
-    let (kept, marker) = (self::kept(settings), marker(settings));
+    if let Err(error) = sync(&settings.data_dir) {
+        // The kernel drops what it could not write and says so once: the next flush would end well, without it.
+        rewind_mark::write(settings, &Marked::Unfinished)?;
+        return Err(Error::file("make durable", &settings.data_dir)(error));
+    }
+    let kept = self::kept(settings);
     durable::remove(&kept).map_err(Error::file("remove", &kept))?;
-    durable::write(&marker, life.to_string().as_bytes(), 0o600).map_err(Error::file("write", &marker))
+    rewind_mark::write(settings, &Marked::Done { life: life.clone() })
 }
 
 /// The operator's configuration in the data directory, which pg_rewind overwrites with the source's (scenario 147); safe in
 /// the state directory while it works.
-fn keep(settings: &Settings) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
+fn keep(settings: &Settings) -> Result<Kept, Error> {
     let inside = settings.base_config.iter().filter(|path| path.starts_with(&settings.data_dir));
     let safe = kept(settings);
     inside
@@ -358,7 +412,7 @@ fn kept(settings: &Settings) -> PathBuf {
 
 fn clean_up(settings: &Settings) -> Result<(), Error> {
     // The marker goes last: without it, what was kept is never put back.
-    [kept(settings), marker(settings)].iter().try_for_each(|path| durable::remove(path).map_err(Error::file("remove", path)))
+    [kept(settings), rewind_mark::path(settings)].iter().try_for_each(|path| durable::remove(path).map_err(Error::file("remove", path)))
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! What a server says of itself is no boundary (receive and flush positions lie inside records), or is forgotten by a
 //! restart (EXP-25, EXP-28), and ends rounded to pages tie where rows differ (EXP-31). So the log itself is read, from a
 //! boundary that is known to be there. `pg_waldump` is PostgreSQL's own reader of WAL: what it takes for a record,
-//! recovery takes for one. Of its messages only four phrases are relied on, the same in 14 to 18; where the log ends is
-//! computed from the last record that it could read, whatever it says is wrong behind it.
+//! recovery takes for one. Of its messages only a few phrases are relied on, the same in 14 to 18; where the log ends is
+//! computed from the last record that it could read, whatever it says is wrong behind it. What it says of anything but the
+//! log's content (a file that it cannot open, memory that is short), or its death by a signal, is no end of the log.
 
 use super::{
-    Error, Settings, durable,
+    Ended, Error, Settings, durable, process,
     segment::{Header, Layout, Record},
 };
 use crate::{
@@ -207,11 +208,15 @@ impl<'a> Wal<'a> {
     /// The segment of `from` and the last one after it without a gap.
     fn run_of_segments(&self, from: Lsn) -> (u64, u64) {
         let first = self.layout.segment_number(from);
-        let mut last = first;
-        while self.segments.contains_key(&last.saturating_add(1)) {
-            last += 1;
+        (first, self.run_ends(first))
+    }
+
+    /// The last segment after this one without a gap.
+    fn run_ends(&self, mut number: u64) -> u64 {
+        while self.segments.contains_key(&number.saturating_add(1)) {
+            number += 1;
         }
-        (first, last)
+        number
     }
 
     /// Whether a segment is there and is what its name says: not the zeros of a new file, nor a recycled one's old content.
@@ -228,7 +233,7 @@ impl<'a> Wal<'a> {
     async fn forward(&self, from: Lsn, first: u64, last: u64) -> Result<Forward, Error> {
         let program = self.program().args(["-q", "-s", &from.to_string()]).args(self.range(self.tli, first, last));
         let ended = program.run_to_end(self.left(), |_, _| ()).await?;
-        readable(&ended.stderr)?;
+        ended_with_the_log(&ended)?;
         // Printed up to 16, logged to stderr since 17.
         let said = format!("{}\n{}", ended.text(), ended.stderr);
         if let Some(near) = said.split_once("first record is after ").and_then(|(_, rest)| after(rest, ", at ")) {
@@ -266,7 +271,7 @@ impl<'a> Wal<'a> {
         };
         // It ends with an error at the end of the log: what it listed before that counts.
         let ended = program.run_to_end(self.left(), see).await?;
-        readable(&ended.stderr)?;
+        ended_with_the_log(&ended)?;
         Ok(newest)
     }
 
@@ -276,8 +281,7 @@ impl<'a> Wal<'a> {
         let mut first = self.layout.segment_number(self.layout.byte_before(from));
         let Some(on) = self.holder(first).await? else { return Err(BadScan::NoSegment { from, tli }.into()) };
         // The record that spans `from`, if there is one, may end in a later segment.
-        let last = if on == tli { self.run_of_segments(from).1 } else { first };
-        let last = if self.segments.contains_key(&last) { last } else { first };
+        let last = if on == tli { self.run_ends(first) } else { first };
         // Most records are short: a few pages usually hold the one before, and a whole segment takes long to list.
         let near = Lsn::new(from.get().saturating_sub(NEAR_PAGES * self.layout.page.get())).max(self.layout.segment_start(first));
         let near = Lsn::new(near.get() - near.get() % self.layout.page.get());
@@ -316,10 +320,24 @@ impl<'a> Wal<'a> {
     }
 }
 
-/// A file that the kernel could not read (`…: Input/output error`, not `…: read 0 of 8192`) says nothing of where the log ends.
-fn readable(stderr: &str) -> Result<(), Error> {
-    let failed = stderr.lines().find(|line| line.contains("could not read from file ") && !line.contains(": read "));
-    failed.map_or(Ok(()), |line| Err(Error::Unreadable { said: line.to_owned() }))
+/// Whether `pg_waldump` ended because all was read, or because of what the log holds. Whatever else ended it (a signal, a file that
+/// could not be opened or read, or is gone since it was listed) says nothing of where the log ends, nor does what was printed before.
+fn ended_with_the_log(ended: &Ended) -> Result<(), Error> {
+    let by_itself = ended.status.code().is_some();
+    if ended.status.success() || by_itself && ended.stderr.lines().any(is_of_the_log) {
+        return Ok(());
+    }
+    Err(Error::Unreadable { said: format!("pg_waldump: {}: {}", process::how(ended.status), ended.stderr) })
+}
+
+/// Whether a message is about the content of the log.
+fn is_of_the_log(line: &str) -> bool {
+    // `…: read 0 of 8192` of a file that is too short; `…: Input/output error` of one that the kernel could not read.
+    let short = line.rsplit(": ").next().is_some_and(|why| why.starts_with("read ") && why.contains(" of "));
+    let cut = short && (line.contains("could not read from file ") || line.contains("could not read file "));
+    // An allocation that failed is reported as a fault of the record.
+    let bad = line.contains("error in WAL record at ") && !line.contains("out of memory");
+    cut || bad || line.contains("could not find a valid record after ")
 }
 
 /// What `pg_waldump` said as it failed.
@@ -341,6 +359,7 @@ fn after(text: &str, phrase: &str) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
     #[test]
     fn the_last_good_record_is_named_whatever_follows_it() {
@@ -370,11 +389,38 @@ mod tests {
         assert_eq!(verdict("pg_waldump: error: error in WAL record at 0/0: invalid record length at 0/2418BE0", from), Forward::Nothing);
     }
 
+    fn failed(status: i32, line: &str) -> Ended {
+        Ended { status: ExitStatus::from_raw(status), stdout: Vec::new(), stderr: format!("pg_waldump: error: {line}") }
+    }
+
     #[test]
-    fn a_disk_that_cannot_be_read_is_no_end_of_the_log() {
-        assert!(readable("pg_waldump: error: could not read from file \"0001\", offset 8192: Input/output error\n").is_err());
-        assert!(readable("pg_waldump: error: could not read from file \"0001\", offset 8192: read 0 of 8192\n").is_ok());
-        assert!(readable("pg_waldump: error: error in WAL record at 0/2418BB8: invalid record length at 0/2418BE0\n").is_ok());
+    fn only_what_the_log_holds_is_its_end() {
+        let bad = "error in WAL record at 0/2418BB8: invalid record length at 0/2418BE0: wanted 24, got 0";
+        for line in [
+            bad,
+            "could not find a valid record after 0/2418BE0",
+            "could not read from file 000000010000000000000002, offset 8192: read 0 of 8192",
+            "could not read file \"000000010000000000000002\": read 4096 of 8192",
+        ] {
+            assert!(ended_with_the_log(&failed(1 << 8, line)).is_ok(), "{line}");
+        }
+        for line in [
+            "could not read from file 000000010000000000000002, offset 8192: Input/output error",
+            "could not read file \"000000010000000000000002\": Input/output error",
+            "could not open file \"/data/pg_wal/000000010000000000000002\": Input/output error",
+            "could not open file \"/data/pg_wal/000000010000000000000002\": Too many open files in system",
+            "could not open file \"000000010000000000000002\"",
+            "could not find file \"000000010000000000000002\": No such file or directory",
+            "error in WAL record at 0/2418BB8: out of memory while trying to decode a record of length 1000",
+            "out of memory",
+            "",
+        ] {
+            assert!(matches!(ended_with_the_log(&failed(1 << 8, line)), Err(Error::Unreadable { .. })), "{line}");
+        }
+        // Killed while it was ending, or for its memory while it printed.
+        let killed = ended_with_the_log(&failed(9, bad)).expect_err("signal 9").to_string();
+        assert!(killed.contains("pg_waldump: signal 9: "), "{killed}");
+        assert!(ended_with_the_log(&failed(0, "")).is_ok());
     }
 
     #[test]
