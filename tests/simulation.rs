@@ -123,6 +123,7 @@ fn seeds_that_once_failed_are_well() {
         of(Durability::Async, Swarm::All, 1_796_220_456),
         of(Durability::Quorum, Swarm::All, 1_796_220_493),
         of(Durability::Quorum, Swarm::All, 1_796_230_297),
+        of(Durability::StrictQuorum, Swarm::Promotions, 1_796_330_175),
     ];
     for (options, seed) in first.into_iter().map(|seed| (Options::default(), seed)).chain(later) {
         let outcome = run(seed, options);

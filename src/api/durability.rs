@@ -25,8 +25,8 @@ pub struct DurabilityStatus {
     pub voters: Vec<Replica>,
     /// Whether nothing acknowledged is lost if the primary's host is lost at this moment.
     pub loses_nothing: bool,
-    /// Otherwise: how many bytes of WAL would be at the most, by what replicas have confirmed, or are known to have had. Absent where nobody is known
-    /// to have had any of the primary's timeline.
+    /// Otherwise: how many bytes of WAL would be at the most, by what replicas have confirmed, or are known to have had; on others than the primary, by
+    /// what that one said last, some seconds ago. Absent where nobody is known to have had any of the primary's timeline.
     pub may_lose: Option<u64>,
     /// Commits that wait now. Known to the primary alone.
     pub waiting: Option<WaitingStatus>,

@@ -13,7 +13,10 @@ use crate::{
         status::{JobStatus, Status},
     },
     decide::decision::{Reason, ReasonKind},
-    model::{instance::KillMode, record::SyncMode},
+    model::{
+        instance::KillMode,
+        record::{MemberRole, SyncMode},
+    },
 };
 use std::fmt::Write;
 
@@ -37,9 +40,9 @@ pub fn is_well(status: &Status) -> bool {
 pub fn render(status: &Status) -> String {
     let mut text = String::new();
     let role = match status.role {
-        crate::model::record::MemberRole::Primary => "primary",
-        crate::model::record::MemberRole::Replica => "replica",
-        crate::model::record::MemberRole::Down => "down",
+        MemberRole::Primary => "primary",
+        MemberRole::Replica => "replica",
+        MemberRole::Down => "down",
     };
     let stopping = if status.stopping { ", being stopped" } else { "" };
     let _ = writeln!(text, "Node {} of cluster {}: {role}, {}{stopping}", status.node, status.cluster, status.state);
@@ -50,7 +53,7 @@ pub fn render(status: &Status) -> String {
     line("Lease", lease(status));
     line("Routing", format!("writes {}, reads {}", yes(status.routing.writes), yes(status.routing.reads)));
     if let Some(durability) = &status.durability {
-        line("Commits", commits(durability));
+        line("Commits", commits(durability, status.role == MemberRole::Primary));
     }
     line("Fencing", fencing(status));
     line("etcd", etcd(status));
@@ -74,8 +77,8 @@ const fn yes(set: bool) -> &'static str {
     if set { "yes" } else { "no" }
 }
 
-/// What a commit waits for, and what the loss of the primary's host would cost now.
-fn commits(durability: &DurabilityStatus) -> String {
+/// What a commit waits for, and what the loss of the primary's host would cost now. `sees`: this node is the primary.
+fn commits(durability: &DurabilityStatus, sees: bool) -> String {
     let voters: Vec<&str> = durability.voters.iter().map(|voter| voter.node.as_str()).collect();
     let mut text = match (durability.mode, voters.is_empty()) {
         (SyncMode::Async, _) => "wait for nobody".to_owned(),
@@ -88,8 +91,11 @@ fn commits(durability: &DurabilityStatus) -> String {
         false => ": the loss of the primary's host may lose what was acknowledged lately",
     });
     match durability.may_lose {
-        Some(bytes) => {
+        Some(bytes) if sees => {
             let _ = write!(text, ", {bytes} bytes at this moment");
+        }
+        Some(bytes) => {
+            let _ = write!(text, ", {bytes} bytes as the primary said last");
         }
         None if durability.loses_nothing => {}
         None => text.push_str("; how much is not known here"),

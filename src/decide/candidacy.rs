@@ -319,7 +319,8 @@ pub(super) fn unable(s: &Snapshot) -> Option<String> {
 /// Whether nobody else may ever lead: an operator has chosen this node as he had the records made anew.
 fn is_named_alone(s: &Snapshot) -> bool {
     let ours = s.leader().filter(|leader| leader.record.state.is_given_up() && leader.record.holder.replica() == s.myself());
-    ours.is_some() && s.sync().is_some_and(|sync| sync.record.electable == [s.myself()])
+    // A claim of ours that came to nothing in a cluster of two leaves another one as the last primary.
+    ours.is_some() && s.sync().is_some_and(|sync| sync.record.electable == [s.myself()] && sync.record.primary == s.myself())
 }
 
 fn not_electable(s: &Snapshot, sync: &SyncRecord) -> String {

@@ -52,7 +52,9 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
     for replica in others.iter().filter(|_| !complete) {
         let Some(promise) = promise_of(replica).filter(|promise| is_ahead(s, promise, whole)) else { continue };
         // What it could not do with a claim once it cannot do at the next either: somebody has to lead.
+        let astray = ledger::is_burnt(s, promise.tli);
         let why = match &promise.unfit {
+            _ if astray => format!("its log goes on with timeline {}, which was given up", promise.tli),
             Some(why) => why.clone(),
             None if s.memory.handed.contains(&replica.node) => "a claim that went to it came to nothing".to_owned(),
             None if !sync.record.electable.contains(replica) => "`sync` does not name it as electable".to_owned(),
@@ -61,7 +63,11 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
             None => return hand_over(s, d, leader, replica),
         };
         let what = format!("{} holds more, up to {}, and cannot take over: {why}", replica.node, promise.whole);
-        if sync.record.is_lossless() {
+        // Nor could it be fetched alone. An operator decides about it who gives it up by name.
+        if sync.record.is_lossless() && astray && !order.is_some_and(|order| order.accept_loss) {
+            return release::abandon(s, d, leader, &what);
+        }
+        if sync.record.is_lossless() && !astray {
             return begin_to_fetch(s, d, leader, replica, promise, whole, &what);
         }
         if order.is_some_and(|order| !order.accept_loss) {
@@ -154,15 +160,17 @@ fn ordered(s: &Snapshot, term: Term) -> Option<&Order> {
 }
 
 fn is_ahead(s: &Snapshot, promise: &PromiseRecord, mine: Whole) -> bool {
-    if promise.tli == mine.tli {
-        return promise.whole > mine.lsn;
+    let theirs = ledger::counted(s, &promise.history, Whole { tli: promise.tli, lsn: promise.whole });
+    let own = s.histories.get(&mine.tli).map_or(mine, |text| ledger::counted(s, text, mine));
+    if theirs.tli == own.tli {
+        return theirs.lsn > own.lsn;
     }
     // A newer timeline that was used was elected: what was acknowledged before is on it, also where ours is a sibling that it knows nothing of.
     // One that is given out counts only if it grew out of ours: whoever carries data of that one completes it (step 4b).
-    let used = ledger::history(s, promise.tli).is_some();
-    let descends = TimelineHistory::left(&promise.history, mine.tli).is_some();
-    let given_out = ledger::entry(s, promise.tli).is_some_and(|entry| entry.state == TimelineState::Reserved);
-    promise.tli > mine.tli && (used || descends && given_out)
+    let used = ledger::history(s, theirs.tli).is_some();
+    let descends = TimelineHistory::left(&promise.history, own.tli).is_some();
+    let given_out = ledger::entry(s, theirs.tli).is_some_and(|entry| entry.state == TimelineState::Reserved);
+    theirs.tli > own.tli && (used || descends && given_out)
 }
 
 fn hand_over(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, ahead: &Replica) -> Keeps {

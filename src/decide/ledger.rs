@@ -6,6 +6,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::model::{
+    instance::Whole,
     lsn::Lsn,
     moment::Span,
     node::Replica,
@@ -97,6 +98,24 @@ pub(super) fn given_up(s: &Snapshot, since: TimelineId, on: TimelineId, longest:
     given_up.collect()
 }
 
+/// Whether this id leads nowhere.
+pub(super) fn is_burnt(s: &Snapshot, tli: TimelineId) -> bool {
+    entry(s, tli).is_some_and(|entry| entry.state == TimelineState::Burnt)
+}
+
+/// What counts of a log that ends there, whose timeline has this history: what lies on a timeline that was given up was acknowledged to nobody, what
+/// it grew out of may have been.
+pub(super) fn counted(s: &Snapshot, history: &str, end: Whole) -> Whole {
+    let (Ok(history), mut end) = (history.parse::<TimelineHistory>(), end) else { return end };
+    for fork in history.forks().iter().rev() {
+        if !is_burnt(s, end.tli) {
+            break;
+        }
+        end = Whole { tli: fork.parent, lsn: end.lsn.min(s.layout.boundary(fork.at)) };
+    }
+    end
+}
+
 /// The text of a burnt id's history file.
 pub(super) fn burnt_text(tli: TimelineId, term: Term) -> String {
     format!("# timeline {tli} was given up in term {term}\n")
@@ -143,8 +162,7 @@ pub(super) fn wrong_before_start(s: &Snapshot) -> Option<BTreeMap<TimelineId, St
 /// Real history files here of ids that the ledger has burnt, newer than what `pg_control` is on: a promotion that nobody came to know of.
 /// A standby that finds one goes there. `Some`: what is written instead, of the files that are here.
 pub(super) fn burnt_but_real(s: &Snapshot, on: TimelineId) -> Option<BTreeMap<TimelineId, String>> {
-    let burnt = |tli: &TimelineId| entry(s, *tli).is_some_and(|entry| entry.state == TimelineState::Burnt);
-    let found = s.histories.iter().any(|(tli, text)| *tli > on && burnt(tli) && is_real(text));
+    let found = s.histories.iter().any(|(tli, text)| *tli > on && is_burnt(s, *tli) && is_real(text));
     found.then(|| owned(known_texts(s).into_iter().filter(|(tli, _)| s.histories.contains_key(tli)).collect()))
 }
 

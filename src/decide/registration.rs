@@ -243,7 +243,7 @@ fn moved_far(s: &Snapshot, theirs: &NodeRecord) -> bool {
 /// The file that follows ours when the data directory begins a new life. It counts as a start: a file or a machine that goes back to before it, within
 /// one run of the agent, is behind. An agent that has published nothing yet will publish this life with its start.
 pub(super) fn new_life(s: &Snapshot) -> NodeFile {
-    let counted = s.memory.registered.then(|| s.file.starts.saturating_add(1));
+    let counted = (s.memory.registered || s.memory.registering).then(|| s.file.starts.saturating_add(1));
     NodeFile {
         data: s.fresh.data.clone(),
         starts: counted.unwrap_or(s.file.starts),

@@ -200,7 +200,7 @@ fn what_would_be_lost_is_told_by_whom_may_not_see_it() {
     };
     const MAY_LOSE: &str = "may lose what was acknowledged lately";
     assert_eq!(says(replica(), false, Some(40), None), "loses nothing acknowledged");
-    assert_eq!(says(replica(), true, Some(40), None), format!("{MAY_LOSE}, 40 bytes at this moment"));
+    assert_eq!(says(replica(), true, Some(40), None), format!("{MAY_LOSE}, 40 bytes as the primary said last"));
     assert_eq!(says(replica(), true, None, None), format!("{MAY_LOSE}; how much is not known here"));
     // Names are set by hand there, and nobody streams.
     assert_eq!(says(primary(LONG), false, None, Some("0/4FFFF00")), format!("{MAY_LOSE}, 256 bytes at this moment"));
