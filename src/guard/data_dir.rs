@@ -115,7 +115,7 @@ pub(super) fn is_data_dir(data_dir: &Path) -> bool {
 /// where it would be read as one of the host's (scenario 214).
 pub(super) fn remove_own_lock_file(data_dir: &Path, pid: i32, not: Option<FileIdentity>) {
     let is_ours = lock_file(data_dir).is_some_and(|lock| lock.pid == pid && Some(lock.identity) != not);
-    if is_ours && reaper::of_data_dir(data_dir).is_empty() {
+    if is_ours && reaper::is_free(data_dir) {
         let _ = fs::remove_file(data_dir.join("postmaster.pid"));
     }
 }

@@ -199,7 +199,9 @@ fn prepare(command: &StartCommand, start: StartAs) -> Outcome {
         return Err(format!("{} holds no PG_VERSION: it is no data directory of PostgreSQL", directory.display()));
     }
     // With the guard's rights: other users' processes can be seen then.
-    if let Some(pid) = reaper::of_data_dir(directory).first() {
+    let running = reaper::of_data_dir(directory)
+        .map_err(|fault| format!("could not see whether PostgreSQL runs on {} outside this guard: {fault}", directory.display()))?;
+    if let Some(pid) = running.first() {
         return Err(format!("PostgreSQL runs on {} outside this guard (process {pid}): stop it first", directory.display()));
     }
     let owner = Owner { uid: command.uid, gid: command.gid, groups: groups_of(command) };

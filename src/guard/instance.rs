@@ -101,7 +101,7 @@ enum Task {
 impl Instance {
     /// PostgreSQL of `data_dir`, at first as it is found.
     pub(super) fn new(data_dir: PathBuf, kill: KillMode, lock: OwnedFd) -> Self {
-        let state = if reaper::of_data_dir(&data_dir).is_empty() { State::Empty { last: None } } else { State::Foreign };
+        let state = if reaper::is_free(&data_dir) { State::Empty { last: None } } else { State::Foreign };
         Self { data_dir, kill, lock, runs: 0, state, work: None, next: None, answers: Vec::new() }
     }
 
@@ -141,7 +141,7 @@ impl Instance {
                 Ok(())
             }
             State::Foreign => {
-                let pids: Vec<String> = reaper::of_data_dir(&self.data_dir).iter().map(ToString::to_string).collect();
+                let pids: Vec<String> = reaper::of_data_dir(&self.data_dir).unwrap_or_default().iter().map(ToString::to_string).collect();
                 Err(format!("PostgreSQL runs on {} outside this guard (processes {})", self.data_dir.display(), pids.join(", ")))
             }
             State::Alive(life) => Err(format!("run {} is not over", life.run.0)),
@@ -213,7 +213,7 @@ impl Instance {
         self.call_off();
         match &mut self.state {
             State::Empty { .. } => {}
-            State::Foreign => drop(reaper::kill_of_data_dir(&self.data_dir)),
+            State::Foreign => reaper::kill_of_data_dir(&self.data_dir),
             State::Alive(life) => {
                 life.wanted = true;
                 life.dying.get_or_insert(now);
@@ -282,7 +282,7 @@ impl Instance {
         let mut events = std::mem::take(&mut self.answers);
         events.extend(self.finished());
         match &mut self.state {
-            State::Foreign if reaper::of_data_dir(&self.data_dir).is_empty() => self.state = State::Empty { last: None },
+            State::Foreign if reaper::is_free(&self.data_dir) => self.state = State::Empty { last: None },
             State::Foreign | State::Empty { .. } => {}
             State::Alive(life) => {
                 life.listen();

@@ -202,7 +202,7 @@ fn reap(first: Pid) -> Option<String> {
 /// Kills all descendants and returns when none is left.
 fn kill_all() {
     if !reaper::strike(getpid()) {
-        reaper::kill_descendants(getpid(), &[]);
+        let _ = reaper::kill_descendants(getpid(), &[]);
     }
     loop {
         // Most die at once, and then the whole of /proc need not be read again.
@@ -214,6 +214,6 @@ fn kill_all() {
                 Ok(_) => {}
             }
         }
-        reaper::kill_descendants(getpid(), &[]);
+        let _ = reaper::kill_descendants(getpid(), &[]);
     }
 }

@@ -98,7 +98,7 @@ impl Life {
                     let _ = kernel::pidfd_signal(postmaster.as_fd(), Signal::SIGKILL);
                 }
                 let _ = kernel::pidfd_signal(self.keeper.pidfd.as_fd(), Signal::SIGCONT);
-                reaper::kill_descendants(self.keeper.pid, &[]);
+                let _ = reaper::kill_descendants(self.keeper.pid, &[]);
             }
         }
     }
@@ -115,7 +115,7 @@ impl Life {
             _ if no_children => true,
             _ => {
                 let found = reaper::kill_descendants(getpid(), spared);
-                self.found_none = if found == 0 { self.found_none.saturating_add(1) } else { 0 };
+                self.found_none = if matches!(found, Ok(0)) { self.found_none.saturating_add(1) } else { 0 };
                 self.found_none >= 2
             }
         }

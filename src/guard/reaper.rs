@@ -2,13 +2,14 @@
 
 use super::kernel;
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     sys::stat::{FileStat, stat},
     unistd::Pid,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     os::fd::AsFd,
     path::Path,
 };
@@ -20,9 +21,12 @@ struct Seen {
 }
 
 /// Every living process of this `/proc`. Zombies hold nothing and do nothing: they do not live.
-fn living() -> Vec<Seen> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(seen).collect()
+fn living() -> io::Result<Vec<Seen>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(seen));
+    }
+    Ok(found)
 }
 
 fn seen(pid: i32) -> Option<Seen> {
@@ -36,9 +40,9 @@ fn seen(pid: i32) -> Option<Seen> {
 }
 
 /// The living descendants of `root`, without `root` itself.
-pub(super) fn descendants(root: Pid) -> BTreeSet<i32> {
+pub(super) fn descendants(root: Pid) -> io::Result<BTreeSet<i32>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for process in living() {
+    for process in living()? {
         children.entry(process.parent).or_default().push(process.pid);
     }
     let (mut found, mut open) = (BTreeSet::new(), vec![root.as_raw()]);
@@ -49,7 +53,7 @@ pub(super) fn descendants(root: Pid) -> BTreeSet<i32> {
             }
         }
     }
-    found
+    Ok(found)
 }
 
 /// The children of `pid` as the kernel lists them: quick, however many processes the machine has, but one may be missed while others
@@ -70,14 +74,15 @@ pub(super) fn strike(root: Pid) -> bool {
     true
 }
 
-/// Sends SIGKILL to every living descendant of `root` but those under `spared` (and these themselves). Says how many there were.
+/// Sends SIGKILL to every living descendant of `root` but those under `spared` (and these themselves). Says how many there were; an
+/// error where nobody can tell.
 ///
 /// One pass is not the end: a process may have forked meanwhile. Call it until it finds none, twice.
-pub(super) fn kill_descendants(root: Pid, spared: &[Pid]) -> usize {
-    let mut condemned = descendants(root);
+pub(super) fn kill_descendants(root: Pid, spared: &[Pid]) -> io::Result<usize> {
+    let mut condemned = descendants(root)?;
     for pid in spared {
         condemned.remove(&pid.as_raw());
-        for pid in descendants(*pid) {
+        for pid in descendants(*pid)? {
             condemned.remove(&pid);
         }
     }
@@ -85,16 +90,24 @@ pub(super) fn kill_descendants(root: Pid, spared: &[Pid]) -> usize {
         // An id cannot be reused here: its process is our descendant, and we or its ancestors have not reaped it. Gone is as good.
         let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
-    condemned.len()
+    Ok(condemned.len())
 }
 
 /// Processes of PostgreSQL that work in `data_dir`, wherever they came from: postmaster, backends, orphaned backends.
 ///
 /// PostgreSQL's processes all have the data directory as their working directory. So may have a person's shell: only programs that are
-/// called `postgres` count.
-pub(super) fn of_data_dir(data_dir: &Path) -> Vec<Pid> {
-    let Ok(directory) = stat(data_dir) else { return Vec::new() };
-    living().iter().filter(|process| works_in(process.pid, &directory)).map(|process| Pid::from_raw(process.pid)).collect()
+/// called `postgres` count. An error where nobody can tell: that is no proof of their end.
+pub(super) fn of_data_dir(data_dir: &Path) -> io::Result<Vec<Pid>> {
+    let directory = match stat(data_dir) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
+        directory => directory?,
+    };
+    Ok(living()?.iter().filter(|process| works_in(process.pid, &directory)).map(|process| Pid::from_raw(process.pid)).collect())
+}
+
+/// Whether it is sure that no process of PostgreSQL works in `data_dir`.
+pub(super) fn is_free(data_dir: &Path) -> bool {
+    of_data_dir(data_dir).is_ok_and(|found| found.is_empty())
 }
 
 fn works_in(pid: i32, directory: &FileStat) -> bool {
@@ -109,17 +122,15 @@ fn works_in(pid: i32, directory: &FileStat) -> bool {
         && stat(format!("/proc/{pid}/cwd").as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino))
 }
 
-/// Kills the processes of PostgreSQL that work in `data_dir`. Says how many there were.
-pub(super) fn kill_of_data_dir(data_dir: &Path) -> usize {
-    let found = of_data_dir(data_dir);
-    for pid in &found {
+/// Kills the processes of PostgreSQL that work in `data_dir`, as far as they are seen.
+pub(super) fn kill_of_data_dir(data_dir: &Path) {
+    for pid in &of_data_dir(data_dir).unwrap_or_default() {
         // Its id may have been given away since: the descriptor holds the process, then it is looked at again.
         let Ok(pidfd) = kernel::pidfd_open(*pid) else { continue };
         if stat(data_dir).is_ok_and(|directory| works_in(pid.as_raw(), &directory)) {
             let _ = kernel::pidfd_signal(pidfd.as_fd(), Signal::SIGKILL);
         }
     }
-    found.len()
 }
 
 /// Whether a process has this id and is no zombie.
@@ -142,13 +153,21 @@ mod tests {
     #[test]
     fn this_process_is_a_living_descendant_of_its_parent() {
         let me = std::process::id() as i32;
-        assert!(descendants(nix::unistd::getppid()).contains(&me));
-        assert!(!descendants(nix::unistd::getpid()).contains(&me));
+        assert!(descendants(nix::unistd::getppid()).expect("/proc").contains(&me));
+        assert!(!descendants(nix::unistd::getpid()).expect("/proc").contains(&me));
     }
 
     #[test]
     fn a_shell_in_the_data_directory_is_no_postgres() {
         let here = std::env::current_dir().expect("current directory");
-        assert!(of_data_dir(&here).is_empty(), "this very test works in {}", here.display());
+        assert!(is_free(&here), "this very test works in {}", here.display());
+    }
+
+    /// A directory that cannot be looked at is not one that nobody works in; one that is not there is.
+    #[test]
+    fn what_cannot_be_seen_is_no_proof() {
+        let too_long = Path::new("/").join("x".repeat(300));
+        assert!(of_data_dir(&too_long).is_err() && !is_free(&too_long));
+        assert!(is_free(Path::new("/no/such/directory")));
     }
 }

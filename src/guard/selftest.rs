@@ -70,7 +70,7 @@ fn test(mode: KillMode) -> Result<Span, String> {
     let result = try_once(mode);
     let until = clock::boot().plus(BOUND);
     while waitpid(None, Some(WaitPidFlag::WNOHANG)) != Err(Errno::ECHILD) && clock::boot() < until {
-        reaper::kill_descendants(getpid(), &[]);
+        let _ = reaper::kill_descendants(getpid(), &[]);
         let _ = poll(&mut [], PollTimeout::from(2_u8));
     }
     let _ = prctl::set_child_subreaper(false);
