@@ -63,14 +63,12 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
             None => return hand_over(s, d, leader, replica),
         };
         let what = format!("{} holds more, up to {}, and cannot take over: {why}", replica.node, promise.whole);
-        // Nor could it be fetched from there alone: the last primary comes back with it, or an operator decides.
-        if sync.record.is_lossless() && astray && !order.is_some_and(|order| order.accept_loss) {
-            return release::abandon(s, d, leader, &format!("{what}; with --accept-loss this node leads without that"));
-        }
         if sync.record.is_lossless() && !astray {
             return begin_to_fetch(s, d, leader, replica, promise, whole, &what);
         }
-        if order.is_some_and(|order| !order.accept_loss) {
+        // What lies before a timeline that was given up could not be fetched alone: the last primary comes back with it, or an operator decides.
+        let counts = sync.record.is_lossless() || order.is_some();
+        if counts && !order.is_some_and(|order| order.accept_loss) {
             return release::abandon(s, d, leader, &format!("{what}; with --accept-loss this node leads without that"));
         }
         d.because("behind", what);

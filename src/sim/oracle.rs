@@ -246,7 +246,7 @@ impl World {
 
     /// Whether commits of this server wait for somebody, or would if nobody had set that by hand (safety.md).
     pub(super) fn waits(&self, node: usize) -> bool {
-        let would = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        let would = self.is_lossless();
         self.nodes[node].server.as_ref().is_some_and(|server| server.defined || (server.flag_by_hand && would))
     }
 
@@ -315,7 +315,12 @@ impl World {
 
     /// Whether etcd went back in `async`, where nobody who has seen more has to agree: a node that was off meanwhile cannot know (safety.md).
     fn may_mislead(&self) -> bool {
-        self.store.before.is_some() && !self.sync_in_force().is_some_and(|sync| sync.is_lossless())
+        self.store.before.is_some() && !self.is_lossless()
+    }
+
+    /// Whether nothing acknowledged may be lost, by the `sync` in force.
+    pub(in crate::sim) fn is_lossless(&self) -> bool {
+        self.sync_in_force().is_some_and(|sync| sync.is_lossless())
     }
 
     /// A promotion has made a branch.

@@ -164,7 +164,7 @@ impl World {
         let name = &self.nodes[node].name;
         let before = self.nodes[node].vowed >= term;
         // In `async` nobody is elected by promises: there its claim alone breaks a word that is lost.
-        let elects = claims || self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        let elects = claims || self.is_lossless();
         let words = [self.bound_to(node), self.has_given(name).filter(|_| elects)].into_iter().flatten();
         let Some((bound, holder)) = words.filter(|(bound, _)| !before && *bound < term).max() else { return };
         let leader = self.oracle.newest.get(&bound).map(|written| &written.record);

@@ -98,7 +98,7 @@ impl World {
 
     /// `by_hand`: by names that somebody has set by hand.
     fn acknowledge_commit(&mut self, node: usize, row: (usize, u64), by_hand: bool) {
-        let lossless = self.sync_in_force().is_some_and(|sync| sync.is_lossless());
+        let lossless = self.is_lossless();
         if by_hand && lossless {
             // What it waits for then nobody promises (safety.md).
             self.coverage.acks_by_hand += 1;
