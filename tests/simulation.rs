@@ -199,7 +199,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::SilentAdoption, Durability::Quorum, Swarm::Queues, &["I2:", "O2:"], 1),
     broken(Mutation::AcksFromReceipt, Durability::Async, Swarm::All, &["O10:", "O1:"], 1),
     broken(Mutation::ForgottenAck, Durability::Async, Swarm::All, &["O21:", "O1:", "O10:"], 1),
-    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 20),
+    broken(Mutation::OneAck, Durability::Async, Swarm::All, &["O1:", "O10:"], 42),
     broken(Mutation::AcksForOneSync, Durability::Async, Swarm::All, &["O1:", "O10:"], 316),
     broken(Mutation::PauseIgnored, Durability::Async, Swarm::Operators, &["O14:", "invariant:"], 1),
     broken(Mutation::PauseUnsettled, Durability::Async, Swarm::Operators, &["O1:", "O10:"], 1),

@@ -49,10 +49,13 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
     // The owner has everything: it was the only one to acknowledge. So has whoever has what the former primary, verified dead, had.
     let complete = sync.record.is_lossless() && (s.is_owner() || has_all(s, leader, whole));
     let order = ordered(s, term);
-    for replica in others.iter().filter(|_| !complete) {
+    let is_astray = |promise: &PromiseRecord| ledger::is_burnt(s, promise.tli);
+    // What one of them has that went astray another one may have, too, and can give.
+    let (astray, on_the_way): (Vec<&Replica>, Vec<&Replica>) = others.iter().partition(|of| promise_of(of).is_some_and(is_astray));
+    for replica in on_the_way.iter().chain(&astray).filter(|_| !complete) {
         let Some(promise) = promise_of(replica).filter(|promise| is_ahead(s, promise, whole)) else { continue };
         // What it could not do with a claim once it cannot do at the next either: somebody has to lead.
-        let astray = ledger::is_burnt(s, promise.tli);
+        let astray = is_astray(promise);
         let why = match &promise.unfit {
             _ if astray => format!("its log goes on with timeline {}, which was given up", promise.tli),
             Some(why) => why.clone(),

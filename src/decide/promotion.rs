@@ -188,6 +188,10 @@ pub(super) fn prepare(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>
         d.act(s, Action::InspectDisk);
         return Keeps::Renewing;
     }
+    // It could not be promoted to what follows; and who `sync` names is the one that all others wait for.
+    if let Some(tli) = ledger::conflict(s).filter(|_| whole.is_some()) {
+        return release::abandon(s, d, leader, &format!("the history file of timeline {tli} here is not the ledger's"));
+    }
     let Some(txn) = prepare_txn(s, leader, whole) else {
         d.waits("records", "the records of this cluster are incomplete");
         return Keeps::Renewing;

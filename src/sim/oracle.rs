@@ -226,11 +226,15 @@ impl World {
         }
     }
 
-    /// A client is told of its commit: nobody else may be able to do that.
-    pub(super) fn judge_ack(&mut self, node: usize) {
-        // One that was deposed is up and acknowledges nothing: then it is the newer one that does.
+    /// A client is told of its commit, which is `row`: nobody else may be able to do that.
+    pub(super) fn judge_ack(&mut self, node: usize, row: (usize, u64)) {
+        // One that was deposed is up and acknowledges nothing: then it is the newer one that does. Or it tells of what was confirmed before it was
+        // deposed: that the newer one has.
         let made = |world: &Self, of: usize| world.nodes[of].disk.as_ref().map(|data| world.wal.branches[data.branch].tli);
-        let harmless = |world: &Self, other: usize| world.waits(other) && made(world, other) < made(world, node);
+        let older = |world: &Self, other: usize| world.waits(other) && made(world, other) < made(world, node);
+        let has = |world: &Self, of: usize| world.nodes[of].disk.as_ref().is_some_and(|data| world.wal.holds(data.branch, data.end, row));
+        let newer = |world: &Self, other: usize| world.waits(node) && made(world, other) > made(world, node) && has(world, other);
+        let harmless = |world: &Self, other: usize| older(world, other) || newer(world, other);
         let other = (0..self.nodes.len())
             .find(|other| *other != node && self.can_acknowledge(*other) && !harmless(self, *other) && !self.excused(*other, node));
         if let Some(other) = other {

@@ -8,6 +8,7 @@ use crate::{
         moment::Moment,
         node_file::{Boundary, NodeFile},
         observed::Observed,
+        timeline::TimelineId,
         wal_layout::Layout,
     },
 };
@@ -24,6 +25,17 @@ impl State {
             self.whole = None;
         }
         self.disk = Observed::known(dir, at);
+        self.look_for_history();
+    }
+
+    /// A timeline that its stream brought since the last look has a history file that is not known yet: without it nobody could tell what the
+    /// log of this node grew out of.
+    fn look_for_history(&mut self) {
+        let Some(scanned) = &self.whole else { return };
+        let known = scanned.whole.tli == TimelineId::FIRST || self.histories.contains_key(&scanned.whole.tli);
+        if !known && self.disk.seen_at().is_some_and(|seen| seen < scanned.at) {
+            self.disk.lost(scanned.at, "the WAL here is on a timeline that was not here at the last look");
+        }
     }
 
     pub(super) fn scanned(&mut self, scanned: Scanned) {
@@ -31,6 +43,7 @@ impl State {
         if scanned.run == run && scanned.at >= self.stream_changed {
             self.learn_boundary(Boundary { tli: scanned.whole.tli, lsn: scanned.whole.lsn });
             self.whole = Some(scanned);
+            self.look_for_history();
         }
     }
 

@@ -412,6 +412,29 @@ fn a_scan_ends_with_the_directory() {
     assert!(state.whole.is_none());
 }
 
+/// A stream goes on to a new timeline within one run: who judges its promise has to see what that timeline grew out of.
+#[test]
+fn a_scan_on_a_timeline_that_was_not_there_at_the_last_look_asks_for_another_one() {
+    let looked = |began: u64, tlis: &[u32]| {
+        let known = |tli: &u32| (TimelineId::new(*tli).unwrap(), "1\t0/40\tx\n".to_owned());
+        let facts = DiskFacts { histories: tlis.iter().map(known).collect(), ..facts() };
+        Event::Disk { dir: DataDir::Present(facts), at: at(began).boot }
+    };
+    let on = |tli: u32| Whole { tli: TimelineId::new(tli).unwrap(), lsn: Lsn::new(60) };
+    let mut state = state();
+    state.apply(guard(1, RUNS), at(0));
+    state.apply(looked(10, &[2]), at(15));
+    state.apply(Event::Scanned { whole: on(2), run: Some(Run(1)), at: at(20).boot }, at(25));
+    assert!(state.disk.value().is_some());
+    state.apply(Event::Scanned { whole: on(3), run: Some(Run(1)), at: at(30).boot }, at(35));
+    assert!(state.disk.value().is_none() && state.whole.is_some());
+    state.apply(looked(28, &[2]), at(40));
+    assert!(state.disk.value().is_none(), "that look began before the scan");
+    // What is not there after all is not looked for again.
+    state.apply(looked(45, &[2]), at(50));
+    assert!(state.disk.value().is_some() && state.whole.is_some());
+}
+
 /// Protocol 1.7 step 3: first cut, then whole.
 #[test]
 fn a_scan_that_began_before_the_cut_is_not_taken() {
@@ -469,10 +492,8 @@ fn a_start_goes_on_until_it_says_that_it_has_ended() {
     assert!(!state.tasks.contains_key(&Task::Start));
 }
 
-#[test]
-fn what_is_known_of_the_directory_ends_with_its_replacement() {
-    let mut state = state();
-    let facts = DiskFacts {
+fn facts() -> DiskFacts {
+    DiskFacts {
         copied: None,
         major: 15,
         control: crate::model::instance::ControlData {
@@ -491,8 +512,13 @@ fn what_is_known_of_the_directory_ends_with_its_replacement() {
         started: true,
         rewind: None,
         histories: [(TimelineId::FIRST, String::new())].into(),
-    };
-    state.apply(Event::Disk { dir: DataDir::Present(facts), at: at(0).boot }, at(0));
+    }
+}
+
+#[test]
+fn what_is_known_of_the_directory_ends_with_its_replacement() {
+    let mut state = state();
+    state.apply(Event::Disk { dir: DataDir::Present(facts()), at: at(0).boot }, at(0));
     state.boundary = Some(Boundary { tli: TimelineId::FIRST, lsn: Lsn::new(9) });
     state.apply(Event::Completed(Completed::Clone), at(10));
     assert!(state.disk.value().is_none() && state.histories.is_empty() && state.boundary.is_none());

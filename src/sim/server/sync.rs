@@ -104,7 +104,7 @@ impl World {
             self.coverage.acks_by_hand += 1;
             return;
         }
-        self.judge_ack(node);
+        self.judge_ack(node, row);
         let waits = self.nodes[node].server.as_ref().is_some_and(|server| server.defined);
         // Names that are still in force while `sync` says `async` promise nothing.
         if !(waits && lossless) && self.nodes[node].is_excused(self.now) {
