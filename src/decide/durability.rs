@@ -195,6 +195,8 @@ fn keep(s: &Snapshot, d: &mut Draft, sync: &Stored<SyncRecord>, facts: &ServerFa
     let wanted = voters::wanted(s, d, &sync.record, facts, mode, since);
     let may_wait = sync.record.mode == SyncMode::Async && mode != SyncMode::StrictQuorum;
     if may_wait && wanted.is_nobody() && !sync.record.electable.is_empty() {
+        // Names that were written for one that is gone since: nobody elects by them, and every commit would wait for it.
+        d.memory.names = None;
         d.waits("voters", "no replica is ready yet to be waited for: commits wait for nobody until one is");
         membership::rule(s, d, sync, since);
         return;

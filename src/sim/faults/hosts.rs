@@ -232,8 +232,8 @@ impl World {
         let lead: Vec<_> = sync.electable.iter().chain([&sync.primary]).filter(|replica| replica.node != *name).collect();
         let counted = lead.iter().copied().chain(&sync.voters).filter(|replica| replica.node != *name);
         // What it has begun as primary, also if it is off now, another one has to go on with.
-        let began = self.nodes[copy].is_primary()
-            || sync.primary == crate::model::node::Replica::new(name.clone(), self.nodes[copy].file.data.clone());
+        let of = &self.nodes[copy];
+        let began = of.is_primary() || of.file.claimed == Some(sync.term) && sync.primary.data == of.file.data;
         let branch = |of: &Node| of.disk.as_ref().map(|disk| disk.branch);
         let follows = |replica: &&crate::model::node::Replica| {
             self.nodes.iter().take(self.members).any(|of| of.name == replica.node && branch(of) == branch(&self.nodes[copy]))
