@@ -10,7 +10,7 @@ use super::{
     leadership::{Keeps, next, swap},
     ledger, operator, promotion, scan,
     snapshot::Snapshot,
-    step_down, stop,
+    step_down, stop, went_back,
 };
 use crate::model::{
     instance::{DataDir, Process, ServerRole, StartAs, Whole},
@@ -240,6 +240,8 @@ pub(super) fn given_up(s: &Snapshot, leader: &Stored<LeaderRecord>, end: Option<
     let sync = s.sync()?;
     let mine = sync.record.primary == s.myself();
     let mut record = LeaderRecord { state, ..next(s, &leader.record) };
+    // An end that falls short of what this disk once had spares nobody a promise: others may have more.
+    let end = end.filter(|whole| went_back::lost(s, *whole).is_none());
     if mine {
         record.dead = Some(sync.record.term);
         // A claimant that dies in its promotion leaves an id that nobody but itself need be on: that binds no taker. What it carried along,

@@ -6,7 +6,7 @@ use super::{
     draft::Draft,
     failsafe, scan,
     snapshot::Snapshot,
-    stop,
+    stop, went_back,
 };
 use crate::model::{
     instance::{DataDir, Process, ServerRole, StartAs, Whole},
@@ -77,7 +77,7 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
         d.hurry = true;
         return None;
     }
-    scan::whole(s, d)
+    scan::whole(s, d).filter(|whole| !went_back::in_this_run(s, d, *whole))
 }
 
 /// Whether a promise was noted that others do not see yet: until they do, what lies here is looked at, and PostgreSQL stays as it is.

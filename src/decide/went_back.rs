@@ -56,7 +56,7 @@ pub(super) fn compared(s: &Snapshot, d: &mut Draft) -> Flow {
         _ => None,
     };
     let lost = match labelled.or_else(|| s.whole_now()) {
-        Some(whole) => lost(s, whole).map(|lost| format!("WAL here ends at {} on timeline {}, and {lost}", whole.lsn, whole.tli)),
+        Some(whole) => short(s, whole),
         // The last primary alone may be all there is: it waits until somebody makes its WAL readable.
         None if scan::tries(s) >= UNREADABLE && !s.is_owner() => Some("the end of WAL here cannot be found".to_owned()),
         None => {
@@ -71,10 +71,30 @@ pub(super) fn compared(s: &Snapshot, d: &mut Draft) -> Flow {
             return Flow::Settled;
         }
     };
-    let Some(lost) = lost else { return Flow::Goes };
+    match lost {
+        Some(lost) => begin_anew(s, d, &lost),
+        None => return Flow::Goes,
+    }
+    Flow::Settled
+}
+
+/// What a voter or a claimant says of its data others rely on: a directory may have been put back under a running agent, too, in a pause or by a
+/// volume that failed over.
+pub(super) fn in_this_run(s: &Snapshot, d: &mut Draft, whole: Whole) -> bool {
+    let lost = short(s, whole);
+    if let Some(lost) = &lost {
+        begin_anew(s, d, lost);
+    }
+    lost.is_some()
+}
+
+fn short(s: &Snapshot, whole: Whole) -> Option<String> {
+    lost(s, whole).map(|lost| format!("WAL here ends at {} on timeline {}, and {lost}", whole.lsn, whole.tli))
+}
+
+fn begin_anew(s: &Snapshot, d: &mut Draft, lost: &str) {
     d.alarm("data-went-back", format!("{lost}: the disk went back, or lost something; its data get a new incarnation"));
     d.act(s, Action::WriteFile(Box::new(registration::new_life(s))));
-    Flow::Settled
 }
 
 /// What a copy or a rewind has left begins a life of which nothing is noted. Where something is, a `backup_label` came back with the disk.
