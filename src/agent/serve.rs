@@ -52,6 +52,10 @@ async fn changed<T>(etcd: &Etcd, make: impl FnOnce(&Records, &Stamp) -> Result<(
     let (value, txn) = make(&records, &stamp)?;
     match etcd.txn(&txn, hedge, LIMIT).await.map_err(refusal)?.outcome {
         dcs::TxnOutcome::Applied { .. } => Ok(value),
+        // Another attempt at it may have been carried out, and overwritten since.
+        dcs::TxnOutcome::Refused { unsettled: true, .. } => {
+            Err(Refusal::Unknown("etcd gave no clear answer: it may have been carried out, and changed again since".to_owned()))
+        }
         dcs::TxnOutcome::Refused { .. } => Err(Refusal::Conflict("somebody else changed it at the same time; nothing was done".to_owned())),
     }
 }

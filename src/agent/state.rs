@@ -67,7 +67,7 @@ pub struct State {
     /// When the view last changed: only answers asked for later can undercut what it shows.
     floors_at: Moment,
     /// What the file had noted when this run began, and when that was: every answer can undercut that.
-    noted: (Floors, Term, Moment),
+    noted: (Floors, Moment),
     lease: Lease,
     standing: Option<Standing>,
     server: Observed<ServerFacts>,
@@ -115,7 +115,7 @@ impl State {
         Self {
             policy: me.first_policy.clone(),
             boundary: file.boundary,
-            noted: (file.floors.clone(), file.term, now.boot),
+            noted: (file.floors.clone(), now.boot),
             me,
             file,
             guard: Observed::never(),

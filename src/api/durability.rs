@@ -46,8 +46,8 @@ impl DurabilityStatus {
     pub fn of(s: &Snapshot) -> Option<Self> {
         let sync = &s.sync()?.record;
         let quorum = sync.quorum();
-        let waits = !quorum.is_nobody() || sync.mode == SyncMode::StrictQuorum;
-        let loses_nothing = waits && !goes_by_itself(s);
+        // What was acknowledged before commits waited, or while nobody voted, is nowhere else for sure.
+        let loses_nothing = !quorum.is_nobody() && !goes_by_itself(s);
         let waiting = |waiting: Waiting| WaitingStatus { sessions: waiting.sessions, longest_seconds: waiting.longest.as_secs_f64() };
         Some(Self {
             wanted: s.policy.durability,

@@ -232,6 +232,11 @@ pub struct JobStatus {
 }
 
 impl Status {
+    /// Whether the node that answers knows what stands in etcd: it has read it, and etcd answers it still.
+    pub const fn knows(&self) -> bool {
+        self.leader.is_some() && self.etcd.answers
+    }
+
     /// What a node publishes, at `now` (`CLOCK_BOOTTIME`) and `wall`.
     pub fn of(published: &Published, now: Moment, wall: String) -> Self {
         let (s, decision) = (&published.snapshot, &published.decision);

@@ -89,6 +89,9 @@ async fn wait(client: &Client, options: &RemoveOptions) -> anyhow::Result<()> {
         else {
             continue;
         };
+        if !status.knows() {
+            continue;
+        }
         if !status.members.iter().any(|member| member.node.as_str() == options.node) {
             return Ok(());
         }

@@ -111,8 +111,10 @@ fn failover_plan(status: &Status, options: &FailoverOptions) -> String {
 
 /// How much a node is behind by what is known here.
 fn lacks(status: &Status, member: Option<&MemberStatus>) -> String {
-    let known = status.leader.as_ref().zip(member.and_then(|member| member.lsn.filter(|_| member.role == Some(MemberRole::Replica))));
-    match known {
+    let replica = member.filter(|member| member.role == Some(MemberRole::Replica));
+    // On another timeline a position says nothing of what was acknowledged.
+    let on_it = |leader: &&LeaderStatus| replica.is_some_and(|member| member.tli == Some(leader.tli));
+    match status.leader.as_ref().filter(on_it).zip(replica.and_then(|member| member.lsn)) {
         Some((leader, lsn)) => format!(
             "{} up to {}, the last position of {} that is known, and all that it may have acknowledged since",
             leader.lsn.bytes_ahead_of(lsn),
@@ -172,6 +174,10 @@ async fn wait(client: &Client, timeout: u64, asked: &IntentRecord, done: impl Fn
         else {
             continue;
         };
+        // An agent that has just started, or that etcd does not answer, knows nothing of what became of it.
+        if !status.knows() {
+            continue;
+        }
         if done(&status, asked) {
             return Ok(status.term);
         }

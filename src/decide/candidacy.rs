@@ -90,7 +90,9 @@ fn trigger(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Option
             Some(Trigger { from, why: format!("{holder} released the lease of term {}: {reason}", record.term) })
         }
         LeaderState::Handoff { to } if *to == s.me.node => {
-            Some(Trigger { from: s.now.boot, why: format!("{holder} handed term {} over to this node", record.term) })
+            // Another request, for another node, holds this one up no longer than its time from then on.
+            let from = s.now.boot.minus(s.stood_still());
+            Some(Trigger { from, why: format!("{holder} handed term {} over to this node", record.term) })
         }
         LeaderState::Claimed | LeaderState::Serving | LeaderState::Handoff { .. } => {
             if let Some(why) = operator::asserted(s, d, record) {

@@ -20,7 +20,7 @@ use crate::model::{
     request::Request,
 };
 
-/// A resumption is sent only while the deadline leaves its answer so much time.
+/// A resumption is sent only while the deadline leaves its answer so much time; a third of the hold, where that is less.
 const ANSWER: Span = Span::from_secs(1);
 
 /// A directory is looked at so often while nothing may be done to it.
@@ -332,14 +332,15 @@ fn handshake(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, stored:
     let (term, timers) = (leader.record.term, s.policy.timers());
     d.hurry = true;
     let armed = s.guard().and_then(|guard| guard.armed).filter(|armed| armed.term == term && !s.busy(Task::Arm));
-    let least = s.now.boot.plus(ANSWER);
+    let answer = ANSWER.min(Span::from_nanos(timers.hold.as_nanos() / 3));
+    let least = s.now.boot.plus(answer);
     let Some(armed) = armed.filter(|armed| armed.until > least && armed.until <= s.now.boot.plus(timers.hold)) else {
         d.waits("resume", format!("{who}: the deadline is armed first"));
         d.act(s, Action::Arm { term, until: s.now.boot.plus(timers.hold) });
         return;
     };
     d.because("resume", format!("{who}: this node serves in term {term}"));
-    d.wake(armed.until.minus(ANSWER).max(s.now.boot.plus(leadership::ASK_AGAIN)));
+    d.wake(armed.until.minus(answer).max(s.now.boot.plus(leadership::ASK_AGAIN)));
     let next = leadership::next_position(s, d, &leader.record);
     let record = LeaderRecord { state: LeaderState::Serving, hold: timers.hold, wait: timers.wait, ..next };
     d.act(s, Action::Txn(Purpose::Resume, operator::swap_for(leader, &record, stored)));

@@ -3,7 +3,7 @@
 use super::{
     decision::{Action, Configuration, Follow, Published, Purpose, Task},
     draft::Draft,
-    durability, flap, ledger, operator, registration,
+    durability, flap, ledger, operator, registration, release,
     snapshot::Snapshot,
 };
 use crate::model::{
@@ -15,7 +15,7 @@ use crate::model::{
     node_file::NodeFile,
     observed::Observed,
     policy::LONGEST_HOLD,
-    record::{HistoryRecord, Lag, LeaderState, MemberRecord, MemberRole, PolicyRecord, Unknown, VERSION, to_text},
+    record::{HistoryRecord, Lag, LeaderRecord, LeaderState, MemberRecord, MemberRole, PolicyRecord, Unknown, VERSION, to_text},
     term::Term,
     timeline::{TimelineHistory, TimelineId},
 };
@@ -385,12 +385,17 @@ fn member_record(s: &Snapshot) -> MemberRecord {
         pending_restart: s.server().is_some_and(|facts| !facts.pending_restart.is_empty()),
         roles_missing: roles_missing(s),
         finds_gone: None,
-        acts_in: s.leader().filter(|_| s.holds()).map(|leader| leader.record.term),
+        acts_in: s.leader().filter(|leader| s.holds() || ends_pause(s, &leader.record)).map(|leader| leader.record.term),
         answer: None,
         oldest_wal: s.server().and_then(|facts| facts.oldest_wal),
         acknowledges_otherwise: s.acknowledges_otherwise(),
         unknown: Unknown::new(),
     }
+}
+
+/// Whether this agent alone can end the pause: it has seen the guard of before die in it, and PostgreSQL with that.
+fn ends_pause(s: &Snapshot, leader: &LeaderRecord) -> bool {
+    matches!(leader.state, LeaderState::Paused(_)) && release::died_here(s, leader)
 }
 
 /// Only the first term can lack them: later primaries have them from their predecessor. Told from the claim on, so that whoever

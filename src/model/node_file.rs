@@ -157,6 +157,9 @@ pub struct Floors {
     pub seq: u64,
     /// `sync.term`.
     pub sync_term: Term,
+    /// `leader.term`. What this node has promised or claimed beyond that is in the file itself.
+    #[serde(default)]
+    pub term: Term,
 }
 
 impl NodeFile {

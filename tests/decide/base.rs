@@ -223,7 +223,7 @@ fn node(number: u32) -> Snapshot {
             term: Term::new(3),
             promised: Term::new(3),
             boundary: Some(Boundary { tli: tli(2), lsn: NOTED }),
-            floors: Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, seq: 40, sync_term: Term::new(3) },
+            floors: Floors { uuid: Some(parsed("u1")), generation: 1, revision: 100, seq: 40, sync_term: Term::new(3), term: Term::new(3) },
             ..NodeFile::fresh(parsed("orders"), me.node, me.data)
         },
         policy: policy(),

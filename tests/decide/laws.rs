@@ -260,6 +260,24 @@ fn a_claim_that_is_too_early_or_not_ours_is_withheld() {
     }
 }
 
+/// Whoever asks for the pause's end is told that its holder is there as long as that one can end it.
+#[test]
+fn an_agent_whose_guard_died_in_a_pause_says_that_it_is_there_to_end_it() {
+    let said = |lines: &[&str]| {
+        let mut s = base::named("n1 serves").unwrap();
+        for line in lines {
+            edit::apply(&mut s, line).unwrap();
+        }
+        let actions = decide(&s).actions;
+        actions.into_iter().find_map(|action| if let Action::PutMember(record) = action { Some(record.acts_in) } else { None })
+    };
+    let died = ["guard.incarnation = g7", "guard.armed = null", "guard.primary_of = null", r#"guard.process = {"empty": {"last": null}}"#];
+    let paused = [&["the cluster is paused: kernel upgrade"], &died[..]].concat();
+    assert_eq!(said(&[&paused[..], &["former_guard = g1"]].concat()), Some(Some(pgbaton::model::term::Term::new(3))));
+    assert_eq!(said(&[&paused[..], &["former_guard = g0"]].concat()), Some(None), "that one is not the holder's");
+    assert_eq!(said(&[&died[..], &["former_guard = g1"]].concat()), Some(None), "it releases by itself");
+}
+
 /// The invariants are a second opinion. On the way that scripts go, nothing ever needs to be withheld.
 #[test]
 fn no_script_needs_its_actions_withheld() {

@@ -10,7 +10,7 @@ use crate::model::{moment::Moment, node_file::Floors, records::Records, term::Te
 impl State {
     /// What this answer undercuts of the floors, if it was asked for after they were known (protocol 1.2, *suspect etcd*).
     pub(super) fn undercut(&self, records: &Records, sent: Moment) -> Option<String> {
-        let (floors, term) = self.known_at(sent)?;
+        let floors = self.known_at(sent)?;
         let uuid = floors.uuid.as_ref()?;
         let Some(cluster) = &records.cluster else {
             return Some(format!("nothing is left under this cluster's prefix; this node knows it with uuid {uuid}"));
@@ -27,7 +27,7 @@ impl State {
             ("revision", records.revision, floors.revision),
             ("leader.seq", leader.map_or(0, |leader| leader.seq), floors.seq),
             ("sync.term", records.sync.as_ref().map_or(0, |sync| sync.record.term.get()), floors.sync_term.get()),
-            ("term", leader.map_or(0, |leader| leader.term.get()), term.get()),
+            ("term", leader.map_or(0, |leader| leader.term.get()), floors.term.get()),
         ];
         checks.into_iter().find(|(_, there, floor)| there < floor).map(|(what, there, floor)| went_back(what, there, floor))
     }
@@ -47,7 +47,7 @@ impl State {
 
     /// The same of an answer that shows a few keys only: its revision says enough.
     pub(super) fn undercut_by(&self, revision: u64, sent: Moment) -> Option<String> {
-        let floor = self.known_at(sent)?.0.revision;
+        let floor = self.known_at(sent)?.revision;
         (revision < floor).then(|| went_back("revision", revision, floor))
     }
 
@@ -61,24 +61,30 @@ impl State {
             revision: self.records.revision,
             seq: leader.map_or(0, |leader| leader.seq),
             sync_term: self.records.sync.as_ref().map_or(Term::ZERO, |sync| sync.record.term),
+            term: leader.map_or(Term::ZERO, |leader| leader.term),
         };
         if now.generation > self.file.floors.generation {
             return now;
         }
         let old = &self.file.floors;
-        Floors { revision: now.revision.max(old.revision), seq: now.seq.max(old.seq), sync_term: now.sync_term.max(old.sync_term), ..now }
+        Floors {
+            revision: now.revision.max(old.revision),
+            seq: now.seq.max(old.seq),
+            sync_term: now.sync_term.max(old.sync_term),
+            term: now.term.max(old.term),
+            ..now
+        }
     }
 
     /// What was known for sure when a question was sent: all that the view has shown, or what the file had noted at our start. A change that a watch
     /// told of meanwhile takes nothing of that away.
-    fn known_at(&self, sent: Moment) -> Option<(Floors, Term)> {
+    fn known_at(&self, sent: Moment) -> Option<Floors> {
         if sent >= self.floors_at {
-            let seen = self.records.leader.as_ref().map_or(Term::ZERO, |leader| leader.record.term);
-            return Some((self.newest_floors(), seen.max(self.file.term)));
+            return Some(self.newest_floors());
         }
-        let (floors, term, at) = &self.noted;
+        let (floors, at) = &self.noted;
         let raised = self.newest_floors().generation > floors.generation;
-        (sent >= *at && !raised).then(|| (floors.clone(), *term))
+        (sent >= *at && !raised).then(|| floors.clone())
     }
 }
 
