@@ -12,7 +12,7 @@ use super::{
     stop, target, unheard, upkeep, vote,
 };
 use crate::model::{
-    instance::{ControlState, DataDir, DiskFacts, Process, RecoveryTarget, RewindMark, Run, ServerRole, StartAs, Whole},
+    instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, Run, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
     node_file::Operation,
@@ -360,7 +360,8 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     if !clean {
         d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
         d.memory.rewind = Some(plan(None));
-        if upkeep::configured_for(s, d, RecoveryTarget::Current) {
+        // Not the timeline that `pg_control` names: it may be an older one, and nothing of ours would be read.
+        if upkeep::configured_for(s, d, target::alone(s, whole.tli)) {
             start(s, d);
         }
         return;

@@ -8,7 +8,7 @@ use super::{
     registration::new_life,
     rejoin::REWIND_TRIES,
     snapshot::Snapshot,
-    stop, upkeep, went_back,
+    stop, target, upkeep, went_back,
 };
 use crate::model::{
     instance::{DataDir, RecoveryTarget, RewindMark},
@@ -74,13 +74,18 @@ pub(super) fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecor
         Operation::Rewind { .. } if matches!(s.disk(), Some(DataDir::Missing | DataDir::Empty)) => {
             copy::begin(s, d, target, "there is no data any more", None);
         }
-        Operation::Rewind { .. } if !upkeep::configured_for(s, d, RecoveryTarget::Current) => {}
+        Operation::Rewind { .. } if !upkeep::configured_for(s, d, alone(s)) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
         Operation::Clone { .. } if !upkeep::configured(s, d, None) => {}
         Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
         Operation::InitDb => {}
     }
+}
+
+/// What recovery before the rewind aimed at: it is not written anew for the rewind, which starts nothing.
+fn alone(s: &Snapshot) -> RecoveryTarget {
+    s.memory.rewind.as_ref().map_or(RecoveryTarget::Current, |plan| target::alone(s, plan.tli))
 }
 
 /// A rewind that a former agent noted: only one that has begun and not ended is made again. The mark beside the directory
