@@ -381,7 +381,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         "diverged",
         format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
     );
-    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot };
+    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, target: target.tli, recovered, since: s.now.boot };
     if let Some(why) = rejoin::cannot_rewind(s, disk, whole, target.tli) {
         copy::reclone(s, d, target, &why, Some(plan(None)));
         return;

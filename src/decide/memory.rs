@@ -286,6 +286,8 @@ pub struct RewindPlan {
     pub whole: Lsn,
     /// On this timeline.
     pub tli: TimelineId,
+    /// The timeline that is led, to whose history it goes.
+    pub target: TimelineId,
     /// The run that reached it.
     pub recovered: Option<Run>,
     /// When the recovery was started.

@@ -61,7 +61,9 @@ pub(super) fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecor
         return;
     }
     // Where nobody leads whoever may vote or lead has to be able to: what was noted and has not begun is put aside.
-    let judged = s.memory.rewind.is_none() || target.is_none();
+    // So is a rewind to another timeline than the one that is led now, which may have left ours elsewhere.
+    let planned = s.memory.rewind.as_ref().map(|plan| plan.target);
+    let judged = planned.is_none() || planned != target.map(|target| target.tli);
     if matches!(operation, Operation::Rewind { .. }) && judged && noted_rewind(s, d) {
         return;
     }
