@@ -6,7 +6,7 @@ use super::{
     draft::Draft,
     ledger, noted, operator,
     registration::new_life,
-    rejoin::{self, REWIND_TRIES, Verdict},
+    rejoin::{self, Verdict},
     scan,
     snapshot::Snapshot,
     stop, target, unheard, upkeep, vote,
@@ -429,7 +429,7 @@ fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
     d.wake(ends);
     d.waits("recovery", format!("replays its own WAL up to {} before the rewind", plan.whole));
     if s.now.boot >= ends {
-        d.memory.failed_rewinds = REWIND_TRIES;
+        d.memory.rewinds_failed = s.leader().map(|leader| leader.record.term);
         d.memory.rewind = None;
         d.alarm("recovery", "the end of our own WAL was not reached: this directory cannot be rewound");
         stop::stop_postgres(s, d);

@@ -35,7 +35,7 @@ pub(super) fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecor
     );
     if done {
         d.memory.rewind = None;
-        d.memory.failed_rewinds = 0;
+        d.memory.rewinds_failed = None;
         let initialised = s.completed == Some(Completed::InitDb);
         d.act(s, Action::WriteFile(Box::new(NodeFile { initialised, ..new_life(s) })));
         return;
@@ -146,14 +146,17 @@ fn put_aside(s: &Snapshot, d: &mut Draft, why: &str) {
         return;
     }
     d.because("operation", why);
-    d.memory.rewind = None;
+    (d.memory.rewind, d.memory.rewinds_failed) = (None, None);
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
 }
 
 /// A rewind that was begun may only be rewound again, or replaced.
 fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Source) {
-    if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.begun() >= REWIND_TRIES) {
-        d.memory.failed_rewinds = REWIND_TRIES;
+    // What failed before this one was planned was another leader's.
+    let since = s.memory.rewind.as_ref().map(|plan| plan.since);
+    let failed = s.failures.get(&Task::Data).filter(|failure| since.is_none_or(|since| failure.at >= since));
+    if let Some(failure) = failed.filter(|failure| failure.begun() >= REWIND_TRIES) {
+        d.memory.rewinds_failed = Some(target.term);
         if copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {}", failure.why), s.memory.rewind.clone()) {
             return;
         }
