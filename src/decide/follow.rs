@@ -6,13 +6,13 @@ use super::{
     draft::Draft,
     ledger, noted, operator,
     registration::new_life,
-    rejoin::{self, REWIND_TRIES, Verdict},
+    rejoin::{self, Verdict},
     scan,
     snapshot::Snapshot,
     stop, target, unheard, upkeep, vote,
 };
 use crate::model::{
-    instance::{ControlState, DataDir, DiskFacts, Process, RecoveryTarget, RewindMark, Run, ServerRole, StartAs, Whole},
+    instance::{ControlState, DataDir, DiskFacts, Process, RewindMark, Run, ServerRole, StartAs, Whole},
     lsn::Lsn,
     moment::Span,
     node_file::Operation,
@@ -268,6 +268,9 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
         return;
     };
     let Some(whole) = scan::end_by_label(s, disk).or_else(|| scan::whole(s, d)) else { return };
+    if leaves_what_was_burnt(s, d, disk, whole) {
+        return;
+    }
     match rejoin::stopped(s, disk, whole, &history, target.tli) {
         Verdict::Streams if !rejoin::becomes_consistent(disk, &history, target.tli) => {
             copy::reclone(s, d, target, &rejoin::falls_short(disk, whole), None);
@@ -290,6 +293,38 @@ fn with_data(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: Option<&Lead
             copy::reclone(s, d, target, &why, None);
         }
     }
+}
+
+/// A promotion that ended behind its history file has left an id that was burnt since, and nothing on it: that file is replaced, and what the id
+/// grew out of is searched for its end.
+///
+/// Where `pg_control` is on it records of it were replayed, or written here: then it went its own way.
+fn leaves_what_was_burnt(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, whole: Whole) -> bool {
+    if !ledger::is_burnt(s, whole.tli) || disk.control.tli() >= whole.tli {
+        return false;
+    }
+    let is_real = |text: Option<&String>| text.is_some_and(|text| ledger::is_real(text));
+    match (is_real(disk.histories.get(&whole.tli)), is_real(s.histories.get(&whole.tli))) {
+        (true, true) => {
+            let fork = scan::disk_history(&disk.histories, whole.tli).last();
+            if fork.is_none_or(|fork| whole.lsn > s.layout.boundary(fork.at)) {
+                return false;
+            }
+            let Some(texts) = ledger::burnt_but_real(s, disk.control.tli()) else { return false };
+            d.because(
+                "history-conflict",
+                format!("nothing lies on timeline {}, which was given up: its history file is replaced", whole.tli),
+            );
+            ledger::put(s, d, texts);
+        }
+        (false, false) => scan::start(s, d),
+        // It was replaced, or brought, since the last look.
+        _ => {
+            d.waits("inspect", "the data directory is being inspected: its history files have changed");
+            d.act(s, Action::InspectDisk);
+        }
+    }
+    true
 }
 
 /// Slots of members that it made as a primary hold WAL back here, and nobody will come for it.
@@ -346,7 +381,7 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         "diverged",
         format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
     );
-    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, recovered, since: s.now.boot };
+    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, target: target.tli, recovered, since: s.now.boot };
     if let Some(why) = rejoin::cannot_rewind(s, disk, whole, target.tli) {
         copy::reclone(s, d, target, &why, Some(plan(None)));
         return;
@@ -360,7 +395,8 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
     if !clean {
         d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
         d.memory.rewind = Some(plan(None));
-        if upkeep::configured_for(s, d, RecoveryTarget::Current) {
+        // Not the timeline that `pg_control` names: it may be an older one, and nothing of ours would be read.
+        if upkeep::configured_for(s, d, target::alone(s, whole.tli)) {
             start(s, d);
         }
         return;
@@ -393,7 +429,7 @@ fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
     d.wake(ends);
     d.waits("recovery", format!("replays its own WAL up to {} before the rewind", plan.whole));
     if s.now.boot >= ends {
-        d.memory.failed_rewinds = REWIND_TRIES;
+        d.memory.rewinds_failed = s.leader().map(|leader| leader.record.term);
         d.memory.rewind = None;
         d.alarm("recovery", "the end of our own WAL was not reached: this directory cannot be rewound");
         stop::stop_postgres(s, d);

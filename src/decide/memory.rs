@@ -91,8 +91,8 @@ pub struct Memory {
     pub published: Option<Published>,
     /// When the server first failed to answer, while its process lives.
     pub mute_since: Option<Moment>,
-    /// Rewinds that failed in this life of the data directory.
-    pub failed_rewinds: u32,
+    /// In which term rewinds to its holder's history failed for good: to a later one's they are tried again.
+    pub rewinds_failed: Option<Term>,
     /// When this node last knew the cluster paused: what it knew of its directory then may not hold any more.
     pub paused: Option<Moment>,
     /// Since when, as the holder, it gives a paused record up.
@@ -286,6 +286,8 @@ pub struct RewindPlan {
     pub whole: Lsn,
     /// On this timeline.
     pub tli: TimelineId,
+    /// The timeline that is led, to whose history it goes.
+    pub target: TimelineId,
     /// The run that reached it.
     pub recovered: Option<Run>,
     /// When the recovery was started.

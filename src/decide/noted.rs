@@ -8,7 +8,7 @@ use super::{
     registration::new_life,
     rejoin::REWIND_TRIES,
     snapshot::Snapshot,
-    stop, upkeep, went_back,
+    stop, target, upkeep, went_back,
 };
 use crate::model::{
     instance::{DataDir, RecoveryTarget, RewindMark},
@@ -35,7 +35,7 @@ pub(super) fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecor
     );
     if done {
         d.memory.rewind = None;
-        d.memory.failed_rewinds = 0;
+        d.memory.rewinds_failed = None;
         let initialised = s.completed == Some(Completed::InitDb);
         d.act(s, Action::WriteFile(Box::new(NodeFile { initialised, ..new_life(s) })));
         return;
@@ -61,7 +61,9 @@ pub(super) fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecor
         return;
     }
     // Where nobody leads whoever may vote or lead has to be able to: what was noted and has not begun is put aside.
-    let judged = s.memory.rewind.is_none() || target.is_none();
+    // So is a rewind to another timeline than the one that is led now, which may have left ours elsewhere.
+    let planned = s.memory.rewind.as_ref().map(|plan| plan.target);
+    let judged = planned.is_none() || planned != target.map(|target| target.tli);
     if matches!(operation, Operation::Rewind { .. }) && judged && noted_rewind(s, d) {
         return;
     }
@@ -74,13 +76,18 @@ pub(super) fn operation(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecor
         Operation::Rewind { .. } if matches!(s.disk(), Some(DataDir::Missing | DataDir::Empty)) => {
             copy::begin(s, d, target, "there is no data any more", None);
         }
-        Operation::Rewind { .. } if !upkeep::configured_for(s, d, RecoveryTarget::Current) => {}
+        Operation::Rewind { .. } if !upkeep::configured_for(s, d, alone(s)) => {}
         Operation::Rewind { .. } => rewind_again(s, d, target, source),
         // The passwords that the copy needs stand in the managed files.
         Operation::Clone { .. } if !upkeep::configured(s, d, None) => {}
         Operation::Clone { source, place } => copy::goes_on(s, d, target, source, *place),
         Operation::InitDb => {}
     }
+}
+
+/// What recovery before the rewind aimed at: it is not written anew for the rewind, which starts nothing.
+fn alone(s: &Snapshot) -> RecoveryTarget {
+    s.memory.rewind.as_ref().map_or(RecoveryTarget::Current, |plan| target::alone(s, plan.tli))
 }
 
 /// A rewind that a former agent noted: only one that has begun and not ended is made again. The mark beside the directory
@@ -139,14 +146,17 @@ fn put_aside(s: &Snapshot, d: &mut Draft, why: &str) {
         return;
     }
     d.because("operation", why);
-    d.memory.rewind = None;
+    (d.memory.rewind, d.memory.rewinds_failed) = (None, None);
     d.act(s, Action::WriteFile(Box::new(NodeFile { operation: None, ..s.file.clone() })));
 }
 
 /// A rewind that was begun may only be rewound again, or replaced.
 fn rewind_again(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, source: Source) {
-    if let Some(failure) = s.failures.get(&Task::Data).filter(|failure| failure.begun() >= REWIND_TRIES) {
-        d.memory.failed_rewinds = REWIND_TRIES;
+    // What failed before this one was planned was another leader's.
+    let since = s.memory.rewind.as_ref().map(|plan| plan.since);
+    let failed = s.failures.get(&Task::Data).filter(|failure| since.is_none_or(|since| failure.at >= since));
+    if let Some(failure) = failed.filter(|failure| failure.begun() >= REWIND_TRIES) {
+        d.memory.rewinds_failed = Some(target.term);
         if copy::reclone(s, d, target, &format!("{REWIND_TRIES} rewinds failed: {}", failure.why), s.memory.rewind.clone()) {
             return;
         }

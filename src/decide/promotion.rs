@@ -55,7 +55,7 @@ pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -
         return release::abandon(s, d, leader, &why);
     }
     let prepared = s.sync().is_some_and(|sync| sync.record.term == leader.record.term && sync.record.primary == s.myself());
-    match path(s) {
+    match path(s, leader) {
         Path::Restart if prepared => start_in_place(s, d, leader),
         Path::Restart => prepare(s, d, leader, None),
         Path::Promotion if prepared => promote(s, d, leader),
@@ -103,7 +103,9 @@ enum Path {
     None(String),
 }
 
-fn path(s: &Snapshot) -> Path {
+fn path(s: &Snapshot, leader: &Stored<LeaderRecord>) -> Path {
+    // It would come up on the timeline that it has, and was given another one.
+    let in_place = || ledger::reserved_by_us(s, leader).is_none() && owns_what_lies_here(s);
     match s.process() {
         Some(Process::Running { start, .. }) => match s.role() {
             Some(ServerRole::Primary { tli, .. }) => Path::Serving(*tli),
@@ -113,7 +115,7 @@ fn path(s: &Snapshot) -> Path {
         Some(Process::Empty { .. }) => match (s.disk(), &s.file.operation) {
             // This claim was on its way when that began.
             (_, Some(operation)) => Path::None(format!("{operation} has not ended")),
-            (Some(DataDir::Present(_)), _) if owns_what_lies_here(s) => Path::Restart,
+            (Some(DataDir::Present(_)), _) if in_place() => Path::Restart,
             (Some(DataDir::Present(_)), _) if target::is_to_start_alone(s) => Path::Alone,
             (Some(DataDir::Present(_)), _) => Path::None("PostgreSQL does not run here, and this node may not start as primary".to_owned()),
             (Some(_), _) => Path::None("the data directory is gone".to_owned()),

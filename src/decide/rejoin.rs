@@ -90,7 +90,8 @@ pub(super) fn cannot_rewind(s: &Snapshot, disk: &DiskFacts, whole: Whole, target
     if ledger::history(s, target).is_some_and(|history| history.goes_back()) {
         return Some(format!("the switch points of timeline {target} go back, and pg_rewind would take a later one for where they part"));
     }
-    (s.memory.failed_rewinds >= REWIND_TRIES).then(|| format!("{REWIND_TRIES} rewinds failed"))
+    let led_in = s.leader().map(|leader| leader.record.term);
+    (led_in.is_some() && s.memory.rewinds_failed == led_in).then(|| format!("{REWIND_TRIES} rewinds failed"))
 }
 
 /// Compares an end of WAL on a history with the history of `target`.

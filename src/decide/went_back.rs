@@ -190,6 +190,7 @@ pub(super) fn lost(s: &Snapshot, whole: Whole) -> Option<String> {
 /// Whether that position, which was seen on this disk, is not in WAL that ends there: beyond its end, or on a timeline that its own one left
 /// before. A directory may come back on a newer number, given up since, than the one that was followed later.
 fn lacks(s: &Snapshot, whole: Whole, tli: TimelineId, lsn: Lsn) -> bool {
+    let tli = ledger::grown_out_of(s, tli, whole.tli);
     let text = s.histories.get(&whole.tli).filter(|text| tli < whole.tli && ledger::is_real(text));
     text.is_some_and(|text| ledger::goes_another_way(s, text, tli, lsn)) || (tli, lsn) > (whole.tli, whole.lsn)
 }

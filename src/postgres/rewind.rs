@@ -1,12 +1,12 @@
 //! `pg_rewind`: making a data directory that went another way follow the primary again, without a full copy.
 //!
 //! The order (protocol 1.13 c) is the caller's to keep: [`archive_ready_segments`]; where the server was not stopped cleanly, a
-//! start with [`RecoveryTarget::Current`] until replay reaches the end of WAL, then a fast stop; only then the ledger's history files
+//! start with [`RecoveryTarget::Timeline`] until replay reaches the end of WAL, then a fast stop; only then the ledger's history files
 //! (EXP-30 ii); [`diverged`], because it will be gone; [`source_state`]; [`run`].
 //! pg_rewind's own recovery of its target runs `postgres --single`, which refuses a directory with `standby.signal`
 //! (EXP-27), and is never asked for.
 //!
-//! [`RecoveryTarget::Current`]: crate::model::instance::RecoveryTarget::Current
+//! [`RecoveryTarget::Timeline`]: crate::model::instance::RecoveryTarget::Timeline
 
 use super::{
     Error, Failure, Settings, Stream, basebackup,

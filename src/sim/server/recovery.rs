@@ -21,7 +21,8 @@ impl World {
                 let from = self
                     .wal
                     .boundary_before(data.branch, data.end, back)
-                    .max(data.min_recovery.0.min(self.wal.whole(data.branch, data.end)));
+                    .max(data.min_recovery.0.min(self.wal.whole(data.branch, data.end)))
+                    .min(self.recovery_ends(node));
                 let stuck = self.lured(node);
                 if let Some(data) = &mut self.nodes[node].disk {
                     data.control = ControlState::InArchiveRecovery;
@@ -45,6 +46,18 @@ impl World {
                 self.tick(node, id);
             }
         }
+    }
+
+    /// Up to where recovery reads: a timeline that is newer than its target is none of its history.
+    pub(super) fn recovery_ends(&self, node: usize) -> u64 {
+        let (Some(server), Some(data)) = (&self.nodes[node].server, &self.nodes[node].disk) else { return u64::MAX };
+        let target = match server.target {
+            RecoveryTarget::Latest => return u64::MAX,
+            RecoveryTarget::Current => data.tli(),
+            RecoveryTarget::Timeline(tli) => tli,
+        };
+        let of = self.wal.ancestor_of(data.branch, target);
+        of.and_then(|of| self.wal.shared(data.branch, of)).unwrap_or(u64::MAX)
     }
 
     /// WAL that was not replayed, of a timeline that is not in the history of the one that recovery takes for its target, is never read.

@@ -194,7 +194,7 @@ impl World {
     pub(super) fn replay(&mut self, node: usize, id: u64) {
         let lag = if self.random.chance(200) { self.random.below(3_000) } else { 0 };
         let Some(data) = &self.nodes[node].disk else { return };
-        let to = self.wal.boundary_before(data.branch, data.end, lag);
+        let to = self.wal.boundary_before(data.branch, data.end, lag).min(self.recovery_ends(node));
         let restart = self.random.chance(20);
         let branch = data.branch;
         let Some(server) = self.server_of(node, id) else { return };
