@@ -288,7 +288,7 @@ impl World {
         }
     }
 
-    fn refresh_lease(&mut self, node: usize, run: u64) {
+    pub(in crate::sim) fn refresh_lease(&mut self, node: usize, run: u64) {
         let now = self.now;
         self.leases.insert((node, run), now);
         self.later(LEASE, move |world| world.expire_lease(node, run));

@@ -22,7 +22,10 @@ use crate::{
         world::{World, parsed},
     },
 };
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 /// A snapshot is older than this when it is restored: backups are made by the hour.
 const OLD: u64 = 60 * SECOND;
@@ -192,6 +195,11 @@ impl World {
         self.store.log.clear();
         self.store.backups.clear();
         self.store.compacted = 0;
+        // Leases come back with it, and have their whole time again: also of agents that are no more.
+        let leases: BTreeSet<(usize, u64)> = self.store.entries.values().filter_map(|entry| entry.lease).collect();
+        for (node, run) in leases {
+            self.refresh_lease(node, run);
+        }
     }
 
     /// An operator looks after `after`, and again until the records are made anew.
