@@ -10,6 +10,7 @@ use super::{
     observe::{chain, layout, normal},
     rewind::{self, NotReady},
     starter::Starter,
+    verb::{GUARD_LIMIT, QUIT_LIMIT, guarded, start_postgres},
 };
 use crate::{
     clock, dcs,
@@ -18,13 +19,10 @@ use crate::{
         decision::{Action, Configuration, Purpose, Task},
         snapshot::{Probed, Shown},
     },
-    guard::{
-        self,
-        client::{ArmedBy, Disarm, Guard},
-    },
+    guard::client::{ArmedBy, Disarm, Guard},
     model::{
         failsafe::Ask,
-        instance::{DataDir, Run, StartAs},
+        instance::{DataDir, Run},
         key::Txn,
         lsn::Lsn,
         moment::Span,
@@ -47,8 +45,6 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How long the guard may take to answer a verb.
-const GUARD_LIMIT: Span = Span::from_secs(2);
 /// How long one SQL statement of ours may take.
 pub(super) const SQL_LIMIT: Span = Span::from_secs(5);
 /// How long another server may take to answer at all.
@@ -172,23 +168,23 @@ async fn perform(tools: &Arc<Tools>, action: Action, context: Context) -> Result
         Action::Arm { term, until } => {
             // The guard makes no deadline later for an agent that has not made the lease its own.
             let by = if swapped == Some(term) { ArmedBy::OwnSwap } else { ArmedBy::Caution };
-            guarded(session(tools)?.arm(term, until, by, GUARD_LIMIT).await, tools).await
+            guarded(tools, async |guard| guard.arm(term, until, by, GUARD_LIMIT).await).await
         }
         Action::Disarm { term: armed } => {
-            guarded(session(tools)?.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await, tools).await
+            guarded(tools, async |guard| guard.disarm(term.max(armed), Disarm::NotPrimary, GUARD_LIMIT).await).await
         }
         Action::DisarmPaused { term: paused } => {
-            guarded(session(tools)?.disarm(term.max(paused), Disarm::Paused, GUARD_LIMIT).await, tools).await
+            guarded(tools, async |guard| guard.disarm(term.max(paused), Disarm::Paused, GUARD_LIMIT).await).await
         }
         Action::Start { start, term } => start_postgres(tools, start, term).await,
         Action::Stop { mode, deadline } => {
             tools.server.disconnect();
-            guarded(session(tools)?.stop(mode, deadline, term, GUARD_LIMIT).await, tools).await
+            guarded(tools, async |guard| guard.stop(mode, deadline, term, GUARD_LIMIT).await).await
         }
-        Action::Kill => guarded(session(tools)?.kill(term, GUARD_LIMIT).await, tools).await,
-        Action::Promote { term } => guarded(session(tools)?.promote(term, GUARD_LIMIT).await, tools).await,
+        Action::Kill => guarded(tools, async |guard| guard.kill(term, GUARD_LIMIT).await).await,
+        Action::Promote { term } => guarded(tools, async |guard| guard.promote(term, GUARD_LIMIT).await).await,
         Action::Configure(configuration) => configure(tools, *configuration, run, ledger).await,
-        Action::Cut(from) => guarded(session(tools)?.cut(from, term, GUARD_LIMIT).await, tools).await,
+        Action::Cut(from) => guarded(tools, async |guard| guard.cut(from, term, GUARD_LIMIT).await).await,
         Action::Probe(address) => probe(tools, address).await,
         Action::AskPeers { ask, of } => ask_peers(tools, ask, of).await,
         Action::CutStream => cut_stream(tools, running(run)?).await,
@@ -210,7 +206,8 @@ async fn perform(tools: &Arc<Tools>, action: Action, context: Context) -> Result
         }
         Action::DropSlot(name) => shown(tools, running(run)?, async |run| tools.server.drop_slot(run, &name, SQL_LIMIT).await).await,
         Action::Migrate => migrate(tools).await,
-        Action::StopGuard => tools.starter.stop(&tools.guard, term).await,
+        Action::StopGuard if tools.guard.borrow().is_none() => Ok(()),
+        Action::StopGuard => guarded(tools, async |guard| guard.quit(term, QUIT_LIMIT).await).await,
     }
 }
 
@@ -222,25 +219,6 @@ fn running(run: Option<Run>) -> Result<Run, String> {
     run.ok_or_else(|| "PostgreSQL does not run".to_owned())
 }
 
-fn session(tools: &Tools) -> Result<Guard, String> {
-    tools.guard.borrow().clone().ok_or_else(|| "no guard is in session".to_owned())
-}
-
-/// The guard's answer carries its status; it is published like any other.
-async fn guarded(answer: Result<crate::model::instance::GuardStatus, guard::client::Error>, tools: &Tools) -> Result<(), String> {
-    match answer {
-        Ok(status) => {
-            publish(tools, Event::Guard(status)).await;
-            Ok(())
-        }
-        Err(guard::client::Error::Refused { why, status }) => {
-            publish(tools, Event::Guard(*status)).await;
-            Err(why)
-        }
-        Err(fault) => Err(chain(&fault)),
-    }
-}
-
 async fn write_file(tools: &Tools, file: NodeFile) -> Result<(), String> {
     let (store, content) = (Arc::clone(&tools.store), file.clone());
     // fsync may take long: other work goes on meanwhile.
@@ -248,25 +226,6 @@ async fn write_file(tools: &Tools, file: NodeFile) -> Result<(), String> {
     writing.await.map_err(|fault| chain(&fault))?.map_err(|fault| chain(&fault))?;
     publish(tools, Event::FileWritten(Box::new(file))).await;
     Ok(())
-}
-
-async fn start_postgres(tools: &Tools, start: StartAs, term: crate::model::term::Term) -> Result<(), String> {
-    let guard = session(tools)?;
-    let rendered = tools.rendered.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let rendered = rendered.ok_or_else(|| "the managed configuration has not been written yet".to_owned())?;
-    let command = postgres::start_command(&tools.settings, &rendered, start).await.map_err(|fault| chain(&fault))?;
-    let text = |word: std::ffi::OsString| word.into_string().map_err(|word| format!("{word:?} is no UTF-8"));
-    let command = guard::StartCommand {
-        program: command.program,
-        args: command.args.into_iter().map(text).collect::<Result<_, _>>()?,
-        env: command.env.into_iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect::<Result<_, String>>()?,
-        working_dir: command.cwd,
-        uid: command.uid,
-        gid: command.gid,
-        data_dir: tools.settings.data_dir.clone(),
-        log_file: command.log_file,
-    };
-    guarded(guard.start(start, command, term, GUARD_LIMIT).await, tools).await
 }
 
 /// The postgres room's words for what decisions say.

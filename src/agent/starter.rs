@@ -8,9 +8,9 @@ use super::observe::chain;
 use crate::{
     guard::{
         GuardSettings,
-        client::{self, Guard, query_status},
+        client::{self, query_status},
     },
-    model::{moment::Span, term::Term},
+    model::moment::Span,
 };
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -19,7 +19,7 @@ use std::{
     process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// How long a guard may take to come up, self-test included.
 const START_LIMIT: Span = Span::from_secs(20);
@@ -39,6 +39,17 @@ pub(super) struct Starter {
     /// The child that kept root's rights; `None`: the agent starts guards itself.
     keeper: Option<Arc<Mutex<UnixStream>>>,
     started: Arc<Notify>,
+    /// Told when that child is found to be gone.
+    lost: Arc<Notify>,
+}
+
+/// Why no guard was started.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    /// It could not be, this time.
+    Failed(String),
+    /// The child that kept root's rights is gone: this agent can never start one again.
+    Lost(String),
 }
 
 /// The child that kept root's rights. It ends with the agent.
@@ -105,10 +116,10 @@ fn start_blocking(launch: &Launch) -> Result<(), String> {
 }
 
 impl Starter {
-    pub(super) fn new(launch: Launch, keeper: Option<Keeper>, started: Arc<Notify>) -> Self {
+    pub(super) fn new(launch: Launch, keeper: Option<Keeper>, started: Arc<Notify>, lost: Arc<Notify>) -> Self {
         // The child ends at the end of its stdin, when the agent is gone.
         let keeper = keeper.map(|keeper| Arc::new(Mutex::new(keeper.stream)));
-        Self { launch, keeper, started }
+        Self { launch, keeper, started, lost }
     }
 
     /// Starts a guard, unless one answers already.
@@ -128,29 +139,99 @@ impl Starter {
         let keeper = self.keeper.clone();
         let starting = tokio::task::spawn_blocking(move || match keeper {
             Some(keeper) => ask(&keeper),
-            None => start_blocking(&launch),
+            None => start_blocking(&launch).map_err(Fault::Failed),
         });
         let done = tokio::time::timeout(START_LIMIT.to_std(), starting).await;
-        done.map_err(|_| format!("the guard did not come up within {START_LIMIT}"))?.map_err(|fault| chain(&fault))?
-    }
-
-    /// Ends the guard; its PostgreSQL is stopped.
-    pub(super) async fn stop(&self, guard: &watch::Receiver<Option<Guard>>, term: Term) -> Result<(), String> {
-        let session = guard.borrow().clone();
-        match session {
-            Some(guard) => guard.quit(term, Span::from_secs(5)).await.map(drop).map_err(|fault| chain(&fault)),
-            None => Ok(()),
-        }
+        let done = done.map_err(|_| format!("the guard did not come up within {START_LIMIT}"))?.map_err(|fault| chain(&fault))?;
+        done.map_err(|fault| match fault {
+            Fault::Failed(why) => why,
+            Fault::Lost(why) => {
+                self.lost.notify_one();
+                why
+            }
+        })
     }
 }
 
-fn ask(keeper: &Mutex<UnixStream>) -> Result<(), String> {
+fn ask(keeper: &Mutex<UnixStream>) -> Result<(), Fault> {
     let mut stream = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-    stream.write_all(b"s").map_err(|fault| format!("ask the starter: {fault}"))?;
+    let gone = |fault: std::io::Error| Fault::Lost(format!("the starter of guards is gone: {fault}"));
+    stream.write_all(b"s").map_err(gone)?;
     let mut line = Vec::new();
     let mut byte = [0; 1];
-    while stream.read(&mut byte).map_err(|fault| format!("hear the starter: {fault}"))? == 1 && byte[0] != b'\n' {
+    while {
+        stream.read_exact(&mut byte).map_err(gone)?;
+        byte[0] != b'\n'
+    } {
         line.push(byte[0]);
     }
-    if line.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
+    if line.is_empty() { Ok(()) } else { Err(Fault::Failed(String::from_utf8_lossy(&line).into_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::KillChoice;
+
+    fn starter(keeper: UnixStream, dir: &std::path::Path) -> Starter {
+        let settings = GuardSettings {
+            run_dir: dir.to_owned(),
+            data_dir: dir.to_owned(),
+            kill: KillChoice::Auto,
+            service_uid: None,
+            service_gid: None,
+            cluster: "c".parse().expect("name"),
+            node: "n1".parse().expect("name"),
+            log_file: None,
+            stop_timeout: Span::from_secs(1),
+            detach: true,
+        };
+        let launch = Launch { program: PathBuf::from("/nonexistent"), settings };
+        Starter { launch, keeper: Some(Arc::new(Mutex::new(keeper))), started: Arc::default(), lost: Arc::default() }
+    }
+
+    /// Whether the agent is told that its starter is gone.
+    async fn is_lost(starter: &Starter) -> bool {
+        let told = starter.lost.notified();
+        tokio::pin!(told);
+        told.as_mut().enable()
+    }
+
+    #[tokio::test]
+    async fn a_starter_that_is_gone_has_started_nothing_and_the_agent_is_told() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        drop(theirs);
+        let starter = starter(ours, dir.path());
+        let why = starter.start().await.expect_err("nobody is there");
+        assert!(why.starts_with("the starter of guards is gone"), "{why}");
+        assert!(is_lost(&starter).await);
+    }
+
+    #[tokio::test]
+    async fn a_starter_that_dies_over_its_errand_has_not_done_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (ours, mut theirs) = UnixStream::pair().expect("pair");
+        let starter = starter(ours, dir.path());
+        let dies = tokio::task::spawn_blocking(move || theirs.read_exact(&mut [0]));
+        let why = starter.start().await.expect_err("no answer came");
+        dies.await.expect("task").expect("asked");
+        assert!(why.starts_with("the starter of guards is gone"), "{why}");
+        assert!(is_lost(&starter).await);
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_does_not_come_up_is_no_loss_of_the_starter() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (ours, mut theirs) = UnixStream::pair().expect("pair");
+        let starter = starter(ours, dir.path());
+        let says = tokio::task::spawn_blocking(move || {
+            theirs.read_exact(&mut [0])?;
+            theirs.write_all(b"no room\n")?;
+            Ok::<_, std::io::Error>(theirs)
+        });
+        assert_eq!(starter.start().await, Err("no room".to_owned()));
+        assert!(!is_lost(&starter).await);
+        drop(says.await.expect("task").expect("asked"));
+    }
 }

@@ -75,6 +75,11 @@ pub enum Error {
     /// The API could not be started.
     #[error("{0}")]
     Api(String),
+    /// The child that kept root's rights is gone, and a guard is needed: this agent cannot start one, another one can.
+    #[error(
+        "start a guard: the child that keeps root's rights is gone; this agent ends, so that its supervisor starts another one as root"
+    )]
+    StarterGone,
     /// The system refused something.
     #[error("could not {doing}")]
     System {
@@ -229,7 +234,7 @@ async fn agent<A>(
     let (events_in, events) = mpsc::channel(EVENTS);
     let (session_in, session) = watch::channel(None);
     let (pace, paced) = watch::channel(Pace { run: None, every: Span::from_millis(500), calm: true });
-    let started = Arc::new(Notify::new());
+    let (started, lost) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let server = Arc::new(Server::new(Arc::clone(&settings)));
     let agent = clock::incarnation();
     tracing::info!(cluster = %config.cluster, node = %config.node, %agent, data = %file.data, starts = file.starts, "the agent starts");
@@ -245,7 +250,7 @@ async fn agent<A>(
         program: launch.program.clone(),
         peers: peers(&config, &agent)?,
         guard: session,
-        starter: Starter::new(launch.clone(), keeper, Arc::clone(&started)),
+        starter: Starter::new(launch.clone(), keeper, Arc::clone(&started), Arc::clone(&lost)),
         store: Arc::new(Mutex::new(store)),
         rendered: Mutex::new(None),
         events: events_in.clone(),
@@ -266,10 +271,12 @@ async fn agent<A>(
         doing: BTreeMap::new(),
         failed: BTreeMap::new(),
     };
+    let to_loop = events_in.clone();
     // Each in a task of its own: what wakes one of them is no work for the others. They end with the set.
     let mut parts = JoinSet::new();
-    parts.spawn(looped.run());
-    parts.spawn(signals(events_in.clone(), stopping));
+    parts.spawn(async move { Ok(looped.run().await) });
+    parts.spawn(async move { Ok(signals(to_loop, stopping).await) });
+    parts.spawn(without_starter(lost));
     let link = guard_link::keep(launch.settings.socket(), agent, session_in, started, events_in.clone());
     part(&mut parts, "the guard's link", link);
     part(&mut parts, "the watch of etcd", observe::etcd(etcd.clone(), events_in.clone()));
@@ -278,18 +285,24 @@ async fn agent<A>(
     part(&mut parts, "the questions of peers", observe::asks(asks, events_in.clone()));
     part(&mut parts, "the samples of the server", observe::server(server, paced, events_in));
     match parts.join_next().await {
-        Some(Ok(why)) => Ok(why),
+        Some(Ok(why)) => why,
         // Nobody cancels one of them: it panicked, and so does the agent. The guard's deadline stands.
         Some(Err(fault)) => std::panic::resume_unwind(fault.into_panic()),
         None => Ok("nothing was left to do".to_owned()),
     }
 }
 
+/// Ends the agent once it can start no guard any more. PostgreSQL, and a guard that lives, go on: the next agent takes the session.
+async fn without_starter(lost: Arc<Notify>) -> Result<String, Error> {
+    lost.notified().await;
+    Err(Error::StarterGone)
+}
+
 /// Adds one of the agent's parts, whose end is the agent's.
-fn part(parts: &mut JoinSet<String>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+fn part(parts: &mut JoinSet<Result<String, Error>>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
     parts.spawn(async move {
         work.await;
-        format!("{name} ended")
+        Ok(format!("{name} ended"))
     });
 }
 

@@ -330,7 +330,10 @@ pub(super) fn abandon(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>
 /// Whether the guard that the record names died before this agent's eyes, and its successor has seen the tree empty: nobody but this node's agent
 /// knows.
 pub(super) fn died_here(s: &Snapshot, record: &LeaderRecord) -> bool {
-    record.holder.replica() == s.myself() && s.former_guard.as_ref() == Some(&record.holder.guard) && s.is_empty()
+    let guard = &record.holder.guard;
+    // A session that ended is no proof: the guard may be in session again.
+    let died = s.former_guard.as_ref() == Some(guard) && s.guard().is_some_and(|now| now.incarnation != *guard);
+    record.holder.replica() == s.myself() && died && s.is_empty()
 }
 
 /// Then this agent may release.

@@ -20,7 +20,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -101,10 +101,14 @@ pub enum Disarm {
 }
 
 /// The session with the guard. Clones share it.
+///
+/// A verb that gets no answer in time ends the session: what was done, and is, shows in the first status of the next one. The guard does not do
+/// any more what it then has not begun, but for a stop and a kill.
 #[derive(Clone, Debug)]
 pub struct Guard {
     agent: Incarnation,
     requests: mpsc::Sender<Pending>,
+    end: watch::Sender<bool>,
 }
 
 struct Pending {
@@ -116,8 +120,8 @@ struct Pending {
 impl Guard {
     /// Takes the session of the guard that listens at `socket`, within `deadline`. A former agent's process is killed and waited for.
     ///
-    /// The receiver gets the present status, then each change. When it is not read, older statuses give way to the newest. It ends when the
-    /// connection does. Call it in a tokio runtime: a task there serves the connection until the last clone is dropped.
+    /// The receiver gets the present status, then each change. When it is not read, older statuses give way to the newest. It ends once the
+    /// connection is closed. Call it in a tokio runtime: a task there serves the connection until the last clone is dropped.
     ///
     /// # Errors
     /// [`Error::Absent`], [`Error::Rejected`], [`Error::Gone`], [`Error::Timeout`].
@@ -126,10 +130,30 @@ impl Guard {
         let (status, reader, writer) = within(deadline, greet(socket, &hello)).await?;
         let (requests, asked) = mpsc::channel(QUEUE);
         let (changes, statuses) = mpsc::channel(QUEUE);
+        let (end, ended) = watch::channel(false);
         let line = Line { agent: agent.clone(), writer, counter: 0, waiting: BTreeMap::new(), unread: Some(status) };
         #[expect(clippy::disallowed_methods, reason = "one task a connection, ended by the drop of its handles")]
-        tokio::spawn(line.serve(reader, asked, changes));
-        Ok((Self { agent, requests }, statuses))
+        tokio::spawn(async move {
+            line.serve(reader, asked, &changes, ended).await;
+            // Closed by now, whatever waits there unread; only then the receiver learns of it.
+            drop(changes);
+        });
+        Ok((Self { agent, requests, end }, statuses))
+    }
+
+    /// Whether the session is over: what it said last is no fact any more.
+    pub fn has_ended(&self) -> bool {
+        self.gave_up() || self.requests.is_closed()
+    }
+
+    /// Whether it ended because a verb got no answer in time.
+    pub fn gave_up(&self) -> bool {
+        *self.end.borrow()
+    }
+
+    /// Whether these are the same session.
+    pub fn is(&self, other: &Self) -> bool {
+        self.requests.same_channel(&other.requests)
     }
 
     /// This run of the agent, as the guard knows it.
@@ -212,12 +236,17 @@ impl Guard {
     }
 
     async fn ask(&self, term: Term, verb: Verb, deadline: Span) -> Result<GuardStatus, Error> {
-        within(deadline, async {
+        let asked = within(deadline, async {
             let (answer, answered) = oneshot::channel();
             self.requests.send(Pending { term, verb, answer }).await.map_err(|_| Error::Gone)?;
             answered.await.map_err(|_| Error::Gone)?
         })
-        .await
+        .await;
+        if matches!(asked, Err(Error::Timeout(_))) {
+            // What waits unread shall not be done later, when nobody expects it any more.
+            self.end.send_replace(true);
+        }
+        asked
     }
 }
 
@@ -306,11 +335,19 @@ struct Line {
 }
 
 impl Line {
-    async fn serve(mut self, mut reader: Reader, mut asked: mpsc::Receiver<Pending>, changes: mpsc::Sender<GuardStatus>) {
+    async fn serve(
+        mut self,
+        mut reader: Reader,
+        mut asked: mpsc::Receiver<Pending>,
+        changes: &mpsc::Sender<GuardStatus>,
+        mut ended: watch::Receiver<bool>,
+    ) {
         let mut line = Vec::new();
         loop {
             let result = tokio::select! {
                 biased;
+                // Fails once no handle is left.
+                () = async { drop(ended.wait_for(|end| *end).await) } => return,
                 room = changes.reserve(), if self.unread.is_some() && !changes.is_closed() => {
                     if let (Ok(room), Some(status)) = (room, self.unread.take()) {
                         room.send(status);

@@ -66,9 +66,9 @@ impl Wall {
         wall
     }
 
-    /// As the status tells it.
+    /// As the status tells it. While a change is made neither the former state is sure nor the new one: whoever asked for it may be gone.
     pub(super) fn status(&self) -> Cut {
-        self.cut.clone()
+        if matches!(self.work, Some((Some(_), _, _))) { Cut::Unknown } else { self.cut.clone() }
     }
 
     /// From now on nothing passes between this host and `from`, and everything else does. Its answer comes from [`Self::turn`].

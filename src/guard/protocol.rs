@@ -112,6 +112,11 @@ pub(super) enum Verb {
     Status,
 }
 
+/// Whether a verb does nothing but end PostgreSQL: done late, and for somebody who has gone, it harms nobody.
+pub(super) fn only_ends(verb: &serde_json::Value) -> bool {
+    verb == "kill" || verb.get("stop").is_some()
+}
+
 /// A line of the guard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,11 +1,12 @@
 //! Who may speak with the guard: connections, their peers' credentials, and the one session.
 //!
 //! A new agent is let in only after the former agent's *process* is dead: it is killed through a descriptor taken when it connected, and
-//! waited for. A zombie is dead: whoever should reap it may be slow. A connection that breaks changes nothing.
+//! waited for. A zombie is dead: whoever should reap it may be slow. A connection that breaks changes nothing that was done; what was asked on
+//! it and has not been begun is not done any more, but for what only ends PostgreSQL: who asked has given it up, and may count on that.
 
 use super::{
     Error, GuardSettings, kernel,
-    protocol::{Answer, Hello, LONGEST_LINE, Request, VERSION, mismatch, version_of},
+    protocol::{Answer, Hello, LONGEST_LINE, Request, VERSION, mismatch, only_ends, version_of},
 };
 use crate::model::{instance::GuardStatus, node::Incarnation};
 use nix::{
@@ -121,14 +122,20 @@ impl Doors {
         for index in 0..self.connections.len() {
             self.connections[index].read();
             if matches!(self.connections[index].stage, Stage::New)
+                && !self.connections[index].broken
                 && let Some(line) = self.connections[index].line()
             {
                 self.greet(index, &line, status);
             }
         }
-        self.admit(status);
+        // Who has gone away meanwhile is let in no more, and keeps nobody out. Of several of one process the newest stays.
+        self.connections.retain(|connection| !connection.broken || matches!(connection.stage, Stage::Session));
+        while self.admit(status) {}
+        // While another agent is let in, the former one is being killed: it has nothing more to say.
+        let heard = !self.connections.iter().any(Connection::is_waiting);
         for index in 0..self.connections.len() {
-            while matches!(self.connections[index].stage, Stage::Session)
+            while heard
+                && matches!(self.connections[index].stage, Stage::Session)
                 && let Some(line) = self.connections[index].line()
             {
                 asked.extend(self.hear(index, &line, status));
@@ -227,12 +234,12 @@ impl Doors {
         Ok(())
     }
 
-    /// Lets the waiting agent in once nothing is in its way.
-    fn admit(&mut self, status: &GuardStatus) {
-        let Some(index) = self.connections.iter().position(Connection::is_waiting) else { return };
+    /// Lets a waiting agent in once nothing is in its way; returns whether it did.
+    fn admit(&mut self, status: &GuardStatus) -> bool {
+        let Some(index) = self.connections.iter().position(Connection::is_waiting) else { return false };
         let peer = self.connections[index].peer;
         if self.agent.as_ref().is_some_and(|former| former.pid != peer && former.lives()) {
-            return;
+            return false;
         }
         // The same process again, or a dead one's: its old connection has nothing more to say.
         for connection in self.connections.iter_mut().filter(|connection| matches!(connection.stage, Stage::Session)) {
@@ -245,11 +252,16 @@ impl Doors {
             self.agent = Some(Agent { incarnation: agent, pid: peer, pidfd });
             connection.send(&Answer::Welcome { protocol: VERSION, status: status.clone() });
         }
+        true
     }
 
     fn hear(&mut self, index: usize, line: &[u8], status: &GuardStatus) -> Option<Asked> {
         let connection = &mut self.connections[index];
         match serde_json::from_slice::<Request<Value>>(line) {
+            Ok(request) if connection.broken && !only_ends(&request.verb) => {
+                tracing::info!(id = request.id, "who asked this has gone away: it is not done");
+                None
+            }
             Ok(request) if self.agent.as_ref().is_some_and(|agent| agent.incarnation == request.agent) => {
                 Some(Asked { connection: connection.id, request })
             }

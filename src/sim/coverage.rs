@@ -44,6 +44,8 @@ pub struct Coverage {
     pub ambiguous_claims: u64,
     /// Guards that died by their deadline.
     pub deadlines: u64,
+    /// Verbs that a guard had not read when nobody waited for them any more.
+    pub unread: u64,
     /// Agents killed between two actions.
     pub boundary_crashes: u64,
     /// Timeline ids burnt.
@@ -100,7 +102,7 @@ pub struct Coverage {
 
 impl Coverage {
     /// All of them, by what people call them.
-    pub fn figures(&self) -> [(&'static str, u64); 43] {
+    pub fn figures(&self) -> [(&'static str, u64); 44] {
         [
             ("faults", self.faults),
             ("decisions", self.steps),
@@ -119,6 +121,7 @@ impl Coverage {
             ("unknown outcomes", self.ambiguous),
             ("unknown claims", self.ambiguous_claims),
             ("deadlines", self.deadlines),
+            ("verbs never read", self.unread),
             ("crashes at a boundary", self.boundary_crashes),
             ("deposed", self.deposed),
             ("fetches", self.fetches),

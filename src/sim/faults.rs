@@ -26,6 +26,7 @@ pub(super) enum Fault {
     AgentKilled,
     AgentPaused,
     GuardKilled,
+    GuardStopped,
     PostmasterKilled,
     ServerFrozen,
     HostLost,
@@ -173,6 +174,7 @@ impl World {
             }
             Fault::BrittleAgents => self.brittle = (self.random.between(10, 150), until),
             Fault::GuardKilled => self.kill_guard(node, "SIGKILL"),
+            Fault::GuardStopped => self.stop_guard(node, lasts),
             Fault::PostmasterKilled => self.kill_postmaster(node),
             Fault::ServerFrozen => {
                 if let Some(server) = &mut self.nodes[node].server {
@@ -387,6 +389,7 @@ impl World {
         self.call_operator(0);
         let now = self.now;
         for node in 0..self.machines() {
+            self.continue_guard(node);
             let of = &mut self.nodes[node];
             (of.slow_disk, of.sick_disk, of.bad_starts, of.slow_server) = (0, 0, 0, 0);
             if let Some(agent) = &mut of.agent {

@@ -16,7 +16,8 @@ use std::collections::BTreeSet;
 impl World {
     /// Pushes the guard's status to the agent in session.
     pub(super) fn tell_guard(&mut self, node: usize) {
-        let Some(run) = self.nodes[node].guard.as_ref().and_then(|guard| guard.session) else { return };
+        let runs = self.nodes[node].guard.as_ref().filter(|guard| guard.stopped_until == 0);
+        let Some(run) = runs.and_then(|guard| guard.session) else { return };
         let Some(status) = self.nodes[node].guard_status() else { return };
         self.deliver_after(node, run, 200_000, Event::Guard(status));
     }
@@ -31,6 +32,12 @@ impl World {
                 primary_of: None,
                 last: None,
                 session: None,
+                connection: 0,
+                knocking: None,
+                stopped_until: 0,
+                stops_for: (0, None),
+                unread: Vec::new(),
+                halted: Vec::new(),
                 runs: 0,
                 starting: false,
                 cut: Cut::From(BTreeSet::new()),
@@ -48,10 +55,16 @@ impl World {
         if self.nodes[node].agent_run() != Some(run) {
             return;
         }
-        if let Some(guard) = &mut self.nodes[node].guard {
-            guard.session = Some(run);
-            self.tell_guard(node);
+        let connection = self.token();
+        let Some(guard) = &mut self.nodes[node].guard else { return };
+        if guard.session != Some(run) && guard.stopped_until > 0 {
+            guard.knocking = Some(run);
+            return;
         }
+        if guard.session != Some(run) {
+            (guard.session, guard.connection) = (Some(run), connection);
+        }
+        self.tell_guard(node);
     }
 
     /// The guard is killed; the kernel kills everything that it owns.
@@ -59,8 +72,12 @@ impl World {
         let Some(guard) = self.nodes[node].guard.take() else { return };
         let who = self.nodes[node].who();
         self.trace.line(self.now, &who, &format!("guard is gone: {why}"));
-        if let Some(run) = guard.session {
+        if let Some(run) = guard.session.or(guard.knocking) {
             self.deliver_after(node, run, 300_000, Event::GuardGone { why: why.to_owned() });
+        }
+        for unread in guard.unread.iter().filter(|unread| guard.session == Some(unread.run) && unread.connection == guard.connection) {
+            let outcome = Err("its guard is gone".to_owned());
+            self.deliver_after(node, unread.run, 400_000, Event::Done { task: unread.task, outcome });
         }
         let bound = self.dies_within();
         let longest = if self.random.chance(50) { bound * 8 / 10 } else { 20 };
@@ -201,7 +218,7 @@ impl World {
         let slow = if self.has_bad_luck(100) { 60 } else { 1 };
         let takes = self.random.millis(1, 20 * slow);
         let of = self.nodes[node].guard.as_ref().map(|guard| guard.incarnation.clone());
-        self.later_at(node, takes, move |world| {
+        self.in_guard(node, takes, move |world| {
             let Some(guard) = world.nodes[node].guard.as_mut().filter(|guard| Some(&guard.incarnation) == of.as_ref()) else { return };
             guard.starting = false;
             if start == StartAs::Standby || world.margin(node, term).is_ok() {

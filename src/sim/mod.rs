@@ -108,12 +108,24 @@ pub enum Swarm {
     Members,
     /// Primaries that die before etcd has heard of their promotion.
     Promotions,
+    /// Guards that stand still while PostgreSQL is started and stopped.
+    Guards,
 }
 
 impl Swarm {
     /// All of them, `All` first.
-    pub const EVERY: [Self; 9] =
-        [Self::All, Self::Policy, Self::Operators, Self::Etcd, Self::Clocks, Self::Data, Self::Queues, Self::Members, Self::Promotions];
+    pub const EVERY: [Self; 10] = [
+        Self::All,
+        Self::Policy,
+        Self::Operators,
+        Self::Etcd,
+        Self::Clocks,
+        Self::Data,
+        Self::Queues,
+        Self::Members,
+        Self::Promotions,
+        Self::Guards,
+    ];
 }
 
 impl std::str::FromStr for Swarm {

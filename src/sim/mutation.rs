@@ -120,6 +120,8 @@ pub enum Mutation {
     CopyGoesOn,
     /// A standby is configured without names.
     NamesDropped,
+    /// A verb without an answer counts as not done, and the guard does it when it comes to it.
+    QueuedVerbs,
 }
 
 impl Mutation {

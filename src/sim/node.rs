@@ -1,9 +1,15 @@
 //! One host: its clocks, its disk, its guard, its PostgreSQL, its agent.
 
-use super::{SECOND, random::Random, server::Server, store::Client, world::parsed};
+use super::{
+    SECOND,
+    random::Random,
+    server::Server,
+    store::Client,
+    world::{Job, World, parsed},
+};
 use crate::{
     agent::{event::Event, state::State},
-    decide::decision::{Action, Configuration, Decision},
+    decide::decision::{Action, Configuration, Decision, Task},
     model::{
         instance::{ControlState, Cut, Ended, GuardStatus, Process},
         moment::{Clocks, Moment},
@@ -125,6 +131,18 @@ pub(super) struct Guard {
     pub(super) last: Option<Ended>,
     /// The run of the agent in session.
     pub(super) session: Option<u64>,
+    /// By which connection: one agent may come back by another.
+    pub(super) connection: u64,
+    /// The run of an agent that waits to be let in, while the guard stands still.
+    pub(super) knocking: Option<u64>,
+    /// It alone stands still until then; 0: it runs.
+    pub(super) stopped_until: u64,
+    /// For how long it will stand still from the moment on at which the next verb comes, of this kind if one is named; 0: not at all.
+    pub(super) stops_for: (u64, Option<Task>),
+    /// What was sent to it while it stood still.
+    pub(super) unread: Vec<Unread>,
+    /// What it goes on with once it runs again.
+    pub(super) halted: Vec<Job>,
     pub(super) runs: u64,
     /// A start is being prepared.
     pub(super) starting: bool,
@@ -132,6 +150,18 @@ pub(super) struct Guard {
     /// Whom the kernel keeps this host from, whatever the guard knows of it.
     pub(super) kernel: BTreeSet<Address>,
 }
+
+/// A verb that a guard has not read yet.
+pub(super) struct Unread {
+    pub(super) id: u64,
+    pub(super) connection: u64,
+    pub(super) run: u64,
+    pub(super) task: Task,
+    pub(super) verb: Verb,
+}
+
+/// What a verb does, and how it ends.
+pub(super) type Verb = Box<dyn FnOnce(&mut World) -> Result<(), String>>;
 
 /// One run of the agent: the real state, and the loop around it.
 pub(super) struct Agent {

@@ -10,3 +10,5 @@ mod host;
 mod lifecycle;
 #[cfg(test)]
 mod session;
+#[cfg(test)]
+mod unanswered;

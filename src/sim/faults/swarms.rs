@@ -9,6 +9,8 @@ const KINDS: &[Fault] = &[
     Fault::AgentKilled,
     Fault::AgentPaused,
     Fault::GuardKilled,
+    Fault::GuardStopped,
+    Fault::GuardStopped,
     Fault::PostmasterKilled,
     Fault::PostmasterKilled,
     Fault::ServerFrozen,
@@ -201,6 +203,26 @@ const QUEUES: &[Fault] = &[
     Fault::StreamsCut,
 ];
 
+/// Guards that stand still, and what makes their agents ask them for something.
+const GUARDS: &[Fault] = &[
+    Fault::GuardStopped,
+    Fault::GuardStopped,
+    Fault::GuardStopped,
+    Fault::GuardStopped,
+    Fault::GuardStopped,
+    Fault::GuardStopped,
+    Fault::PostmasterKilled,
+    Fault::PostmasterKilled,
+    Fault::PostmasterKilled,
+    Fault::HostLost,
+    Fault::AllHostsLost,
+    Fault::Isolated,
+    Fault::EtcdCut,
+    Fault::AgentKilled,
+    Fault::StreamsCut,
+    Fault::Operator,
+];
+
 impl Swarm {
     pub(super) const fn kinds(self) -> &'static [Fault] {
         match self {
@@ -213,6 +235,7 @@ impl Swarm {
             Self::Members => MEMBERS,
             Self::Promotions => PROMOTIONS,
             Self::Operators => OPERATORS,
+            Self::Guards => GUARDS,
         }
     }
 }

@@ -88,7 +88,7 @@ impl World {
         }
         let takes = if self.options.mutation == Mutation::HastyRelease { takes + 2_000_000_000 } else { takes };
         self.tell_guard(node);
-        self.later_at(node, takes, move |world| {
+        self.in_guard(node, takes, move |world| {
             if world.server_of(node, id).is_some() {
                 world.end_server(node, "signal 9", false);
             }
@@ -122,7 +122,7 @@ impl World {
             }
         }
         // The guard that saw the tree empty puts the signal back (protocol I6).
-        if self.nodes[node].guard.is_some()
+        if self.nodes[node].guard.as_ref().is_some_and(|guard| guard.stopped_until == 0)
             && let Some(data) = &mut self.nodes[node].disk
         {
             data.standby_signal = true;
@@ -144,7 +144,7 @@ impl World {
         let takes = if blocked { STREAM_TIMEOUT } else { self.random.tailed(30, 300) };
         self.tell_guard(node);
         self.in_server(node, id, takes, move |world| world.stopped(node, id));
-        self.later_at(node, deadline.saturating_sub(now), move |world| {
+        self.in_guard(node, deadline.saturating_sub(now), move |world| {
             if world.server_of(node, id).is_some() {
                 world.kill_postmaster(node);
             }
