@@ -102,16 +102,16 @@ async fn managed_parameters_win_and_an_override_by_alter_system_is_reported() {
 
     let keep = configured_value(&settings, &configuration, "maintenance_work_mem").await.expect("value");
     assert_eq!(keep, "71680", "as PostgreSQL reads it: in kB");
-    assert_eq!(overridden(&settings, false).expect("read"), []);
+    assert_eq!(overridden(&settings, false).await.expect("read"), []);
     primary.sql("alter system set primary_conninfo = 'host=elsewhere password=geheim'");
     primary.sql("alter system set work_mem = '7MB'");
-    let found = overridden(&settings, false).expect("read");
+    let found = overridden(&settings, false).await.expect("read");
     assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["primary_conninfo"]);
     assert!(!found[0].value.contains("geheim"), "{found:?}");
     let server = Server::new(Arc::new(settings.clone()));
     assert!(matches!(server.reset_override(RUN, "work_mem", LIMIT).await, Err(Error::Refused(_))));
     server.reset_override(RUN, "primary_conninfo", LIMIT).await.expect("reset");
-    assert_eq!(overridden(&settings, false).expect("read"), []);
+    assert_eq!(overridden(&settings, false).await.expect("read"), []);
 }
 
 /// Where commits wait for replicas no file outside the policy lets them go; where they wait for nobody it is the operator's own.
@@ -135,20 +135,20 @@ async fn a_synchronous_commit_that_lets_go_what_has_to_wait_is_found_and_taken_b
     server.reload_sql(RUN, LIMIT).await.expect("reload");
     pg::wait_until("it is on", LIMIT, || show(&primary) == "on");
     primary.sql("alter system set synchronous_commit = 'remote_apply'");
-    assert_eq!(overridden(&settings, true).expect("read"), [], "that waits, too");
+    assert_eq!(overridden(&settings, true).await.expect("read"), [], "that waits, too");
     primary.sql("alter system set synchronous_commit = 'off'");
-    assert_eq!(overridden(&settings, false).expect("read"), []);
-    let found = overridden(&settings, true).expect("read");
+    assert_eq!(overridden(&settings, false).await.expect("read"), []);
+    let found = overridden(&settings, true).await.expect("read");
     assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["synchronous_commit"]);
     let anew = Server::new(Arc::new(settings.clone()));
     assert!(weak(&anew).await.is_some_and(|said| said.starts_with("off in ") && said.ends_with("postgresql.auto.conf")));
     server.reset_override(RUN, "synchronous_commit", LIMIT).await.expect("reset");
     let anew = Server::new(Arc::new(settings.clone()));
-    assert_eq!((overridden(&settings, true).expect("read"), weak(&anew).await), (Vec::new(), None));
+    assert_eq!((overridden(&settings, true).await.expect("read"), weak(&anew).await), (Vec::new(), None));
     primary.sql("alter system set synchronous_commit = 'off'");
     primary.stop(Signal::SIGINT);
     assert_eq!(overrides::strip(&settings, true).await.expect("strip").len(), 1);
-    assert_eq!(overridden(&settings, true).expect("read"), []);
+    assert_eq!(overridden(&settings, true).await.expect("read"), []);
 }
 
 #[tokio::test]

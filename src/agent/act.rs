@@ -290,7 +290,7 @@ async fn take_back(tools: &Tools, run: Option<Run>, waits: bool) -> Result<(), p
     let found = match run {
         None => overrides::strip(&tools.settings, waits).await?,
         Some(run) => {
-            let found = overrides::overridden(&tools.settings, waits)?;
+            let found = overrides::overridden(&tools.settings, waits).await?;
             for found in &found {
                 tools.server.reset_override(run, &found.name, SQL_LIMIT).await?;
             }
@@ -371,7 +371,7 @@ async fn show_names(tools: &Tools, names: String, checkpoints: bool, run: Run) -
 async fn look(tools: &Tools, run: Run) {
     let asked = clock::boot();
     if let Ok(facts) = tools.server.probe(run, postgres::Via::Kept, SQL_LIMIT).await {
-        publish(tools, Event::Server { facts: normal(facts, layout(&tools.server)), asked }).await;
+        publish(tools, Event::Server { facts: normal(facts, layout(&tools.server).await), asked }).await;
     }
 }
 
@@ -422,8 +422,7 @@ async fn write_histories(
         said(history::overwrite(&tools.settings, conflict.tli, &conflict.ledger).await)?;
     }
     publish_ledger(tools, ledger).await?;
-    let pg_wal = tools.settings.data_dir.join("pg_wal");
-    let there = history::read_all(&pg_wal).map_err(|fault| chain(&fault))?;
+    let there = history::there(&tools.settings).await.map_err(|fault| chain(&fault))?;
     publish(tools, Event::HistoriesWritten(there)).await;
     Ok(())
 }

@@ -38,17 +38,17 @@ struct LaidOut(Option<(Incarnation, Run, Layout)>);
 
 impl LaidOut {
     /// What `read` says, asked until it says anything of `run`.
-    fn of(&mut self, guard: &Incarnation, run: Run, read: impl FnOnce() -> Option<Layout>) -> Option<Layout> {
+    async fn of(&mut self, guard: &Incarnation, run: Run, read: impl AsyncFnOnce() -> Option<Layout>) -> Option<Layout> {
         if self.0.as_ref().is_none_or(|(of, known, _)| of != guard || *known != run) {
-            self.0 = read().map(|layout| (guard.clone(), run, layout));
+            self.0 = read().await.map(|layout| (guard.clone(), run, layout));
         }
         self.0.as_ref().map(|(_, _, layout)| *layout)
     }
 }
 
-/// How the server's WAL is laid out on disk; `None` where nothing says so.
-pub(super) fn layout(server: &Server) -> Option<Layout> {
-    Layout::of(&server.settings().data_dir.join("pg_wal")).ok().flatten()
+/// How the server's WAL is laid out on disk; `None` where nothing says so, or the disk does not answer.
+pub(super) async fn layout(server: &Server) -> Option<Layout> {
+    postgres::segment::layout(server.settings()).await.ok().flatten()
 }
 
 /// Hands on what other nodes ask, until every handle is gone.
@@ -72,7 +72,7 @@ pub(super) async fn server(server: Arc<Server>, mut pace: watch::Receiver<Pace>,
             // A kept session says nothing of whether anybody new is let in: that is asked until somebody is.
             closed = via == Via::Fresh && matches!(&seen, Err(fault) if is_no_answer(fault));
             let event = match seen {
-                Ok(facts) => Event::Server { facts: normal(facts, laid_out.of(&guard, run, || layout(&server))), asked },
+                Ok(facts) => Event::Server { facts: normal(facts, laid_out.of(&guard, run, async || layout(&server).await).await), asked },
                 Err(fault) => {
                     let inconsistent = matches!(fault, postgres::Error::NotReady { why: NotReady::NotConsistent, .. });
                     Event::ServerSilent { run, why: chain(&fault), inconsistent }
@@ -146,15 +146,15 @@ pub(crate) fn chain(fault: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_layout_of_wal_is_read_once_a_run() {
+    #[tokio::test]
+    async fn the_layout_of_wal_is_read_once_a_run() {
         let (small, default) = (Layout { segment: crate::model::lsn::Bytes::new(1 << 20), ..Layout::DEFAULT }, Layout::DEFAULT);
         let [guard, next]: [Incarnation; 2] = ["g1", "g2"].map(|name| name.parse().expect("incarnation"));
         let mut laid_out = LaidOut::default();
-        assert_eq!(laid_out.of(&guard, Run(1), || None), None, "nothing says so yet");
-        assert_eq!(laid_out.of(&guard, Run(1), || Some(small)), Some(small));
-        assert_eq!(laid_out.of(&guard, Run(1), || Some(default)), Some(small));
-        assert_eq!(laid_out.of(&guard, Run(2), || Some(default)), Some(default), "another run may have another directory");
-        assert_eq!(laid_out.of(&next, Run(2), || None), None, "another guard counts anew");
+        assert_eq!(laid_out.of(&guard, Run(1), async || None).await, None, "nothing says so yet");
+        assert_eq!(laid_out.of(&guard, Run(1), async || Some(small)).await, Some(small));
+        assert_eq!(laid_out.of(&guard, Run(1), async || Some(default)).await, Some(small));
+        assert_eq!(laid_out.of(&guard, Run(2), async || Some(default)).await, Some(default), "another run may have another directory");
+        assert_eq!(laid_out.of(&next, Run(2), async || None).await, None, "another guard counts anew");
     }
 }

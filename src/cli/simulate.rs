@@ -3,7 +3,8 @@
 use super::{arguments::Output, exit::Exit, table, target::Target};
 use crate::{
     config,
-    model::policy::{ClusterPolicy, Durability},
+    decide::found_gone_after,
+    model::policy::{ClusterPolicy, Depose, Durability},
     sim::{self, Coverage, Options, Outcome, Swarm},
 };
 use clap::{
@@ -23,9 +24,9 @@ pub struct SimulateOptions {
     /// What decides everything
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub seed: u64,
-    /// So many seeds, one after the other
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
-    pub seeds: u64,
+    /// So many seeds, one after the other; 1 unless said otherwise, 20 with --policy
+    #[arg(long, value_name = "COUNT")]
+    pub seeds: Option<u64>,
     /// What commits wait for
     #[arg(long, default_value = "async", value_name = "MODE", conflicts_with = "policy", value_parser = durability())]
     pub durability: Durability,
@@ -84,8 +85,13 @@ pub(super) fn run(target: &Target, options: &SimulateOptions) -> anyhow::Result<
     Ok(if failed { Exit::Unhealthy } else { Exit::Done })
 }
 
-const fn seeds(options: &SimulateOptions) -> std::ops::Range<u64> {
-    options.seed..options.seed.saturating_add(options.seeds)
+fn seeds(options: &SimulateOptions) -> std::ops::Range<u64> {
+    let seeds = match (options.seeds, &options.policy) {
+        (Some(seeds), _) => seeds,
+        (None, Some(_)) => 20,
+        (None, None) => 1,
+    };
+    options.seed..options.seed.saturating_add(seeds)
 }
 
 fn render(outcome: &Outcome) -> String {
@@ -126,15 +132,48 @@ fn survey(target: &Target, options: &SimulateOptions, file: &Path) -> anyhow::Re
     Ok(if broken.is_empty() { Exit::Done } else { Exit::Unhealthy })
 }
 
-fn told(policy: &ClusterPolicy, hits: &BTreeMap<String, (u64, Vec<u64>)>, broken: &[String]) -> String {
+/// What a silent etcd costs.
+fn survives(policy: &ClusterPolicy) -> String {
     let timers = policy.timers();
+    let alone = timers.hold.as_millis().saturating_sub(timers.renew_every.as_millis()).saturating_sub(timers.soft_stop.as_millis());
+    let for_longer = if policy.failsafe {
+        "; for longer where its replicas give their word (failsafe, which needs `peer_key_file` on the nodes)"
+    } else {
+        ", and then stops (failsafe is off)"
+    };
+    format!("While etcd is silent the primary goes on for {alone} ms by itself, counted from the worst moment{for_longer}.")
+}
+
+/// When others follow a primary that is lost.
+fn follows(policy: &ClusterPolicy) -> String {
+    let timers = policy.timers();
+    let wait = timers.wait.as_millis();
+    let missed = found_gone_after(timers.renew_every).as_millis();
+    match policy.durability {
+        _ if policy.depose != Depose::ByQuorum => {
+            format!("A primary whose host is lost is followed after {wait} ms; one that is released, at once.")
+        }
+        Durability::Async => {
+            format!("A primary whose host is lost is followed after {wait} ms at the earliest; one that is released, at once.")
+        }
+        Durability::Auto => format!(
+            "A primary whose host is lost is followed after {wait} ms at the earliest, with commits that wait (from two replicas on) after about \
+             {missed} ms, where its voters find it gone; one that is released, at once."
+        ),
+        Durability::Quorum | Durability::StrictQuorum => format!(
+            "A primary whose host is lost is followed after about {missed} ms where its voters find it gone, else after {wait} ms; one that is \
+             released, at once."
+        ),
+    }
+}
+
+fn told(policy: &ClusterPolicy, hits: &BTreeMap<String, (u64, Vec<u64>)>, broken: &[String]) -> String {
     let mut all: Vec<u64> = hits.values().flat_map(|(_, outages)| outages.iter().copied()).collect();
     all.sort_unstable();
-    let survives = timers.hold.as_millis().saturating_sub(timers.renew_every.as_millis()).saturating_sub(timers.soft_stop.as_millis());
     let mut text = format!(
-        "The primary survives an etcd that is silent for up to {survives} ms at the worst moment; others follow a lost one after {} ms at the \
-         earliest.\n\n{:<18} {:>7} {:>8} {:>9} {:>9} {:>9}\n",
-        timers.wait.as_millis(),
+        "{}\n{}\n\n{:<18} {:>7} {:>8} {:>9} {:>9} {:>9}\n",
+        survives(policy),
+        follows(policy),
         "after",
         "struck",
         "outages",

@@ -29,8 +29,17 @@ fn electorate<'a>(s: &'a Snapshot, leader: &LeaderRecord) -> Option<&'a SyncReco
 fn missed(s: &Snapshot) -> (Moment, Moment) {
     let every = s.policy.timers().renew_every;
     let seen = s.now.boot.minus(s.stood_still());
-    let late = Span::from_nanos(every.as_nanos() / 4);
-    (seen.plus(every).plus(late), seen.plus(every.times(MISSED)).plus(late))
+    (seen.plus(every).plus(late(every)), seen.plus(found_gone_after(every)))
+}
+
+/// By so much a renewal may be late.
+const fn late(every: Span) -> Span {
+    Span::from_nanos(every.as_nanos() / 4)
+}
+
+/// After so long without a renewal, one of which is due `every`, voters find the holder gone; counted from the last one.
+pub fn found_gone_after(every: Span) -> Span {
+    every.times(MISSED).plus(late(every))
 }
 
 /// How long a voter's last word shows that it still follows us: it sends one each second (`wal_receiver_status_interval`).

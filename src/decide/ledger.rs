@@ -116,11 +116,11 @@ pub(super) fn counted(s: &Snapshot, history: &str, end: Whole) -> Whole {
     end
 }
 
-/// The timeline that ids which were given up grew out of, down to `least`. Where it was left their texts here may not say any more: who holds it
+/// The timeline that ids which were given up grew out of, or `least` where that is passed on the way. Where it was left their texts here may not say any more: who holds it
 /// up to the position that was seen on the id lacks nothing that counts.
 pub(super) fn grown_out_of(s: &Snapshot, tli: TimelineId, least: TimelineId) -> TimelineId {
     let mut tli = tli;
-    while tli > least && is_burnt(s, tli) {
+    while tli != least && is_burnt(s, tli) {
         let Some(parent) = entry(s, tli).and_then(|entry| entry.parent).filter(|parent| *parent < tli) else { break };
         tli = parent;
     }

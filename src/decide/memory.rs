@@ -59,6 +59,8 @@ pub struct Memory {
     pub came_up_with: Option<(Incarnation, Run, Lsn)>,
     /// The run in which a standby shows no `primary_conninfo` although one was written, and since when.
     pub untold: Option<(Run, Moment)>,
+    /// Since when, of the leader's term, a standby does not stream that may aim at another timeline than the leader's; and in which run that began.
+    pub off_course: Option<(Term, Run, Moment)>,
     /// A boundary that voters have to confirm before it is told as acknowledged.
     pub awaited: Option<Boundary>,
     /// The value of `leader` whose holder this voter finds gone.

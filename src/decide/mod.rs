@@ -54,6 +54,7 @@ mod voters;
 mod went_back;
 mod wording;
 
+pub use depose::found_gone_after;
 pub use failsafe::answer_to;
 pub use ledger::texts as ledger_texts;
 pub use upkeep::SILENT_AFTER;

@@ -89,7 +89,7 @@ pub(super) fn hands_to(s: &Snapshot) -> Option<NodeName> {
 }
 
 /// Why the holder cannot hand over to this node, and what would make it possible.
-fn unfit(s: &Snapshot, to: &NodeName) -> Option<String> {
+pub(super) fn unfit(s: &Snapshot, to: &NodeName) -> Option<String> {
     let Some(Request::Failover { accept_loss, .. }) = wish(s).map(|intent| &intent.record.request) else { return None };
     if *to == s.me.node {
         return Some(format!("{to} is the primary already"));

@@ -155,21 +155,15 @@ fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause
             format!("PostgreSQL of the primary is down, and the pause of {} keeps others from taking over: resume", pause.by),
         );
     }
-    let Some(stored) = operator::wish(s) else {
-        // On this boot's clock: this agent has seen that guard.
-        if ours && pause.ends.is_some_and(|ends| s.now.boot >= ends) {
-            let why = format!("the pause of {} is over, and the guard had died", pause.by);
-            give_up(s, d, leader, None, Purpose::Resume, LeaderState::Vacant { reason: why });
-        } else if ours {
-            pause.ends.into_iter().for_each(|ends| d.wake(ends));
+    let to_me = operator::order(s).is_some();
+    let resumes = matches!(operator::wish(s), Some(stored) if matches!(stored.record.request, Request::Resume { .. }));
+    let Some(stored) = operator::wish(s).filter(|_| resumes || to_me) else {
+        if ours {
+            goes_on_without_a_guard(s, d, leader, pause);
         }
         return;
     };
-    let (actor, to_me) = (&stored.record.actor, operator::order(s).is_some());
-    let resumes = matches!(stored.record.request, Request::Resume { .. });
-    if !resumes && !to_me {
-        return;
-    }
+    let actor = &stored.record.actor;
     let released = s.former_primary_released();
     let asserted = operator::asserted(s, d, record);
     let proof = match (&pause.vacant, asserted) {
@@ -199,6 +193,26 @@ fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause
     let state = if to_me { LeaderState::Handoff { to: s.me.node.clone() } } else { LeaderState::Vacant { reason: proof } };
     let next = LeaderRecord { state, hold, ..next(s, record) };
     d.act(s, Action::Txn(Purpose::Resume, operator::swap_for(leader, &next, resumes.then_some(stored))));
+}
+
+/// As the agent of the holder, whose guard has died: what is asked for in the pause, and its end, nobody else does.
+fn goes_on_without_a_guard(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause) {
+    match operator::wish(s).map(|stored| &stored.record.request) {
+        Some(Request::Failover { to, .. }) if operator::unfit(s, to).is_none() => {
+            return give_up(s, d, leader, None, Purpose::Handoff, LeaderState::Handoff { to: to.clone() });
+        }
+        Some(Request::Failover { .. } | Request::Pause { .. } | Request::Acknowledge) => return operator::rule(s, d),
+        // A removal waits for the next primary.
+        Some(Request::Remove { .. } | Request::Resume { .. }) | None => {}
+    }
+    let Some(ends) = pause.ends else { return };
+    // On this boot's clock: this agent has seen that guard.
+    if s.now.boot >= ends {
+        let why = format!("the pause of {} is over, and the guard had died", pause.by);
+        give_up(s, d, leader, None, Purpose::Resume, LeaderState::Vacant { reason: why });
+    } else {
+        d.wake(ends);
+    }
 }
 
 /// The same by an operator's word.
@@ -234,7 +248,9 @@ pub(super) fn holder(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>,
     let over = pause.ends.is_some_and(|ends| s.now.boot >= ends) && s.etcd_answers();
     match stored {
         Some(stored) if matches!(stored.record.request, Request::Resume { .. }) => return resume(s, d, leader, Some(stored)),
+        // A removal may wait for long; it goes on after the pause.
         None if over => return resume(s, d, leader, None),
+        Some(stored) if over && matches!(stored.record.request, Request::Remove { .. }) => return resume(s, d, leader, None),
         Some(_) => operator::rule(s, d),
         None => {}
     }

@@ -122,12 +122,14 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
     }
     // A `sync` that may be in force and is not seen says by which names a new server must not acknowledge.
     let settled = s.sync_written.is_empty();
-    if failsafe::leads(s) && !s.is_leased() && settled && !s.stopping && promotion::owns_what_lies_here(s) {
+    // A disk that went back, or whose WAL nobody can read: what a replica or an operator has may be more than what would go on here.
+    let intact = end.is_some_and(|whole| went_back::lost(s, whole).is_none());
+    if intact && failsafe::leads(s) && !s.is_leased() && settled && !s.stopping && promotion::owns_what_lies_here(s) {
         d.because("restart-in-place", "etcd is silent and this node's peers keep its term for it: it restarts in place");
         return promotion::start_in_place(s, d, leader);
     }
     let alone = s.sync().is_none_or(|sync| sync.record.electable.is_empty());
-    let restart = s.policy.crash_policy == CrashPolicy::Restart || alone;
+    let restart = intact && (s.policy.crash_policy == CrashPolicy::Restart || alone);
     let hands_to = operator::hands_to(s);
     if restart && !s.stopping && hands_to.is_none() {
         if let Some(until) = flap::rests_until(s, d).filter(|until| s.now.boot < *until) {

@@ -3,6 +3,7 @@
 use super::{decision::Action, draft::Draft, leadership::Keeps, ledger, promotion, release, scan, snapshot::Snapshot, stop, upkeep};
 use crate::model::{
     instance::{Process, RecoveryTarget, Run, ServerRole, StartAs, Whole},
+    moment::Span,
     record::{LeaderRecord, Stored},
     timeline::{TimelineHistory, TimelineId},
 };
@@ -105,6 +106,32 @@ pub(super) fn start_alone(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRec
 pub(super) fn alone(s: &Snapshot, tli: TimelineId) -> RecoveryTarget {
     let known = tli == TimelineId::FIRST || s.histories.contains_key(&tli);
     if known { RecoveryTarget::Timeline(tli) } else { RecoveryTarget::Current }
+}
+
+/// A standby that does not stream for so long may aim at another timeline than the one that it is to follow.
+const OFF_COURSE: Span = Span::from_secs(1);
+
+/// Why this standby may never stream from `target`: it takes the newest history file for its target (`rescanLatestTimeLine`), and leaves that for a
+/// newer one only where that grew out of it. What it aims at shows nowhere; so it is started anew once in a term, if a file lies here that may have
+/// led it astray, and it does not stream.
+pub(super) fn off_course(s: &Snapshot, d: &mut Draft, target: &LeaderRecord) -> Option<String> {
+    let Some(ServerRole::Standby { tli, target: RecoveryTarget::Latest, .. }) = s.role() else { return None };
+    let (run, history) = (s.run()?, ledger::history(s, target.tli).filter(|_| *tli != target.tli)?);
+    let elsewhere = |other: TimelineId| other != target.tli && history.leaves(other).is_none();
+    let mut later = s.histories.iter().rev().filter(|(other, text)| *other > tli && TimelineHistory::left(text, *tli).is_some());
+    let (other, _) = later.find(|(other, _)| elsewhere(**other))?;
+    let (_, of, since) = *d.memory.off_course.insert(match s.memory.off_course {
+        Some(before) if before.0 == target.term => before,
+        _ => (target.term, run, s.now.boot),
+    });
+    if of != run {
+        return None;
+    }
+    let ends = since.plus(OFF_COURSE);
+    d.wake(ends);
+    let node = &target.holder.node;
+    let why = format!("PostgreSQL does not stream, and may aim at timeline {other}, which {node} never was on: it is started anew");
+    (s.now.boot >= ends).then_some(why)
 }
 
 /// Whether PostgreSQL was started to replay its own WAL and nothing else.

@@ -1,6 +1,6 @@
 //! A standby that does not stream as it should: it cannot be told whom to follow, or what it asks for is gone.
 
-use super::{copy, decision::Task, draft::Draft, follow::follow_of, scan, snapshot::Snapshot, stop};
+use super::{copy, decision::Task, draft::Draft, follow::follow_of, scan, snapshot::Snapshot, stop, target};
 use crate::model::{
     instance::ServerRole,
     lsn::Lsn,
@@ -68,7 +68,13 @@ pub(super) fn cut_off(s: &Snapshot, d: &mut Draft, target: &LeaderRecord, positi
             );
             stop::stop_postgres(s, d);
         }
-        None => d.waits("no-stream", no_stream(target)),
+        None => match target::off_course(s, d, target) {
+            Some(why) => {
+                d.because("recovery-target", why);
+                stop::stop_postgres(s, d);
+            }
+            None => d.waits("no-stream", no_stream(target)),
+        },
         // It goes on serving readers what it has.
         Some(why) if s.policy.reclone == Reclone::Never => {
             copy::reclone(s, d, target, &why, None);

@@ -21,6 +21,9 @@ use crate::model::{
 /// So long a standby may be silent before it is stopped for a promise.
 const MUTE: Span = Span::from_secs(2);
 
+/// So often in a row telling it to follow nobody may fail before it is stopped for a promise.
+const TRIES: u32 = 3;
+
 /// As a voter: somebody else has claimed.
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let Some(leader) = s.leader() else { return };
@@ -63,6 +66,12 @@ pub(super) fn promised(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord
         stop::stop_postgres(s, d);
         return None;
     }
+    if let Some(why) = cannot_be_told(s) {
+        let text = format!("PostgreSQL cannot be told to follow nobody ({why}): it is stopped, to promise by what lies here");
+        d.waits("cut", text);
+        stop::stop_postgres(s, d);
+        return None;
+    }
     // After our own start it is not known what the managed files say: they are written first, with nobody to follow.
     if s.configured.is_none() && !s.is_empty() {
         super::upkeep::configured(s, d, None);
@@ -92,6 +101,14 @@ pub(super) fn is_due(s: &Snapshot) -> bool {
 fn is_mute(s: &Snapshot) -> bool {
     let runs = matches!(s.process(), Some(Process::Running { start: StartAs::Standby, .. }));
     runs && matches!(&s.server, Observed::Unknown { since, .. } if s.now.boot.since(*since) >= MUTE)
+}
+
+/// Why a standby that answers goes on following, where that was tried so often that it will not end by itself: its configuration cannot be written on
+/// a file system that is full or read-only. Stopped, it needs no configuration to promise.
+fn cannot_be_told(s: &Snapshot) -> Option<&str> {
+    let failed = |task| s.failures.get(&task).filter(|failure| failure.count >= TRIES);
+    let runs = is_due(s) && matches!(s.process(), Some(Process::Running { start: StartAs::Standby, stopping: None, .. }));
+    [Task::Configure, Task::CutStream].into_iter().filter(|_| runs && !is_cut(s)).find_map(failed).map(|failure| failure.why.as_str())
 }
 
 /// Whether nothing can be received any more: nothing runs, or the conninfo in force is empty and no walreceiver is there.

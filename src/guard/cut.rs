@@ -252,7 +252,7 @@ fn within(mut child: Child, limit: Duration) -> std::io::Result<Option<Output>> 
 
 /// Where the walreceivers of `data_dir` are connected to, as the kernel knows it: a name may mean another address by now.
 fn peers_of_walreceivers(data_dir: &Path) -> BTreeSet<SocketAddr> {
-    let receivers = reaper::of_data_dir(data_dir).unwrap_or_default().into_iter().filter(|pid| {
+    let receivers = reaper::seen_of_data_dir(data_dir).into_iter().filter(|pid| {
         // "postgres: walreceiver streaming 0/3000148", with cluster_name before it where there is one.
         fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|title| String::from_utf8_lossy(&title).contains(": walreceiver"))
     });

@@ -141,8 +141,15 @@ impl Instance {
                 Ok(())
             }
             State::Foreign => {
-                let pids: Vec<String> = reaper::of_data_dir(&self.data_dir).unwrap_or_default().iter().map(ToString::to_string).collect();
-                Err(format!("PostgreSQL runs on {} outside this guard (processes {})", self.data_dir.display(), pids.join(", ")))
+                let pids: Vec<String> = reaper::seen_of_data_dir(&self.data_dir).iter().map(ToString::to_string).collect();
+                let here = self.data_dir.display();
+                Err(if pids.is_empty() {
+                    format!(
+                        "whether PostgreSQL runs on {here} cannot be told: this guard may not look at processes (CAP_SYS_PTRACE lets it)"
+                    )
+                } else {
+                    format!("PostgreSQL runs on {here} outside this guard (processes {})", pids.join(", "))
+                })
             }
             State::Alive(life) => Err(format!("run {} is not over", life.run.0)),
         }

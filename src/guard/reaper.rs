@@ -102,7 +102,20 @@ pub(super) fn of_data_dir(data_dir: &Path) -> io::Result<Vec<Pid>> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
         directory => directory?,
     };
-    Ok(living()?.iter().filter(|process| works_in(process.pid, &directory)).map(|process| Pid::from_raw(process.pid)).collect())
+    let mut found = Vec::new();
+    for process in living()? {
+        if works_in(process.pid, &directory)? {
+            found.push(Pid::from_raw(process.pid));
+        }
+    }
+    Ok(found)
+}
+
+/// As far as they are seen.
+pub(super) fn seen_of_data_dir(data_dir: &Path) -> Vec<Pid> {
+    let Ok(directory) = stat(data_dir) else { return Vec::new() };
+    let works = |process: &Seen| works_in(process.pid, &directory).is_ok_and(|works| works);
+    living().unwrap_or_default().iter().filter(|process| works(process)).map(|process| Pid::from_raw(process.pid)).collect()
 }
 
 /// Whether it is sure that no process of PostgreSQL works in `data_dir`.
@@ -110,24 +123,33 @@ pub(super) fn is_free(data_dir: &Path) -> bool {
     of_data_dir(data_dir).is_ok_and(|found| found.is_empty())
 }
 
-fn works_in(pid: i32, directory: &FileStat) -> bool {
-    let is_postgres = match fs::read_link(format!("/proc/{pid}/exe")) {
-        Ok(exe) => exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
-            // "(deleted)" follows the name when a package upgrade has replaced the file.
-            matches!(name.trim_end_matches(" (deleted)"), "postgres" | "postmaster")
-        }),
-        Err(_) => return false,
+/// An error where this guard may not look at a process of the directory's owner: without `CAP_SYS_PTRACE` root may not.
+fn works_in(pid: i32, directory: &FileStat) -> io::Result<bool> {
+    let exe = match fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(exe) => exe,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_of_owner(pid, directory) => return Err(error),
+        // It has ended, or is a thread of the kernel, or somebody else's.
+        Err(_) => return Ok(false),
     };
-    is_postgres
-        && stat(format!("/proc/{pid}/cwd").as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino))
+    let is_postgres = exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+        // "(deleted)" follows the name when a package upgrade has replaced the file.
+        matches!(name.trim_end_matches(" (deleted)"), "postgres" | "postmaster")
+    });
+    Ok(is_postgres
+        && stat(format!("/proc/{pid}/cwd").as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino)))
+}
+
+/// Whether it runs as the owner of the data directory, which never is root, and hides nothing: what does, as an agent of keys, is no PostgreSQL.
+fn is_of_owner(pid: i32, directory: &FileStat) -> bool {
+    stat(format!("/proc/{pid}").as_str()).is_ok_and(|process| process.st_uid == directory.st_uid && process.st_uid != 0)
 }
 
 /// Kills the processes of PostgreSQL that work in `data_dir`, as far as they are seen.
 pub(super) fn kill_of_data_dir(data_dir: &Path) {
-    for pid in &of_data_dir(data_dir).unwrap_or_default() {
+    for pid in &seen_of_data_dir(data_dir) {
         // Its id may have been given away since: the descriptor holds the process, then it is looked at again.
         let Ok(pidfd) = kernel::pidfd_open(*pid) else { continue };
-        if stat(data_dir).is_ok_and(|directory| works_in(pid.as_raw(), &directory)) {
+        if stat(data_dir).is_ok_and(|directory| works_in(pid.as_raw(), &directory).is_ok_and(|works| works)) {
             let _ = kernel::pidfd_signal(pidfd.as_fd(), Signal::SIGKILL);
         }
     }

@@ -122,10 +122,10 @@ impl ConfigFiles {
     /// [`Error::Refused`]: the configuration cannot be written as it is; nothing was changed. [`Error::File`]: files before the
     /// named one may have changed. [`Error::Timeout`]: the disk hangs.
     pub async fn configure(&self, configuration: &Configuration) -> Result<bool, Error> {
-        let files = self.contents(configuration)?;
-        let settings = Arc::clone(&self.settings);
-        // fsync may take seconds: not on a thread that others wait for.
+        let (files, settings, configuration) = (self.clone(), Arc::clone(&self.settings), configuration.clone());
+        // fsync may take seconds, and so may a read: not on a thread that others wait for.
         let writing = spawn_blocking(move || {
+            let files = files.contents(&configuration)?;
             let mut changed = false;
             make_socket_dir(&settings)?;
             for file in &files {

@@ -72,6 +72,15 @@ pub fn read_all(pg_wal: &Path) -> Result<BTreeMap<TimelineId, String>, Error> {
     Ok(found)
 }
 
+/// All of them in our `pg_wal`.
+///
+/// # Errors
+/// When one cannot be read, or the disk does not answer.
+pub async fn there(settings: &Settings) -> Result<BTreeMap<TimelineId, String>, Error> {
+    let pg_wal = settings.data_dir.join("pg_wal");
+    durable::within(LIMIT, pg_wal.clone(), move || read_all(&pg_wal)).await
+}
+
 fn timeline_of(name: &str) -> Option<TimelineId> {
     let digits = name.strip_suffix(".history").filter(|digits| digits.len() == 8)?;
     let tli = u32::from_str_radix(digits, 16).ok().and_then(TimelineId::new)?;

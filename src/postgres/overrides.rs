@@ -41,9 +41,9 @@ pub struct Fault {
 /// replicas, and a `synchronous_commit` there that lets them go counts, too.
 ///
 /// # Errors
-/// [`Error::File`] where it cannot be read; one that does not exist sets nothing.
-pub fn overridden(settings: &Settings, waits: bool) -> Result<Vec<Overridden>, Error> {
-    set_there(settings, |found| is_ours(&found.name) || waits && lets_go(found))
+/// [`Error::File`] where it cannot be read, or the disk does not answer; one that does not exist sets nothing.
+pub async fn overridden(settings: &Settings, waits: bool) -> Result<Vec<Overridden>, Error> {
+    set_there(settings, move |found| is_ours(&found.name) || waits && lets_go(found)).await
 }
 
 /// Whether it lets commits go that have to wait.
@@ -56,13 +56,14 @@ fn is_ours(name: &str) -> bool {
     is_reloaded(name) || name == "restore_command"
 }
 
-fn set_there(settings: &Settings, ours: impl Fn(&Overridden) -> bool) -> Result<Vec<Overridden>, Error> {
+async fn set_there(settings: &Settings, ours: impl Fn(&Overridden) -> bool + Send + 'static) -> Result<Vec<Overridden>, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
-    match fs::read_to_string(&path) {
+    durable::within(DISK_LIMIT, path.clone(), move || match fs::read_to_string(&path) {
         Ok(text) => Ok(text.lines().filter_map(assignment).filter(ours).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::file("read", path)(error)),
-    }
+    })
+    .await
 }
 
 /// Takes the managed parameters, and what would end a recovery, out of `postgresql.auto.conf` while PostgreSQL is stopped; returns those that it held.
@@ -73,7 +74,7 @@ fn set_there(settings: &Settings, ours: impl Fn(&Overridden) -> bool) -> Result<
 pub async fn strip(settings: &Settings, waits: bool) -> Result<Vec<Overridden>, Error> {
     // A target stands on the command line, and what differs from that here would wait for a restart for ever.
     let target = |name: &str| NO_TARGET.iter().any(|(target, _)| *target == name);
-    let found = set_there(settings, |found| is_ours(&found.name) || target(&found.name) || waits && lets_go(found))?;
+    let found = set_there(settings, move |found| is_ours(&found.name) || target(&found.name) || waits && lets_go(found)).await?;
     if found.is_empty() {
         return Ok(found);
     }

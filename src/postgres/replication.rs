@@ -102,7 +102,7 @@ impl Server {
     }
 
     async fn reload_nobody(&self, run: Run, limit: Span) -> Result<(), Error> {
-        for found in overridden(&self.settings, false)?.iter().filter(|found| found.name == "primary_conninfo") {
+        for found in overridden(&self.settings, false).await?.iter().filter(|found| found.name == "primary_conninfo") {
             self.reset_override(run, &found.name, limit).await?;
         }
         self.reload_sql(run, limit).await

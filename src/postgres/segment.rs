@@ -3,10 +3,12 @@
 //! Sources: PostgreSQL's `xlog_internal.h` (page headers, segment names) and `xlogreader.c` (where records end);
 //! the same in 14 to 18 but for the magic numbers, which are left to `pg_waldump`.
 
+use super::{Error, Settings, durable};
 use crate::model::wal_layout::LONG_HEADER;
 pub use crate::model::wal_layout::Layout;
 use crate::model::{
     lsn::{Bytes, Lsn},
+    moment::Span,
     timeline::TimelineId,
 };
 use std::{
@@ -19,9 +21,21 @@ use std::{
 /// Records begin at multiples of this.
 const ALIGNMENT: u64 = 8;
 
+/// A disk that does not answer for so long hangs.
+const READ_LIMIT: Span = Span::from_secs(10);
+
 /// Whether `size` is one that `initdb --wal-segsize` can make: a power of two from 1 MB to 1 GB.
 pub const fn is_segment_size(size: u64) -> bool {
     size.is_power_of_two() && size >= 1 << 20 && size <= 1 << 30
+}
+
+/// How the WAL of this node's data directory is laid out; `None` when there is none to read.
+///
+/// # Errors
+/// When it cannot be read, or the disk does not answer.
+pub async fn layout(settings: &Settings) -> Result<Option<Layout>, Error> {
+    let pg_wal = settings.data_dir.join("pg_wal");
+    durable::within(READ_LIMIT, pg_wal.clone(), move || Layout::of(&pg_wal).map_err(Error::file("read", pg_wal))).await
 }
 
 impl Layout {

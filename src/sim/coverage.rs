@@ -1,5 +1,6 @@
 //! What a run exercised (oracle O19).
 
+use super::Swarm;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
@@ -180,10 +181,11 @@ impl Coverage {
             }
         }
         let struck = Self::all_struck(of);
-        let kinds: BTreeSet<&String> = struck.values().flat_map(BTreeMap::keys).collect();
+        let drawn = Swarm::All.kinds().iter().map(|kind| format!("{kind:?}"));
+        let kinds: BTreeSet<String> = struck.values().flat_map(|kinds| kinds.keys().cloned()).chain(drawn).collect();
         for role in ["primary", "standby"] {
             let there = struck.get(&(role, "serving"));
-            let never = kinds.iter().filter(|kind| there.is_none_or(|there| !there.contains_key(**kind)));
+            let never = kinds.iter().filter(|kind| there.is_none_or(|there| !there.contains_key(*kind)));
             found.extend(never.map(|kind| format!("{kind} never struck a {role} while `leader` was serving")));
         }
         for state in ["claimed", "serving", "vacant", "paused", "missing"] {

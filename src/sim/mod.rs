@@ -236,6 +236,5 @@ fn policy_of(draw: &mut Random) -> ClusterPolicy {
 
 fn watch_leases(world: &mut World) {
     world.judge_leases();
-    world.watch_outage();
     world.later(20_000_000, watch_leases);
 }

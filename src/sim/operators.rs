@@ -26,7 +26,7 @@ impl World {
         let to = self.nodes[node].name.clone();
         let dead = self.is_surely_dead(&leader);
         let accept_loss = self.random.chance(250);
-        let failover = Request::Failover { to, accept_loss, assert_dead: dead };
+        let failover = Request::Failover { to: to.clone(), accept_loss, assert_dead: dead };
         let paused = matches!(leader.state, LeaderState::Paused(_));
         let request = match self.random.below(10) {
             0..=4 if paused => Request::Resume { assert_dead: dead },
@@ -36,7 +36,8 @@ impl World {
                 Request::Pause { reason: "work".to_owned(), until }
             }
             5..=7 => failover,
-            8 => Request::Acknowledge,
+            8 if self.random.chance(500) => Request::Acknowledge,
+            8 => Request::Remove { node: to },
             _ => Request::Pause { reason: "again".to_owned(), until: None },
         };
         // Now and then one who saw an older state.

@@ -17,6 +17,7 @@ use crate::{
     model::{
         instance::{Pause, Receiver, RecoveryTarget, Run, ServerFacts, ServerRole, Slot, StartAs, StopMode, Walsender},
         node::{Replica, SystemId},
+        timeline::TimelineId,
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,8 @@ pub(super) struct Server {
     pub(super) received: bool,
     pub(super) conninfo: Option<Follow>,
     pub(super) target: RecoveryTarget,
+    /// The timeline that recovery takes for its target, which it leaves for one that grew out of it alone.
+    pub(super) aims: TimelineId,
     pub(super) application_name: String,
     pub(super) promoting: bool,
     /// The end of what it came up with as a primary.

@@ -32,6 +32,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Something that happens at a point of time.
 pub(super) type Job = Box<dyn FnOnce(&mut World)>;
 
+/// Clients that wait for so long find that nobody takes writes.
+const OUTAGE: u64 = 250_000_000;
+
 /// Everything there is.
 pub(super) struct World {
     pub(super) now: u64,
@@ -62,8 +65,8 @@ pub(super) struct World {
     pub(super) last_fault: Option<super::faults::Fault>,
     /// Faults that wait for their moment.
     pub(super) ambushes: super::faults::Ambushes,
-    /// Since when nobody takes writes.
-    outage: Option<u64>,
+    /// When a client was last told of its commit.
+    last_ack: u64,
 }
 
 impl World {
@@ -103,7 +106,7 @@ impl World {
             hits: BTreeMap::new(),
             last_fault: None,
             ambushes: super::faults::Ambushes::default(),
-            outage: None,
+            last_ack: 0,
         }
     }
 
@@ -412,24 +415,11 @@ impl World {
         takes
     }
 
-    /// Whether somebody takes writes.
-    pub(super) fn serves(&self) -> bool {
-        let serves = |node: &Node| node.asleep_until <= self.now && node.server.as_ref().is_some_and(|server| server.serves(self.now));
-        self.nodes.iter().any(serves)
-    }
-
-    /// How long nobody takes writes, by the fault that came last before that.
-    pub(super) fn watch_outage(&mut self) {
-        let now = self.now;
-        match (self.serves(), self.outage) {
-            (false, None) => self.outage = Some(now),
-            (true, Some(since)) => {
-                self.outage = None;
-                if let Some(fault) = self.last_fault {
-                    self.hits.entry(format!("{fault:?}")).or_default().1.push((now - since) / 1_000_000);
-                }
-            }
-            _ => {}
+    /// A client is told of its commit. For how long none was counts for the fault that came last before that.
+    pub(super) fn note_ack(&mut self) {
+        let gap = self.now - std::mem::replace(&mut self.last_ack, self.now);
+        if let Some(fault) = self.last_fault.filter(|_| gap >= OUTAGE) {
+            self.hits.entry(format!("{fault:?}")).or_default().1.push(gap / 1_000_000);
         }
     }
 

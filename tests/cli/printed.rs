@@ -273,3 +273,39 @@ fn a_simulated_seed_tells_its_verdict_and_what_it_exercised() {
     let ran = run(&["simulate", "--policy", "p.toml", "--durability", "quorum"]);
     assert!(ran.code == 2 && ran.stderr.contains("cannot be used with"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_policy_is_told_what_it_costs_and_what_it_survives() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("policy.toml");
+    let told = |policy: &str, more: &[&str]| {
+        std::fs::write(&file, policy).expect("write");
+        let path = file.display().to_string();
+        run(&[&["simulate", "--policy", &path, "--seeds", "1"], more].concat())
+    };
+    let quorum = told("preset = \"fast\"\ndurability = \"quorum\"\n", &[]);
+    assert_eq!((quorum.code, quorum.stderr.as_str()), (0, ""), "{}", quorum.stdout);
+    let (silence, rest) = quorum.stdout.split_once('\n').expect("lines");
+    assert!(silence.contains("goes on for 1100 ms by itself") && silence.contains("give their word"), "{silence}");
+    assert!(
+        rest.starts_with("A primary whose host is lost is followed after about 975 ms where its voters find it gone, else after 2000 ms"),
+        "{rest}"
+    );
+    let row = |name: &str| rest.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {rest}")).to_owned();
+    assert!(row("any").split_whitespace().nth(1).is_some_and(|struck| struck.parse::<u64>().is_ok_and(|struck| struck >= 10)), "{rest}");
+    assert!(row("any").ends_with(" ms"), "{rest}");
+
+    let alone = told("failsafe = false\ndepose = \"after-lease\"\n", &["--output", "json"]);
+    assert_eq!((alone.code, alone.stderr.as_str()), (0, ""), "{}", alone.stdout);
+    let json: serde_json::Value = serde_json::from_str(&alone.stdout).expect("JSON");
+    assert!(
+        json["faults"]
+            .as_array()
+            .is_some_and(|faults| faults.iter().any(|row| row["outages_ms"].as_array().is_some_and(|ms| !ms.is_empty())))
+    );
+    let async_text = told("failsafe = false\ndepose = \"after-lease\"\n", &[]).stdout;
+    assert!(async_text.contains("failsafe is off") && async_text.contains("is followed after 3300 ms; one"), "{async_text}");
+
+    let bad = told("take_after = \"1s\"\n", &[]);
+    assert!(bad.code != 0 && bad.stderr.contains("take_after") && bad.stdout.is_empty(), "{}{}", bad.stdout, bad.stderr);
+}

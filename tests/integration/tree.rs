@@ -14,8 +14,16 @@ pub(crate) const CHANGED: char = '+';
 pub(crate) const REAL: &[&str] = &["src", "migrations", "Cargo.toml", "Cargo.lock", "tests/integration", ":(exclude)src/sim"];
 
 /// What the simulator runs.
-pub(crate) const SIMULATED: &[&str] =
-    &["src/model", "src/decide", "src/agent/state", "src/agent/state.rs", "src/agent/event.rs", "src/sim", "Cargo.lock"];
+pub(crate) const SIMULATED: &[&str] = &[
+    "src/model",
+    "src/decide",
+    "src/agent/state",
+    "src/agent/state.rs",
+    "src/agent/event.rs",
+    "src/sim",
+    "tests/support/seeds.rs",
+    "Cargo.lock",
+];
 
 /// The commit whose `paths` are under test; with a mark where the tree differs from it.
 #[expect(clippy::disallowed_methods, reason = "asks git for the commit")]

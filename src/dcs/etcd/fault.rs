@@ -15,7 +15,7 @@ pub(super) enum Fault {
     Stale(String),
     /// Credentials or permission. Nothing was done.
     Denied(String),
-    /// The database is full. Nothing was done.
+    /// The database is full. Where that was found while it was applied, it is done all the same.
     NoSpace(String),
     /// The etcd lease that the write names is gone. Nothing was done.
     NoLease(String),

@@ -28,7 +28,10 @@ impl Etcd {
             // Refused for a lease that has ended meanwhile: nothing was done, so once more with a new one.
             Err(LeasedError::NoLease(why)) => {
                 let left = ends.since(crate::clock::boot());
-                self.shared.leased_txn(txn, hedge, left).await.map_err(|_| Error::Rejected(why))
+                self.shared.leased_txn(txn, hedge, left).await.map_err(|error| match error {
+                    LeasedError::NoLease(_) => Error::Rejected(why),
+                    LeasedError::Other(error) => error,
+                })
             }
             Err(LeasedError::Other(error)) => Err(error),
             Ok(reply) => Ok(reply),

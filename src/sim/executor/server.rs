@@ -14,10 +14,17 @@ use crate::{
     sim::{Mutation, node::Data, wal::lsn, world::World},
 };
 
+/// Nothing is written on a disk that has no room.
+const FULL: &str = "No space left on device";
+
 impl World {
     pub(super) fn configure(&mut self, node: usize, run: u64, configuration: Configuration) {
         let takes = self.random.tailed(5, 60);
         self.in_run(node, run, takes, move |world| {
+            if world.nodes[node].sick_disk > world.now {
+                world.end(node, run, 0, Task::Configure, Err(FULL.to_owned()));
+                return;
+            }
             let standby = world.nodes[node].server.as_ref().is_some_and(|server| !server.primary);
             let mut written = configuration.clone();
             if standby && world.options.mutation == Mutation::NamesDropped {
@@ -57,6 +64,10 @@ impl World {
     pub(super) fn cut_stream(&mut self, node: usize, run: u64) {
         let takes = self.random.tailed(10, 120);
         self.in_run(node, run, takes, move |world| {
+            if world.nodes[node].sick_disk > world.now {
+                world.end(node, run, 0, Task::CutStream, Err(FULL.to_owned()));
+                return;
+            }
             let rendered = world.nodes[node].agent_of(run).is_some_and(|agent| agent.rendered);
             let answers = world.nodes[node]
                 .server

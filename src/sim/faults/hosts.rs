@@ -234,10 +234,10 @@ impl World {
         // What it has begun as primary, also if it is off now, another one has to go on with.
         let of = &self.nodes[copy];
         let began = of.is_primary() || of.file.claimed == Some(sync.term) && sync.primary.data == of.file.data;
-        let branch = |of: &Node| of.disk.as_ref().map(|disk| disk.branch);
-        let follows = |replica: &&crate::model::node::Replica| {
-            self.nodes.iter().take(self.members).any(|of| of.name == replica.node && branch(of) == branch(&self.nodes[copy]))
-        };
+        let log = |of: &Node| of.disk.as_ref().map(|disk| (disk.branch, disk.end));
+        let has_all = |of: &Node| log(of).zip(log(&self.nodes[copy])).is_some_and(|((branch, end), row)| self.wal.holds(branch, end, row));
+        let follows =
+            |replica: &&crate::model::node::Replica| self.nodes.iter().take(self.members).any(|of| of.name == replica.node && has_all(of));
         !lead.is_empty() && (!began || lead.iter().any(follows)) && counted.into_iter().all(there)
     }
 

@@ -224,7 +224,7 @@ const GUARDS: &[Fault] = &[
 ];
 
 impl Swarm {
-    pub(super) const fn kinds(self) -> &'static [Fault] {
+    pub(in crate::sim) const fn kinds(self) -> &'static [Fault] {
         match self {
             Self::All => KINDS,
             Self::Policy => POLICY,

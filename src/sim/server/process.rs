@@ -2,7 +2,10 @@
 
 use super::{STREAM_TIMEOUT, Server};
 use crate::{
-    model::instance::{ControlState, Ended, Run, StartAs, StopMode},
+    model::{
+        instance::{ControlState, Ended, Run, StartAs, StopMode},
+        timeline::TimelineId,
+    },
     sim::{Mutation, world::World},
 };
 use std::collections::BTreeMap;
@@ -34,6 +37,7 @@ impl World {
             received: false,
             conninfo,
             target,
+            aims: TimelineId::FIRST,
             application_name,
             promoting: false,
             came_up_with: 0,
@@ -49,6 +53,7 @@ impl World {
         });
         let who = of.who();
         self.leave_empty_branch(node);
+        self.aim_first(node);
         let of = &mut self.nodes[node];
         let bad = of.bad_starts > now;
         // It may have been taken away since the start was asked for: PostgreSQL itself starts on none.

@@ -80,6 +80,34 @@ impl World {
         }
     }
 
+    /// At a start: the newest history file without a gap, from the timeline of `pg_control` on.
+    pub(super) fn aim_first(&mut self, node: usize) {
+        let Some(data) = self.nodes[node].disk.as_ref() else { return };
+        let control = data.checkpoint_tli.max(self.wal.branches[self.wal.branch_at(data.branch, data.redo)].tli);
+        let aims = newest_consecutive(data, control);
+        let real =
+            data.histories.get(&aims).is_some_and(|text| text.parse::<TimelineHistory>().is_ok_and(|history| history.last().is_some()));
+        if let Some(server) = self.nodes[node].server.as_mut() {
+            server.aims = if real { aims } else { control };
+        }
+    }
+
+    /// `rescanLatestTimeLine`, each time before a walreceiver is started.
+    pub(super) fn aim_anew(&mut self, node: usize) {
+        let of = &mut self.nodes[node];
+        let (Some(server), Some(data)) = (of.server.as_mut(), of.disk.as_ref()) else { return };
+        let newest = newest_consecutive(data, server.aims);
+        if data.histories.get(&newest).is_some_and(|text| TimelineHistory::left(text, server.aims).is_some()) {
+            server.aims = newest;
+        }
+    }
+
+    /// Whether the sender was ever on the timeline that the standby aims at: of another one it sends nothing, and says so.
+    pub(super) fn knows_the_target(&self, node: usize, from: usize) -> bool {
+        let (Some(server), Some(theirs)) = (&self.nodes[node].server, &self.nodes[from].disk) else { return true };
+        self.wal.path(theirs.branch).iter().any(|branch| self.wal.branches[*branch].tli == server.aims)
+    }
+
     /// A real history file of a newer timeline that left ours before our checkpoint is fatal at a start (EXP-30 ii).
     fn lured(&self, node: usize) -> Option<String> {
         let server = self.nodes[node].server.as_ref()?;

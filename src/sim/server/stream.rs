@@ -14,6 +14,7 @@ impl World {
         let Some(server) = self.nodes[node].server.as_ref() else { return };
         let Some(upstream) = &server.upstream else {
             if let Some(follow) = server.conninfo.clone().filter(|_| server.target == RecoveryTarget::Latest) {
+                self.aim_anew(node);
                 self.connect(node, id, &follow);
             }
             return;
@@ -72,6 +73,10 @@ impl World {
             return;
         }
         let there_id = there.id;
+        if !self.knows_the_target(node, to) {
+            return;
+        }
+        let Some(there) = self.nodes[to].server.as_mut() else { return };
         let reply = i64::try_from(now / 1_000).unwrap_or_default();
         let names = there.names.clone();
         there.senders.insert(node, Sender { name, flush: 0, replay: 0, reply, heard: now, names });

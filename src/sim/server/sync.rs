@@ -98,6 +98,7 @@ impl World {
 
     /// `by_hand`: by names that somebody has set by hand.
     fn acknowledge_commit(&mut self, node: usize, row: (usize, u64), by_hand: bool) {
+        self.note_ack();
         let lossless = self.is_lossless();
         if by_hand && lossless {
             // What it waits for then nobody promises (safety.md).
