@@ -216,7 +216,7 @@ const RULES: &[Broken] = &[
     broken(Mutation::LatestAck, Durability::Async, Swarm::All, &["O1:", "O10:", "O4:"], 6),
     broken(Mutation::OlderForgotten, Durability::Quorum, Swarm::Policy, &["I2:", "O2:"], 1),
     broken(Mutation::CopyGoesOn, Durability::Quorum, Swarm::Data, &["O16:", "O1:", "O2:", "O4:"], 668),
-    broken(Mutation::NamesDropped, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 1),
+    broken(Mutation::NamesDropped, Durability::Quorum, Swarm::All, &["I2:", "O2:"], 3),
 ];
 
 impl Broken {
@@ -273,7 +273,7 @@ fn noticed(plan: Plan, policy: &ClusterPolicy) -> u64 {
 /// Promises, scans, files, a promotion, or a start with its crash recovery: what the model's disks and messages take at the worst, and in the median.
 /// Together with what voters notice the latter is less than the wait for a lease: who waited for that would be found.
 const WORST_MS: u64 = 2_000;
-const MEDIAN_MS: u64 = 1_000;
+const MEDIAN_MS: u64 = 1_100;
 
 /// A walsender that a replica does not answer holds up a stop for so long.
 const STOP_MS: u64 = 3_300;
@@ -301,7 +301,7 @@ fn one_fault_costs_what_its_timers_say() {
                 }
                 outages.sort_unstable();
                 assert!(
-                    plan != Plan::HostLoss || outages[1] <= noticed + MEDIAN_MS,
+                    !matches!(plan, Plan::HostLoss | Plan::Handover) || outages[1] <= noticed + MEDIAN_MS,
                     "{preset:?} {durability:?}: {outages:?} after {noticed} ms"
                 );
                 println!("{plan:?} {preset:?} {durability:?}: {outages:?} of {limit} ms");

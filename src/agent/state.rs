@@ -26,7 +26,7 @@ use crate::{
     },
     model::{
         failsafe::Peers,
-        instance::{DataDir, GuardStatus, Run, ServerFacts},
+        instance::{ControlData, DataDir, GuardStatus, Run, ServerFacts},
         key::Key,
         lsn::Lsn,
         moment::{Clocks, Moment},
@@ -78,6 +78,8 @@ pub struct State {
     place: Option<CopyPlace>,
     completed: Option<Completed>,
     whole: Option<Scanned>,
+    /// What `pg_control` said at the last look.
+    control: Option<ControlData>,
     /// When the stream last changed: what a scan that began before found may be less than what is there now.
     stream_changed: Moment,
     boundary: Option<Boundary>,
@@ -135,6 +137,7 @@ impl State {
             place: None,
             completed: None,
             whole: None,
+            control: None,
             stream_changed: now.boot,
             inserted: None,
             received: None,

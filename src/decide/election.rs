@@ -18,7 +18,7 @@ use crate::model::{
     node_file::Order,
     record::{LeaderRecord, LeaderState, PromiseRecord, Stored, SyncRecord, TimelineState},
     term::Term,
-    timeline::TimelineHistory,
+    timeline::{TimelineHistory, TimelineId},
 };
 
 /// How long a claimant waits for the promises of the electable.
@@ -29,6 +29,9 @@ const QUORUM_WINDOW: Span = Span::from_secs(1);
 
 /// How long a claimant takes to fetch what a voter holds beyond it.
 const FETCH_LIMIT: Span = Span::from_secs(10);
+
+/// Where nothing has come in by then, and recovery here may aim at another timeline, nothing will.
+const FETCH_BEGINS: Span = Span::from_secs(2);
 
 /// Collects promises: everybody electable, or whoever answers in time. Somebody ahead of us gets the claim.
 pub(super) fn rule(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>) -> Keeps {
@@ -225,17 +228,33 @@ fn fetch(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, fetching: F
         let why = format!("{} holds more, up to {}, and it could not be fetched within {FETCH_LIMIT}", fetching.node, fetching.up_to);
         return release::abandon(s, d, leader, &why);
     };
+    if let Some(other) = stalls(s, d, &fetching, &promise.record) {
+        // It aims at that one for good: started anew it aims at the newest.
+        stop::stop_postgres(s, d);
+        let why = format!("{} sends nothing, as PostgreSQL may aim at timeline {other} here: it is started anew", fetching.node);
+        return release::abandon(s, d, leader, &why);
+    }
     d.wake(ends);
     d.waits("fetch", format!("fetches up to {} from {}, which has promised this claim", fetching.up_to, fetching.node));
-    let (node, address) = (fetching.node.clone(), promise.record.postgres.clone());
+    let (node, address, fetched) = (fetching.node.clone(), promise.record.postgres.clone(), fetching.tli);
     d.memory.fetching = Some(fetching);
-    let missing = ledger::texts_missing(s);
+    let missing = ledger::texts_on_the_way(s, fetched);
     if !missing.is_empty() {
         ledger::put(s, d, missing);
     } else if cut::opens(s, d, &address) {
         upkeep::configured(s, d, Some(Follow { node, address, slot: None }));
     }
     Keeps::Renewing
+}
+
+/// Whether nothing comes in, and a history file lies here that may have led PostgreSQL to another timeline.
+fn stalls(s: &Snapshot, d: &mut Draft, fetching: &Fetching, promise: &PromiseRecord) -> Option<TimelineId> {
+    let Some(ServerRole::Standby { tli, .. }) = s.role().filter(|role| !role.streams()) else { return None };
+    let history: TimelineHistory = promise.history.parse().ok()?;
+    let other = target::sibling(s, *tli, fetching.tli, &history).filter(|_| *tli != fetching.tli)?;
+    let ends = fetching.since.plus(FETCH_BEGINS);
+    d.wake(ends);
+    (s.now.boot >= ends).then_some(other)
 }
 
 /// Whether as much has come in. What follows cuts the stream, and looks for the end of what is whole.

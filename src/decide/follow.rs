@@ -138,7 +138,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
     }
     match may_stream(s, d, target, Whole { tli: *tli, lsn: *replay }, *receive) {
         Some(Verdict::Streams) => {
-            let missing = ledger::texts_missing(s);
+            let missing = if *tli == target.tli { ledger::texts_missing(s) } else { ledger::texts_on_the_way(s, target.tli) };
             if !missing.is_empty() {
                 ledger::put(s, d, missing);
                 return;
@@ -146,7 +146,7 @@ fn running(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>) {
             if cut::opens(s, d, &target.holder.postgres) && upkeep::configured(s, d, Some(follow_of(s, target))) {
                 d.because("follows", format!("follows {} in term {}", target.holder.node, target.term));
                 if s.role().is_some_and(ServerRole::streams) {
-                    d.memory.untold = None;
+                    unheard::streams(s, d);
                     cut::lift(s, d);
                 } else {
                     unheard::cut_off(s, d, target, receive.unwrap_or_default().max(*replay));
@@ -381,7 +381,9 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         "diverged",
         format!("timeline {} goes on from {fork} to {} here ({bytes}), which {} does not have", whole.tli, whole.lsn, target.holder.node),
     );
-    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, target: target.tli, recovered, since: s.now.boot };
+    let same = |plan: &&RewindPlan| (plan.fork, plan.whole, plan.tli, plan.target) == (fork, whole.lsn, whole.tli, target.tli);
+    let since = s.memory.rewind.as_ref().filter(same).map_or(s.now.boot, |plan| plan.since);
+    let plan = |recovered| RewindPlan { fork, whole: whole.lsn, tli: whole.tli, target: target.tli, recovered, since };
     if let Some(why) = rejoin::cannot_rewind(s, disk, whole, target.tli) {
         copy::reclone(s, d, target, &why, Some(plan(None)));
         return;
@@ -392,6 +394,11 @@ fn diverged(s: &Snapshot, d: &mut Draft, disk: &DiskFacts, target: &LeaderRecord
         _ => None,
     };
     let clean = disk.control.state == ControlState::ShutDown || (recovered.is_some() && recovered == last_run);
+    if !clean && s.now.boot >= since.plus(RECOVERY_LIMIT) {
+        // It ends by itself, again and again.
+        not_recovered(s, d);
+        return;
+    }
     if !clean {
         d.waits("recovery", "crash recovery to the end of our own WAL, before the rewind");
         d.memory.rewind = Some(plan(None));
@@ -429,11 +436,15 @@ fn recovering(s: &Snapshot, d: &mut Draft, plan: &RewindPlan) {
     d.wake(ends);
     d.waits("recovery", format!("replays its own WAL up to {} before the rewind", plan.whole));
     if s.now.boot >= ends {
-        d.memory.rewinds_failed = s.leader().map(|leader| leader.record.term);
-        d.memory.rewind = None;
-        d.alarm("recovery", "the end of our own WAL was not reached: this directory cannot be rewound");
+        not_recovered(s, d);
         stop::stop_postgres(s, d);
     }
+}
+
+fn not_recovered(s: &Snapshot, d: &mut Draft) {
+    d.memory.rewinds_failed = s.leader().map(|leader| leader.record.term);
+    d.memory.rewind = None;
+    d.alarm("recovery", "the end of our own WAL was not reached: this directory cannot be rewound");
 }
 
 pub(super) fn source(target: &LeaderRecord) -> Source {

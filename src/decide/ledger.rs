@@ -139,6 +139,14 @@ pub(super) fn texts_missing(s: &Snapshot) -> BTreeMap<TimelineId, String> {
     owned(texts)
 }
 
+/// The same for a standby on its way to `tli`: without ids that were given up later. Recovery looks at the newest file alone (`rescanLatestTimeLine`), and
+/// does not go on where no real history ends with it. A promotion is told of the rest.
+pub(super) fn texts_on_the_way(s: &Snapshot, tli: TimelineId) -> BTreeMap<TimelineId, String> {
+    let mut texts = texts_missing(s);
+    texts.retain(|other, _| *other <= tli);
+    texts
+}
+
 /// Puts history files in place. After a failure it is looked at first what is there.
 pub(super) fn put(s: &Snapshot, d: &mut Draft, texts: BTreeMap<TimelineId, String>) {
     let failed = s.failures.contains_key(&Task::WriteHistories);

@@ -9,7 +9,7 @@ use super::{
     draft::Draft,
     durability, follow, leadership,
     leadership::next,
-    operator, release,
+    operator, release, scan,
     snapshot::Snapshot,
     stop, upkeep,
 };
@@ -104,8 +104,18 @@ fn looked_at(s: &Snapshot, d: &mut Draft) -> Flow {
         d.act(s, Action::InspectDisk);
         return Flow::Settled;
     }
+    if s.is_empty() && is_of_before(s, paused) {
+        scan::start(s, d);
+        return Flow::Settled;
+    }
     d.memory.paused = None;
     Flow::Goes
+}
+
+/// Whether the end of our WAL that is known was found before that moment: somebody may have put another directory in its place since, and the same
+/// `pg_control` may lie over less WAL.
+fn is_of_before(s: &Snapshot, moment: Moment) -> bool {
+    s.whole_now().is_some() && s.whole.as_ref().is_some_and(|scanned| scanned.at < moment)
 }
 
 fn overdue(s: &Snapshot, d: &mut Draft, pause: &Pause) {
@@ -300,6 +310,10 @@ fn give_up(
     if s.disk.seen_at().is_none_or(|seen| seen < since) {
         d.waits("inspect", "the data directory is inspected: what was done to it in the pause is not known");
         d.act(s, Action::InspectDisk);
+        return;
+    }
+    if is_of_before(s, since) {
+        scan::start(s, d);
         return;
     }
     let Some(end) = release::noted_dead(s, d, leader) else { return };

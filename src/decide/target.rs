@@ -117,9 +117,7 @@ const OFF_COURSE: Span = Span::from_secs(1);
 pub(super) fn off_course(s: &Snapshot, d: &mut Draft, target: &LeaderRecord) -> Option<String> {
     let Some(ServerRole::Standby { tli, target: RecoveryTarget::Latest, .. }) = s.role() else { return None };
     let (run, history) = (s.run()?, ledger::history(s, target.tli).filter(|_| *tli != target.tli)?);
-    let elsewhere = |other: TimelineId| other != target.tli && history.leaves(other).is_none();
-    let mut later = s.histories.iter().rev().filter(|(other, text)| *other > tli && TimelineHistory::left(text, *tli).is_some());
-    let (other, _) = later.find(|(other, _)| elsewhere(**other))?;
+    let other = sibling(s, *tli, target.tli, &history)?;
     let (_, of, since) = *d.memory.off_course.insert(match s.memory.off_course {
         Some(before) if before.0 == target.term => before,
         _ => (target.term, run, s.now.boot),
@@ -129,9 +127,23 @@ pub(super) fn off_course(s: &Snapshot, d: &mut Draft, target: &LeaderRecord) -> 
     }
     let ends = since.plus(OFF_COURSE);
     d.wake(ends);
+    // Of a primary that is gone nobody streams.
+    let lives = s.stood_still() < s.policy.timers().renew_every.times(2);
     let node = &target.holder.node;
     let why = format!("PostgreSQL does not stream, and may aim at timeline {other}, which {node} never was on: it is started anew");
-    (s.now.boot >= ends).then_some(why)
+    (lives && s.now.boot >= ends).then_some(why)
+}
+
+/// A timeline that a history file here says to have grown out of ours, and that `tli` never was on.
+pub(super) fn sibling(s: &Snapshot, ours: TimelineId, tli: TimelineId, history: &TimelineHistory) -> Option<TimelineId> {
+    let elsewhere = |other: TimelineId| other > ours && other != tli && history.leaves(other).is_none();
+    let mut later = s.histories.iter().rev().filter(|(other, _)| elsewhere(**other));
+    later.find(|(_, text)| TimelineHistory::left(text, ours).is_some()).map(|(other, _)| *other)
+}
+
+/// It streams: if it ceases to, that is another matter than before. One that was started anew already stays so for the term.
+pub(super) fn on_course(s: &Snapshot, d: &mut Draft) {
+    d.memory.off_course = s.memory.off_course.filter(|(_, run, _)| s.run() != Some(*run));
 }
 
 /// Whether PostgreSQL was started to replay its own WAL and nothing else.

@@ -41,6 +41,12 @@ pub(super) fn misled(s: &Snapshot, d: &mut Draft, target: Option<&LeaderRecord>)
     }
 }
 
+/// It streams: whatever was noted of its silence is over.
+pub(super) fn streams(s: &Snapshot, d: &mut Draft) {
+    d.memory.untold = None;
+    target::on_course(s, d);
+}
+
 /// What a replica at `position` lacks of the log of `target`, where no archive can help: what lies between is nowhere any more.
 pub(super) fn missing_wal(s: &Snapshot, target: &LeaderRecord, position: Lsn) -> Option<String> {
     let member = s.etcd.records.members.get(&target.holder.node).map(|stored| &stored.record)?;

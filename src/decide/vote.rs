@@ -24,6 +24,9 @@ const MUTE: Span = Span::from_secs(2);
 /// So often in a row telling it to follow nobody may fail before it is stopped for a promise.
 const TRIES: u32 = 3;
 
+/// What failed longer ago says nothing of now.
+const LATELY: Span = Span::from_secs(10);
+
 /// As a voter: somebody else has claimed.
 pub(super) fn rule(s: &Snapshot, d: &mut Draft) {
     let Some(leader) = s.leader() else { return };
@@ -106,7 +109,7 @@ fn is_mute(s: &Snapshot) -> bool {
 /// Why a standby that answers goes on following, where that was tried so often that it will not end by itself: its configuration cannot be written on
 /// a file system that is full or read-only. Stopped, it needs no configuration to promise.
 fn cannot_be_told(s: &Snapshot) -> Option<&str> {
-    let failed = |task| s.failures.get(&task).filter(|failure| failure.count >= TRIES);
+    let failed = |task| s.failures.get(&task).filter(|failure| failure.count >= TRIES && s.now.boot.since(failure.at) < LATELY);
     let runs = is_due(s) && matches!(s.process(), Some(Process::Running { start: StartAs::Standby, stopping: None, .. }));
     [Task::Configure, Task::CutStream].into_iter().filter(|_| runs && !is_cut(s)).find_map(failed).map(|failure| failure.why.as_str())
 }

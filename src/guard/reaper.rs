@@ -127,8 +127,8 @@ pub(super) fn is_free(data_dir: &Path) -> bool {
 fn works_in(pid: i32, directory: &FileStat) -> io::Result<bool> {
     let exe = match fs::read_link(format!("/proc/{pid}/exe")) {
         Ok(exe) => exe,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_of_owner(pid, directory) => return Err(error),
-        // It has ended, or is a thread of the kernel, or somebody else's.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && may_be_postgres(pid, directory) => return Err(error),
+        // It has ended, or is a thread of the kernel, or another program.
         Err(_) => return Ok(false),
     };
     let is_postgres = exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
@@ -139,9 +139,11 @@ fn works_in(pid: i32, directory: &FileStat) -> io::Result<bool> {
         && stat(format!("/proc/{pid}/cwd").as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino)))
 }
 
-/// Whether it runs as the owner of the data directory, which never is root, and hides nothing: what does, as an agent of keys, is no PostgreSQL.
-fn is_of_owner(pid: i32, directory: &FileStat) -> bool {
-    stat(format!("/proc/{pid}").as_str()).is_ok_and(|process| process.st_uid == directory.st_uid && process.st_uid != 0)
+/// By what everybody may see: it runs as the owner of the data directory, and bears the name.
+fn may_be_postgres(pid: i32, directory: &FileStat) -> bool {
+    let bears = |name: String| matches!(name.trim_end(), "postgres" | "postmaster");
+    let owned = stat(format!("/proc/{pid}").as_str()).is_ok_and(|process| process.st_uid == directory.st_uid);
+    owned && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(bears)
 }
 
 /// Kills the processes of PostgreSQL that work in `data_dir`, as far as they are seen.

@@ -1,14 +1,18 @@
 //! What the managed `restore_command` does: PostgreSQL asks it for every file that it needs in recovery.
 //!
 //! History files come from the ledger alone, because a burnt id's real file in the archive lures a standby there
-//! (EXP-29); segments of a burnt id are not there; all else is fetched by the operator's command within a hard limit,
+//! (EXP-29); segments of a burnt id are not there, nor those that lie where a newer timeline had left; all else is fetched by the operator's command within a hard limit,
 //! because a promotion waits for it (EXP-11).
 
 use super::{
-    Error, Failure, Settings, durable, history, segment,
+    Error, Failure, Settings, durable, history,
+    segment::Layout,
     shell::{self, Words},
 };
-use crate::model::{moment::Span, timeline::TimelineId};
+use crate::model::{
+    moment::Span,
+    timeline::{TimelineHistory, TimelineId},
+};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -146,16 +150,25 @@ fn is_newest(request: &Request<'_>) -> bool {
     !histories.iter().any(|(tli, text)| *tli.history_file() > *request.file && !history::is_placeholder(text))
 }
 
-/// Whether a segment belongs to an id that is burnt, or that the ledger does not know.
+/// Whether a segment belongs to an id that is burnt, or that the ledger does not know; or lies where the newest timeline has left its own one.
+///
+/// What the archive has of the latter was written by a primary that had been followed already. PostgreSQL takes it where the newer timeline's segment of
+/// that number is not there yet, and replays it beyond the fork: it looks at the timeline of its pages alone.
 ///
 /// The first timeline has no history file, and before the first ledger was written nothing is barred.
 fn is_barred(request: &Request<'_>) -> bool {
-    let tli = request.file.get(..24).and_then(segment::timeline_of);
-    let Some(tli) = tli.filter(|tli| *tli > TimelineId::FIRST) else { return false };
+    let layout = Layout::of(&request.data_dir.join("pg_wal")).ok().flatten().unwrap_or(Layout::DEFAULT);
+    let Some((tli, number)) = request.file.get(..24).and_then(|name| layout.parse_name(name)) else { return false };
     if !request.ledger.is_dir() {
         return false;
     }
-    fs::read_to_string(request.ledger.join(tli.history_file())).map_or(true, |text| history::is_placeholder(&text))
+    let known = || fs::read_to_string(request.ledger.join(tli.history_file())).is_ok_and(|text| !history::is_placeholder(&text));
+    if tli > TimelineId::FIRST && !known() {
+        return true;
+    }
+    let histories = history::read_all(request.ledger).unwrap_or_default();
+    let newest = histories.values().rev().find(|text| !history::is_placeholder(text));
+    newest.and_then(|text| TimelineHistory::left(text, tli)).is_some_and(|fork| number >= layout.segment_number(fork))
 }
 
 async fn by_command(request: &Request<'_>, command: &str) -> Fetched {
@@ -209,9 +222,15 @@ mod tests {
     async fn histories_come_from_the_ledger_and_burnt_ids_have_no_segments() {
         let place = Place::new();
         let real = "1\t0/3000148\treason\n";
-        for file in
-            ["00000002.history", "00000004.history", "000000020000000000000003", "000000030000000000000003", "000000010000000000000003"]
-        {
+        for file in [
+            "00000002.history",
+            "00000004.history",
+            "000000020000000000000003",
+            "000000030000000000000003",
+            "000000010000000000000003",
+            "000000010000000000000002",
+            "000000010000000000000004",
+        ] {
             fs::write(place.at("archive").join(file), format!("archived {file}")).expect("write");
         }
         let command = format!("cp {}/%f %p", place.at("archive").display());
@@ -228,8 +247,10 @@ mod tests {
         assert_eq!(get("000000020000000000000003").await, Fetched::NotThere, "burnt");
         assert_eq!(get("000000050000000000000003").await, Fetched::NotThere, "unknown");
         assert_eq!(get("000000030000000000000003").await, Fetched::There);
-        assert_eq!(get("000000010000000000000003").await, Fetched::There);
-        assert_eq!(read(), "archived 000000010000000000000003");
+        assert_eq!(get("000000010000000000000003").await, Fetched::NotThere, "timeline 3 left it in there");
+        assert_eq!(get("000000010000000000000004").await, Fetched::NotThere, "and this is behind it");
+        assert_eq!(get("000000010000000000000002").await, Fetched::There);
+        assert_eq!(read(), "archived 000000010000000000000002");
         publish(&place.at("state"), &BTreeMap::from([(tli(2), "# burnt\n".to_owned())])).expect("publish");
         assert_eq!(get("00000003.history").await, Fetched::NotThere);
         assert_eq!(get("00000002.history").await, Fetched::NotThere, "no real history follows");

@@ -75,6 +75,7 @@ pub(super) enum Fault {
     EtcdFull,
     KeyDeleted,
     CopyAmbushed,
+    StartQueued,
 }
 
 /// What is cut between a node and the others.
@@ -183,6 +184,7 @@ impl World {
             }
             Fault::SlowServer => self.nodes[node].slow_server = until,
             Fault::SlowDisk => self.nodes[node].slow_disk = until,
+            Fault::SickDisk if self.random.chance(500) => self.nodes[node].full_disk = until,
             Fault::SickDisk => self.nodes[node].sick_disk = until,
             Fault::BadStarts => self.nodes[node].bad_starts = until,
             Fault::DirectoryWiped => self.wipe(node),
@@ -214,6 +216,7 @@ impl World {
             Fault::SyncHeld => self.await_sync(lasts),
             Fault::CopyAmbushed => self.await_copy(lasts),
             Fault::StillUntilCut => self.await_cut(node, lasts),
+            Fault::StartQueued => self.queue_start(node),
             Fault::ResumptionMissed => self.await_resumption(lasts),
             _ => self.strike_etcd(fault, node, lasts),
         }
@@ -391,7 +394,7 @@ impl World {
         for node in 0..self.machines() {
             self.continue_guard(node);
             let of = &mut self.nodes[node];
-            (of.slow_disk, of.sick_disk, of.bad_starts, of.slow_server) = (0, 0, 0, 0);
+            (of.slow_disk, of.sick_disk, of.full_disk, of.bad_starts, of.slow_server) = (0, 0, 0, 0, 0);
             if let Some(agent) = &mut of.agent {
                 agent.paused_until = agent.paused_until.min(now);
                 agent.client.stalled_until = agent.client.stalled_until.min(now);

@@ -229,6 +229,8 @@ pub(super) struct Node {
     pub(super) slow_disk: u64,
     /// Until then WAL cannot be read and no history file be written.
     pub(super) sick_disk: u64,
+    /// Until then no configuration can be written.
+    pub(super) full_disk: u64,
     /// Starts of PostgreSQL fail until.
     pub(super) bad_starts: u64,
     /// Promotions and recoveries take long until.
@@ -372,6 +374,7 @@ pub(super) fn fresh(index: usize, random: &mut Random) -> Node {
         agent: None,
         slow_disk: 0,
         sick_disk: 0,
+        full_disk: 0,
         bad_starts: 0,
         slow_server: 0,
         cramped: random.chance(150),

@@ -19,6 +19,13 @@ impl State {
         if let DataDir::Present(facts) = &dir {
             self.histories = Arc::new(facts.histories.clone());
             self.layout = Layout { segment: facts.control.wal_segment, ..Layout::DEFAULT };
+            // Somebody has put another directory in its place, or something has run on it.
+            if self.whole.as_ref().is_some_and(|scanned| scanned.run.is_none())
+                && self.control.as_ref().is_some_and(|known| *known != facts.control)
+            {
+                self.whole = None;
+            }
+            self.control = Some(facts.control.clone());
         } else {
             self.histories = Arc::default();
             // What was scanned once is not here any more.

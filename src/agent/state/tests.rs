@@ -5,7 +5,7 @@ use crate::{
     agent::event::TxnOutcome,
     decide::decision::Purpose,
     model::{
-        instance::{Cut, DiskFacts, KillMode, Process, RecoveryTarget, ServerRole, StartAs, Whole},
+        instance::{ControlData, Cut, DiskFacts, KillMode, Process, RecoveryTarget, ServerRole, StartAs, Whole},
         key::{Txn, Write},
         moment::Span,
         node::{Address, DataIncarnation},
@@ -343,6 +343,23 @@ fn a_scan_ends_with_the_directory() {
     state.apply(Event::Scanned { whole, run: None, at: at(10).boot }, at(20));
     assert!(state.whole.is_some());
     state.apply(Event::Disk { dir: DataDir::Missing, at: at(30).boot }, at(30));
+    assert!(state.whole.is_none());
+}
+
+/// What was put back at rest may have less.
+#[test]
+fn a_scan_ends_with_another_pg_control() {
+    let looked = |redo: u64, began: u64| {
+        let facts = DiskFacts { control: ControlData { redo: Lsn::new(redo), ..facts().control }, ..facts() };
+        Event::Disk { dir: DataDir::Present(facts), at: at(began).boot }
+    };
+    let mut state = state();
+    state.apply(looked(40, 5), at(6));
+    let whole = Whole { tli: TimelineId::FIRST, lsn: Lsn::new(60) };
+    state.apply(Event::Scanned { whole, run: None, at: at(10).boot }, at(20));
+    state.apply(looked(40, 30), at(31));
+    assert!(state.whole.is_some());
+    state.apply(looked(20, 40), at(41));
     assert!(state.whole.is_none());
 }
 

@@ -21,7 +21,8 @@ impl World {
     pub(super) fn configure(&mut self, node: usize, run: u64, configuration: Configuration) {
         let takes = self.random.tailed(5, 60);
         self.in_run(node, run, takes, move |world| {
-            if world.nodes[node].sick_disk > world.now {
+            let written = world.nodes[node].conf.as_ref() == Some(&configuration);
+            if world.nodes[node].full_disk > world.now && !written {
                 world.end(node, run, 0, Task::Configure, Err(FULL.to_owned()));
                 return;
             }
@@ -64,7 +65,8 @@ impl World {
     pub(super) fn cut_stream(&mut self, node: usize, run: u64) {
         let takes = self.random.tailed(10, 120);
         self.in_run(node, run, takes, move |world| {
-            if world.nodes[node].sick_disk > world.now {
+            let written = world.nodes[node].conf.as_ref().is_some_and(|conf| conf.follow.is_none());
+            if world.nodes[node].full_disk > world.now && !written {
                 world.end(node, run, 0, Task::CutStream, Err(FULL.to_owned()));
                 return;
             }

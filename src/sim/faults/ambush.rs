@@ -1,12 +1,12 @@
 //! Faults that lie in wait for a moment that is rare: what happens within milliseconds of it chance would not strike.
 
 use crate::{
-    decide::decision::Purpose,
+    decide::decision::{Purpose, Task},
     model::{
         key::{Key, Txn, Write},
         node::NodeName,
     },
-    sim::{SECOND, faults::Link, world::World},
+    sim::{SECOND, faults::Link, node::Node, world::World},
 };
 
 /// Until when a fault waits for each moment, and how long it lasts once it strikes; by the clock of the simulator.
@@ -50,6 +50,21 @@ impl World {
         self.lose_host(other, lasts);
         self.wipe(other);
         self.cut(node, self.now + 8 * SECOND, Link::Servers, (true, true));
+    }
+
+    /// A standby's server dies, its guard stands still before it reads the next start, and the primary is cut off: a claim comes while that start lies
+    /// unread, and the primary can be reached again before its deadline.
+    pub(super) fn queue_start(&mut self, node: usize) {
+        let primary = self.nodes.iter().take(self.members).position(Node::is_primary);
+        let Some(primary) = primary.filter(|primary| *primary != node && self.nodes[node].server.is_some()) else { return };
+        let (stands, cut) = (self.random.millis(2_200, 4_000), self.random.millis(1_500, 3_600));
+        if let Some(guard) = &mut self.nodes[node].guard {
+            guard.stops_for = (stands, Some(Task::Start));
+        }
+        self.kill_postmaster(node);
+        let silent = self.now + 8 * SECOND;
+        (self.network.to_etcd[primary], self.network.from_etcd[primary]) = (silent, silent);
+        self.cut(primary, self.now + cut, Link::Hosts, (true, true));
     }
 
     /// The primary and its agent stand still, and nothing ends them: until a voter has cut its stream, for a few seconds at the most.

@@ -205,6 +205,9 @@ const QUEUES: &[Fault] = &[
 
 /// Guards that stand still, and what makes their agents ask them for something.
 const GUARDS: &[Fault] = &[
+    Fault::StartQueued,
+    Fault::StartQueued,
+    Fault::StartQueued,
     Fault::GuardStopped,
     Fault::GuardStopped,
     Fault::GuardStopped,
