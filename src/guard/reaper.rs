@@ -133,7 +133,7 @@ fn works_in(pid: i32, directory: &FileStat) -> io::Result<bool> {
     };
     let is_postgres = exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
         // "(deleted)" follows the name when a package upgrade has replaced the file.
-        matches!(name.trim_end_matches(" (deleted)"), "postgres" | "postmaster")
+        is_server(name.trim_end_matches(" (deleted)"))
     });
     Ok(is_postgres
         && stat(format!("/proc/{pid}/cwd").as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == (directory.st_dev, directory.st_ino)))
@@ -141,9 +141,12 @@ fn works_in(pid: i32, directory: &FileStat) -> io::Result<bool> {
 
 /// By what everybody may see: it runs as the owner of the data directory, and bears the name.
 fn may_be_postgres(pid: i32, directory: &FileStat) -> bool {
-    let bears = |name: String| matches!(name.trim_end(), "postgres" | "postmaster");
     let owned = stat(format!("/proc/{pid}").as_str()).is_ok_and(|process| process.st_uid == directory.st_uid);
-    owned && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(bears)
+    owned && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| is_server(name.trim_end()))
+}
+
+fn is_server(program: &str) -> bool {
+    matches!(program, "postgres" | "postmaster")
 }
 
 /// Kills the processes of PostgreSQL that work in `data_dir`, as far as they are seen.

@@ -1,12 +1,12 @@
 //! What the managed `restore_command` does: PostgreSQL asks it for every file that it needs in recovery.
 //!
 //! History files come from the ledger alone, because a burnt id's real file in the archive lures a standby there
-//! (EXP-29); segments of a burnt id are not there, nor those that lie where a newer timeline had left; all else is fetched by the operator's command within a hard limit,
-//! because a promotion waits for it (EXP-11).
+//! (EXP-29); segments of a burnt id are not there, nor those that lie where a newer timeline had
+//! left; all else is fetched by the operator's command within a hard limit, because a promotion waits for it (EXP-11).
 
 use super::{
     Error, Failure, Settings, durable, history,
-    segment::Layout,
+    segment::{self, Layout},
     shell::{self, Words},
 };
 use crate::model::{
@@ -157,8 +157,7 @@ fn is_newest(request: &Request<'_>) -> bool {
 ///
 /// The first timeline has no history file, and before the first ledger was written nothing is barred.
 fn is_barred(request: &Request<'_>) -> bool {
-    let layout = Layout::of(&request.data_dir.join("pg_wal")).ok().flatten().unwrap_or(Layout::DEFAULT);
-    let Some((tli, number)) = request.file.get(..24).and_then(|name| layout.parse_name(name)) else { return false };
+    let Some((name, tli)) = request.file.get(..24).and_then(|name| Some((name, segment::timeline_of(name)?))) else { return false };
     if !request.ledger.is_dir() {
         return false;
     }
@@ -168,7 +167,10 @@ fn is_barred(request: &Request<'_>) -> bool {
     }
     let histories = history::read_all(request.ledger).unwrap_or_default();
     let newest = histories.values().rev().find(|text| !history::is_placeholder(text));
-    newest.and_then(|text| TimelineHistory::left(text, tli)).is_some_and(|fork| number >= layout.segment_number(fork))
+    let Some(fork) = newest.and_then(|text| TimelineHistory::left(text, tli)) else { return false };
+    // The disk is read only for a timeline that was left.
+    let layout = Layout::of(&request.data_dir.join("pg_wal")).ok().flatten().unwrap_or(Layout::DEFAULT);
+    layout.parse_name(name).is_some_and(|(_, number)| number >= layout.segment_number(fork))
 }
 
 async fn by_command(request: &Request<'_>, command: &str) -> Fetched {
