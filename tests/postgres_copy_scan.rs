@@ -290,6 +290,15 @@ async fn the_end_is_found_across_a_switch_of_timelines() {
     let nothing_of_3 = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await.expect("from the old timeline");
     assert_eq!(nothing_of_3, across);
     survive_damage(&settings, tli(2), fork.at, last, 10).await;
+    // The timeline that left the old one is empty, and the one that holds the records left that at the same point.
+    for segment in fs::read_dir(&pg_wal).expect("pg_wal").flatten() {
+        if let Some(rest) = segment.file_name().to_str().and_then(|name| name.strip_prefix("00000002")).filter(|rest| !rest.contains('.')) {
+            fs::rename(segment.path(), pg_wal.join(format!("00000003{rest}"))).expect("rename");
+        }
+    }
+    fs::write(pg_wal.join("00000003.history"), format!("1\t{0}\tx\n2\t{0}\tx\n", fork.at)).expect("write");
+    let beyond = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await.expect("from the old timeline");
+    assert_eq!(beyond, Whole { tli: tli(3), lsn: last });
 }
 
 /// After a switch of segments the next file may not exist yet: the end is where it would begin.

@@ -9,11 +9,12 @@ use nix::sys::signal::Signal;
 use pg::{Instance, give, wait_until};
 use pgbaton::{
     model::{
+        instance::Whole,
         lsn::Lsn,
         moment::Span,
         timeline::{Fork, TimelineHistory, TimelineId},
     },
-    postgres::history,
+    postgres::{history, scan, segment::Layout, short},
 };
 use std::fs;
 
@@ -82,4 +83,72 @@ fn a_standby_that_was_started_on_its_own_timeline_alone_names_that_and_others_fo
     assert_eq!(history.forks(), [Fork { parent: ONE, at }]);
     follow(&other, &standby);
     wait_until("the other one streams", LIMIT, || standby.sql("select count(*) from pg_stat_replication where state = 'streaming'") == "1");
+}
+
+/// A standby that ended while its walreceiver was filling the segment of the fork anew: under the newer timeline's name lies less of it than under
+/// the former one's.
+fn half_way() -> (Instance, Instance, Lsn, std::path::PathBuf) {
+    let mut primary = Instance::primary();
+    let (mut standby, other) = (Instance::standby_of(&primary), Instance::standby_of(&primary));
+    let from: Lsn = standby.sql("select redo_lsn from pg_control_checkpoint()").parse().expect("position");
+    primary.sql("create table t as select g from generate_series(1, 10000) g");
+    let sent: Lsn = primary.sql("select pg_current_wal_lsn()").parse().expect("position");
+    wait_until("the standbys have replayed", LIMIT, || replayed(&standby) >= sent && replayed(&other) >= sent);
+    primary.stop(Signal::SIGQUIT);
+    standby.stop(Signal::SIGQUIT);
+    other.sql("select pg_promote()");
+    other.sql("insert into t select generate_series(1, 1000)");
+    let wal = |instance: &Instance| instance.data.join("pg_wal");
+    let layout = Layout::of(&wal(&other)).expect("read").expect("layout");
+    let histories = history::read_all(&wal(&other)).expect("histories");
+    let fork = history::of(&histories, tli(2)).expect("history").last().expect("fork");
+    let number = layout.segment_number(fork.at);
+    let received = 5 * layout.page.get();
+    assert!(fork.at.get() - layout.segment_start(number).get() > received, "{}", fork.at);
+    let name = layout.segment_name(tli(2), number);
+    let mut segment = fs::read(wal(&other).join(&name)).expect("segment");
+    let (len, received) = (segment.len(), usize::try_from(received).expect("small"));
+    segment.truncate(received);
+    segment.resize(len, 0);
+    let short = wal(&standby).join(name);
+    let history = wal(&standby).join(tli(2).history_file());
+    fs::write(&short, segment).expect("segment");
+    fs::write(&history, &histories[&tli(2)]).expect("history");
+    [&short, &history].into_iter().for_each(|path| give(path));
+    (standby, other, from, short)
+}
+
+#[tokio::test]
+async fn a_segment_of_the_fork_that_was_only_begun_is_put_aside_and_streamed_anew() {
+    let (mut standby, other, from, short) = half_way();
+    standby.add_config(&format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'", other.port));
+    standby.launch();
+    wait_until("recovery dies of it", LIMIT, || {
+        standby.log().contains("belongs to timeline 1, but previous recovered WAL file came from timeline 2")
+    });
+    standby.stop(Signal::SIGQUIT);
+    let settings = standby.settings();
+    let whole = scan::whole(&settings, from, ONE, LIMIT).await.expect("scan");
+    assert_eq!(whole.tli, ONE, "nothing of timeline 2 is here");
+    let put = short::set_aside(&settings, whole).await.expect("put aside");
+    assert_eq!(put, [short.with_extension("pgbaton-short")]);
+    assert!(put[0].is_file() && !short.exists());
+    standby.start();
+    wait_until("it streams", LIMIT, || other.sql("select count(*) from pg_stat_replication where state = 'streaming'") == "1");
+    wait_until("it has the rows", LIMIT, || standby.sql("select count(*) from t") == "11000");
+}
+
+#[tokio::test]
+async fn a_segment_of_the_fork_that_holds_as_much_as_the_former_one_stays() {
+    let (standby, _other, from, newer) = half_way();
+    let settings = standby.settings();
+    let whole = scan::whole(&settings, from, ONE, LIMIT).await.expect("scan");
+    let name = newer.file_name().and_then(|name| name.to_str()).expect("name").replacen("00000002", "00000001", 1);
+    fs::copy(newer.with_file_name(name), &newer).expect("copy");
+    assert!(short::set_aside(&settings, whole).await.expect("compare").is_empty());
+    // Of an end that is not the fork it says nothing.
+    fs::write(&newer, [0; 8192]).expect("write");
+    let before = Whole { lsn: from, ..whole };
+    assert!(short::set_aside(&settings, before).await.expect("compare").is_empty());
+    assert_eq!(short::set_aside(&settings, whole).await.expect("compare").len(), 1);
 }

@@ -22,7 +22,7 @@ use crate::{
     guard::client::{ArmedBy, Disarm, Guard},
     model::{
         failsafe::Ask,
-        instance::{DataDir, Run},
+        instance::{DataDir, Run, StartAs, Whole},
         key::Txn,
         lsn::Lsn,
         moment::Span,
@@ -33,7 +33,7 @@ use crate::{
         timeline::TimelineId,
     },
     peers,
-    postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, scan},
+    postgres::{self, ConfigFiles, Server, bootstrap, disk, fetch, history, overrides, scan, short},
 };
 use std::{
     collections::BTreeMap,
@@ -91,6 +91,8 @@ pub(super) struct Context {
     pub(super) term: Term,
     /// The term of our own newest write of `leader` that is confirmed.
     pub(super) swapped: Option<Term>,
+    /// The end of our WAL, where a scan has found it.
+    pub(super) whole: Option<Whole>,
     /// The texts of the ledger's history files, where the policy has a `restore_command` that has to answer from them.
     pub(super) ledger: Option<BTreeMap<TimelineId, String>>,
 }
@@ -154,7 +156,7 @@ async fn transaction(tools: &Tools, purpose: Purpose, txn: &Txn) -> super::event
 }
 
 async fn perform(tools: &Arc<Tools>, action: Action, context: Context) -> Result<(), String> {
-    let Context { run, file, term, swapped, ledger } = context;
+    let Context { run, file, term, swapped, whole, ledger } = context;
     match action {
         Action::Txn(..) | Action::Scan { .. } | Action::Exit { .. } => Ok(()),
         Action::PutMember(record) => {
@@ -176,7 +178,12 @@ async fn perform(tools: &Arc<Tools>, action: Action, context: Context) -> Result
         Action::DisarmPaused { term: paused } => {
             guarded(tools, async |guard| guard.disarm(term.max(paused), Disarm::Paused, GUARD_LIMIT).await).await
         }
-        Action::Start { start, term } => start_postgres(tools, start, term).await,
+        Action::Start { start, term } => {
+            if let Some(whole) = whole.filter(|_| run.is_none() && start == StartAs::Standby) {
+                clear_the_way(tools, whole).await?;
+            }
+            start_postgres(tools, start, term).await
+        }
         Action::Stop { mode, deadline } => {
             tools.server.disconnect();
             guarded(tools, async |guard| guard.stop(mode, deadline, term, GUARD_LIMIT).await).await
@@ -209,6 +216,14 @@ async fn perform(tools: &Arc<Tools>, action: Action, context: Context) -> Result
         Action::StopGuard if tools.guard.borrow().is_none() => Ok(()),
         Action::StopGuard => guarded(tools, async |guard| guard.quit(term, QUIT_LIMIT).await).await,
     }
+}
+
+/// Recovery would die of a segment that a walreceiver had only begun to fill.
+async fn clear_the_way(tools: &Tools, whole: Whole) -> Result<(), String> {
+    for path in short::set_aside(&tools.settings, whole).await.map_err(|fault| chain(&fault))? {
+        tracing::warn!(file = %path.display(), "a segment of the newer timeline holds less than the former one up to where that was left: put aside");
+    }
+    Ok(())
 }
 
 pub(super) fn said<T>(result: Result<T, postgres::Error>) -> Result<(), String> {

@@ -150,6 +150,7 @@ fn context(snapshot: &Snapshot) -> Context {
             .max(leader.map_or(Term::ZERO, |leader| leader.term))
             .max(snapshot.guard().map_or(Term::ZERO, |guard| guard.term)),
         swapped: snapshot.lease.confirmed.as_ref().map(|attempt| attempt.term),
+        whole: snapshot.whole_now(),
         ledger: snapshot.policy.parameters.contains_key("restore_command").then(|| ledger_texts(snapshot)),
     }
 }

@@ -48,6 +48,7 @@ mod server;
 mod session;
 pub mod settings;
 mod shell;
+pub mod short;
 pub mod slots;
 mod sync_names;
 mod tls;

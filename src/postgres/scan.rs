@@ -89,13 +89,13 @@ pub async fn whole_in(settings: &Settings, pg_wal: &Path, from: Lsn, tli: Timeli
     Ok(whole)
 }
 
-/// Where the log goes on upon a timeline that left the one that ends there.
+/// Where the log goes on upon a timeline that left the one that ends there, or left one that did so at the same point, before any record of its own.
 async fn continued(wal: &Wal<'_>, whole: Whole) -> Result<Option<Whole>, Error> {
     let path = wal.dir.clone();
     let histories = durable::within(wal.left(), wal.dir.clone(), move || super::history::read_all(&path)).await?;
     let left_there = |tli: &TimelineId| {
-        let fork = super::history::of(&histories, *tli).ok().and_then(|history| history.last());
-        fork.is_some_and(|fork| fork.parent == whole.tli && wal.layout.boundary(fork.at) == whole.lsn)
+        let left = super::history::of(&histories, *tli).ok().and_then(|history| history.leaves(whole.tli));
+        left.is_some_and(|at| wal.layout.boundary(at) == whole.lsn)
     };
     for tli in histories.keys().rev().copied().filter(|tli| *tli > whole.tli).filter(left_there) {
         let child = Wal::open(wal.settings, &wal.dir, tli, whole.lsn, wal.until).await?;

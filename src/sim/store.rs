@@ -1,10 +1,12 @@
 //! etcd: linearizable transactions, revisions, a log for watches, leases of members; elections and outages.
 //!
-//! `history`: compacted, wiped, restored, and the operator who then puts it right.
+//! `history`: compacted, wiped, restored, and the operator who then puts it right. `leases`: what hangs on an agent's life.
 
 mod history;
+mod leases;
 
 pub(super) use history::RECOVERED;
+use leases::is_leased;
 
 use super::{mutation::Mutation, world::World};
 use crate::{
@@ -14,13 +16,10 @@ use crate::{
         key::{Compare, Key, Txn, Write},
         moment::Moment,
         policy::ClusterPolicy,
-        record::{LeaderRecord, LeaderState, MEMBER_LEASE, PolicyRecord, SyncRecord},
+        record::{LeaderRecord, LeaderState, PolicyRecord, SyncRecord},
     },
 };
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
-
-/// How long a member's key outlives its agent.
-const LEASE: u64 = MEMBER_LEASE.as_nanos();
 
 /// After so long the client lists everything, whatever its watch says.
 const LISTS: u64 = 2_000_000_000;
@@ -137,8 +136,7 @@ impl World {
             match write {
                 Write::Put(key, text) => {
                     let before = (*key == Key::Leader).then(|| self.store.leader()).flatten();
-                    let leased = matches!(key, Key::Bootstrap | Key::Member(_));
-                    let entry = Entry { text: text.clone(), revision, lease: leased.then_some((node, run)) };
+                    let entry = Entry { text: text.clone(), revision, lease: is_leased(key).then_some((node, run)) };
                     self.store.entries.insert(key.clone(), entry);
                     self.store.log.push((key.clone(), Some(text.clone()), revision));
                     match key {
@@ -288,38 +286,6 @@ impl World {
         }
     }
 
-    pub(in crate::sim) fn refresh_lease(&mut self, node: usize, run: u64) {
-        let now = self.now;
-        self.leases.insert((node, run), now);
-        self.later(LEASE, move |world| world.expire_lease(node, run));
-    }
-
-    /// Deletes what hangs on a lease that nobody kept alive.
-    fn expire_lease(&mut self, node: usize, run: u64) {
-        let kept = self.leases.get(&(node, run)).copied().unwrap_or_default();
-        if kept + LEASE > self.now {
-            return;
-        }
-        if self.store.away_until > self.now {
-            // A new leader of etcd gives every lease its whole time again.
-            self.leases.insert((node, run), self.store.away_until);
-            let after = self.store.away_until + LEASE - self.now;
-            self.later(after, move |world| world.expire_lease(node, run));
-            return;
-        }
-        let hangs = |entry: &Entry| entry.lease == Some((node, run));
-        let gone: Vec<Key> = self.store.entries.iter().filter(|(_, entry)| hangs(entry)).map(|(key, _)| key.clone()).collect();
-        if gone.is_empty() {
-            return;
-        }
-        self.store.revision += 1;
-        for key in gone {
-            self.store.entries.remove(&key);
-            self.store.log.push((key, None, self.store.revision));
-        }
-        self.tell_watchers();
-    }
-
     /// Sends a transaction; its outcome comes as an event, sooner or later, or not at all.
     pub(super) fn send_txn(&mut self, node: usize, run: u64, purpose: Option<Purpose>, txn: Txn, done: Reply) {
         let token = self.token();
@@ -370,7 +336,7 @@ impl World {
         if self.store.full_until > self.now && txn.then.iter().any(|write| matches!(write, Write::Put(..))) {
             // Mostly it is refused before it is proposed; where the space ends meanwhile it is done, and told so all the same.
             if self.random.chance(100) {
-                let _ = self.commit(node, run, &txn);
+                self.commit_late(node, run, &txn);
             }
             let back = self.way();
             self.answer(node, run, back, token, done, TxnOutcome::Unknown { why: "etcdserver: mvcc: database space exceeded".to_owned() });
@@ -380,10 +346,7 @@ impl World {
         if unclear && self.random.chance(500) {
             if self.random.chance(500) {
                 let after = self.random.millis(100, 4_000);
-                let txn = txn.clone();
-                self.later(after, move |world| {
-                    let _ = world.commit(node, run, &txn);
-                });
+                self.later(after, move |world| world.commit_late(node, run, &txn));
             }
             self.unclear(node, run, token, purpose, done);
             return;

@@ -220,6 +220,12 @@ impl Instance {
 
     /// Starts it on the configuration in PGDATA and waits until it answers.
     pub fn start(&mut self) {
+        self.launch();
+        self.wait_ready();
+    }
+
+    /// Starts it on the configuration in PGDATA.
+    pub fn launch(&mut self) {
         let socket = self.home().join("run/postgres").display().to_string();
         let args = [
             format!("port={}", self.port),
@@ -236,7 +242,6 @@ impl Instance {
             command.args(["-c", arg]);
         });
         self.start_by(command);
-        self.wait_ready();
     }
 
     /// Starts it as the product does: managed configuration outside PGDATA, and waits until it answers.
