@@ -299,6 +299,9 @@ async fn the_end_is_found_across_a_switch_of_timelines() {
     fs::write(pg_wal.join("00000003.history"), format!("1\t{0}\tx\n2\t{0}\tx\n", fork.at)).expect("write");
     let beyond = scan::whole_in(&settings, &pg_wal, from, ONE, LIMIT).await.expect("from the old timeline");
     assert_eq!(beyond, Whole { tli: tli(3), lsn: last });
+    // One between the two that is not empty has to be gone through, and the beginning of its child's segment is no record of that.
+    fs::write(pg_wal.join("00000003.history"), format!("1\t{}\tx\n2\t{last}\tx\n", fork.at)).expect("write");
+    assert_eq!(end(&settings, &pg_wal, from, ONE).await.expect("the old timeline"), fork.at);
 }
 
 /// After a switch of segments the next file may not exist yet: the end is where it would begin.

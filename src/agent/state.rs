@@ -272,6 +272,7 @@ impl State {
             Event::Done { task, outcome } => self.done(task, outcome, now.boot),
             Event::Held { task, why } => {
                 self.tasks.remove(&task);
+                self.unread(task);
                 self.failed(task, why, true, now.boot);
             }
             Event::Stop => self.stopping = true,
@@ -289,6 +290,7 @@ impl State {
                     // The directory may not be what it was when it was looked at.
                     self.disk.lost(now, format!("could not {task}"));
                 }
+                self.unread(task);
                 if matches!(task, Task::Configure | Task::CutStream) {
                     // The files may say either by now.
                     self.configured = None;

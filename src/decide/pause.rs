@@ -158,6 +158,8 @@ impl Snapshot {
 /// A pause that has no holder is ended by anybody; one whose holder is gone, by proof of its death alone, or by its own agent.
 fn end(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, pause: &Pause) {
     let record = &leader.record;
+    // Only while the record is being given up.
+    d.memory.resuming = None;
     let ours = pause.vacant.is_none() && release::died_here(s, record);
     if ours {
         d.alarm(
@@ -306,7 +308,7 @@ fn give_up(
     purpose: Purpose,
     state: LeaderState,
 ) {
-    let since = *d.memory.resuming.get_or_insert(s.now.boot);
+    let since = *d.memory.resuming.insert(s.memory.resuming.unwrap_or(s.now.boot));
     if s.disk.seen_at().is_none_or(|seen| seen < since) {
         d.waits("inspect", "the data directory is inspected: what was done to it in the pause is not known");
         d.act(s, Action::InspectDisk);

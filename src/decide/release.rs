@@ -124,7 +124,7 @@ fn verified_dead(s: &Snapshot, d: &mut Draft, leader: &Stored<LeaderRecord>, why
     let settled = s.sync_written.is_empty();
     // A disk that went back, or whose WAL nobody can read: what a replica or an operator has may be more than what would go on here.
     let intact = end.is_some_and(|whole| went_back::lost(s, whole).is_none());
-    if intact && failsafe::leads(s) && !s.is_leased() && settled && !s.stopping && promotion::owns_what_lies_here(s) {
+    if intact && is_kept(s) && settled && promotion::owns_what_lies_here(s) {
         d.because("restart-in-place", "etcd is silent and this node's peers keep its term for it: it restarts in place");
         return promotion::start_in_place(s, d, leader);
     }
@@ -218,7 +218,8 @@ fn evidence(s: &Snapshot, d: &mut Draft) -> Option<Option<Whole>> {
             let failed = s.failures.get(&super::decision::Task::Scan).is_some_and(|failure| failure.count >= 2);
             match s.whole_now() {
                 Some(whole) => Some(Some(whole)),
-                None if failed => Some(None),
+                // A disk that may be read the next time is no reason to give up what nobody gives back.
+                None if failed && !is_kept(s) => Some(None),
                 None => {
                     scan::start(s, d);
                     None
@@ -228,6 +229,11 @@ fn evidence(s: &Snapshot, d: &mut Draft) -> Option<Option<Whole>> {
         // A directory that is gone holds nothing that could be promoted again.
         Some(_) => Some(None),
     }
+}
+
+/// Whether this node has its term by its peers' word alone: they keep it for nobody else, and an etcd that is silent takes no release.
+fn is_kept(s: &Snapshot) -> bool {
+    failsafe::leads(s) && !s.is_leased() && !s.stopping
 }
 
 /// Releases: PostgreSQL of this holder is verified dead.

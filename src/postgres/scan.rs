@@ -94,8 +94,10 @@ async fn continued(wal: &Wal<'_>, whole: Whole) -> Result<Option<Whole>, Error> 
     let path = wal.dir.clone();
     let histories = durable::within(wal.left(), wal.dir.clone(), move || super::history::read_all(&path)).await?;
     let left_there = |tli: &TimelineId| {
-        let left = super::history::of(&histories, *tli).ok().and_then(|history| history.leaves(whole.tli));
-        left.is_some_and(|at| wal.layout.boundary(at) == whole.lsn)
+        let Ok(history) = super::history::of(&histories, *tli) else { return false };
+        // Of one between the two that is not empty the log would have to go on first.
+        let ends = [history.leaves(whole.tli), history.last().map(|fork| fork.at)];
+        ends.into_iter().all(|at| at.is_some_and(|at| wal.layout.boundary(at) == whole.lsn))
     };
     for tli in histories.keys().rev().copied().filter(|tli| *tli > whole.tli).filter(left_there) {
         let child = Wal::open(wal.settings, &wal.dir, tli, whole.lsn, wal.until).await?;

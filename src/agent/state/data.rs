@@ -2,7 +2,10 @@
 
 use super::{State, processes::running};
 use crate::{
-    decide::{decision::Completed, snapshot::Scanned},
+    decide::{
+        decision::{Completed, Task},
+        snapshot::Scanned,
+    },
     model::{
         instance::DataDir,
         moment::Moment,
@@ -51,6 +54,13 @@ impl State {
             self.learn_boundary(Boundary { tli: scanned.whole.tli, lsn: scanned.whole.lsn });
             self.whole = Some(scanned);
             self.look_for_history();
+        }
+    }
+
+    /// Where a stopped directory was searched anew, and no end of its WAL was found, what was known of it before says nothing any more.
+    pub(super) fn unread(&mut self, task: Task) {
+        if task == Task::Scan && self.whole.as_ref().is_some_and(|scanned| scanned.run.is_none()) {
+            self.whole = None;
         }
     }
 

@@ -363,6 +363,25 @@ fn a_scan_ends_with_another_pg_control() {
     assert!(state.whole.is_none());
 }
 
+/// Of a stopped directory in which none is found any more. A server that runs has what was found.
+#[test]
+fn a_scan_ends_with_one_that_finds_nothing() {
+    let whole = Whole { tli: TimelineId::FIRST, lsn: Lsn::new(60) };
+    let why = || "no WAL".to_owned();
+    for failed in [Event::Held { task: Task::Scan, why: why() }, Event::Done { task: Task::Scan, outcome: Err(why()) }] {
+        let mut state = state();
+        state.apply(Event::Scanned { whole, run: None, at: at(10).boot }, at(20));
+        state.apply(Event::Done { task: Task::Data, outcome: Err(why()) }, at(25));
+        assert!(state.whole.is_some());
+        state.apply(failed.clone(), at(30));
+        assert!(state.whole.is_none());
+        state.apply(guard(1, RUNS), at(40));
+        state.apply(scan(1, 45), at(50));
+        state.apply(failed, at(60));
+        assert!(state.whole.is_some());
+    }
+}
+
 /// A stream goes on to a new timeline within one run: who judges its promise has to see what that timeline grew out of.
 #[test]
 fn a_scan_on_a_timeline_that_was_not_there_at_the_last_look_asks_for_another_one() {
