@@ -60,7 +60,13 @@ mod tests {
             let mut made = Made::ordinary();
             let gone = made.insert("n1", 1, 90);
             made.evidence.remains.rows.retain(|row| row.seq != gone);
-            made.evidence.recorded.push(verdict::RecordedLoss { left: 1, switch: Some(0), bound: Some(1 << 20), unseen: Span::ZERO });
+            made.evidence.recorded.push(verdict::RecordedLoss {
+                left: 1,
+                switch: Some(0),
+                kept: Some(0),
+                bound: Some(1 << 20),
+                unseen: Span::ZERO,
+            });
             made.evidence.limits.lossless = lossless;
             let verdict = super::super::judge(&made.evidence);
             assert_eq!((verdict.findings.is_empty(), verdict.lost()), (!lossless, 1), "{verdict:?}");
