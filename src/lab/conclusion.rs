@@ -6,7 +6,7 @@ use super::{
     procfs::{self, Cost},
     verdict::{self, Judgement, LostTail, TwoWriters},
 };
-use crate::model::{lsn::Bytes, moment::Span};
+use crate::model::{lsn::Bytes, moment::Span, policy::Durability};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +23,27 @@ pub struct LogMark {
 /// Where the logs of all nodes ended at some moment.
 pub type LogMarks = BTreeMap<String, LogMark>;
 
+/// Which losses are no wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Excused {
+    /// None: commits wait for replicas, and nobody was told to take a loss.
+    Nothing,
+    /// What a change of primary recorded: in `async`, and where an operator has accepted a loss.
+    Announced,
+}
+
+impl Excused {
+    /// What a mode excuses as long as no operator accepts a loss.
+    pub fn by(durability: Durability) -> Self {
+        match durability {
+            // `auto` begins as `async`.
+            Durability::Async | Durability::Auto => Self::Announced,
+            Durability::Quorum | Durability::StrictQuorum => Self::Nothing,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conclusion {
@@ -38,8 +59,8 @@ pub struct Conclusion {
 
 impl Conclusion {
     /// What is wrong, and what was logged as an error, for people; empty when there is neither.
-    pub fn complaints(&self) -> Vec<String> {
-        self.wrongs().into_iter().chain(self.logged()).collect()
+    pub fn complaints(&self, excused: Excused) -> Vec<String> {
+        self.wrongs(excused).into_iter().chain(self.logged()).collect()
     }
 
     /// Lines of level ERROR, for people: each names something that a human must look at, not a harm that was done.
@@ -48,10 +69,10 @@ impl Conclusion {
     }
 
     /// What must never be, for people; empty when all is well.
-    pub fn wrongs(&self) -> Vec<String> {
+    pub fn wrongs(&self, excused: Excused) -> Vec<String> {
         let mut all: Vec<String> = self.streaming.as_ref().err().map(|what| format!("no healthy end: {what}")).into_iter().collect();
         all.extend(self.two_writers.iter().map(two_writers));
-        all.extend(self.lost.iter().filter(|tail| !tail.is_announced()).map(lost));
+        all.extend(self.lost.iter().filter(|tail| excused == Excused::Nothing || !tail.is_announced()).map(lost));
         all
     }
 }
@@ -135,5 +156,28 @@ impl Lab {
             memory: Bytes::new(sum.memory.get() + cost.memory.get()),
             processor: sum.processor.plus(cost.processor),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(judgement: Judgement) -> Conclusion {
+        let tail = LostTail { tli: 1, nodes: ["n1".to_owned()].into(), rows: 3, bytes: Some(300), judgement, examples: Vec::new() };
+        Conclusion { streaming: Ok("n2".into()), two_writers: Vec::new(), lost: vec![tail], errors: BTreeMap::new() }
+    }
+
+    /// A record that announces a loss is no excuse where commits wait for replicas.
+    #[test]
+    fn an_announced_loss_is_a_wrong_in_the_quorum_modes() {
+        let wrongs = |judgement, durability| lost(judgement).complaints(Excused::by(durability)).len();
+        for durability in [Durability::Quorum, Durability::StrictQuorum] {
+            assert_eq!(wrongs(Judgement::Within, durability), 1);
+        }
+        assert_eq!(wrongs(Judgement::Within, Durability::Async), 0);
+        for judgement in [Judgement::Exceeds, Judgement::Unbounded, Judgement::Unrecorded, Judgement::Amid] {
+            assert_eq!(wrongs(judgement, Durability::Async), 1, "{judgement:?}");
+        }
     }
 }

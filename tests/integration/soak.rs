@@ -95,7 +95,7 @@ fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>, ends: Option<M
             let at_work = cluster.take().map_or_else(|| Cluster::start(spec), Ok);
             let result = at_work.and_then(|mut at_work| {
                 at_work.run(row.name, row.alarms, row.what)?;
-                at_work.forget();
+                at_work.forget_losses()?;
                 Ok(at_work)
             });
             let text = result.as_ref().err().map_or_else(|| "passed".to_owned(), |error| format!("FAILED: {error:#}"));
