@@ -53,6 +53,8 @@ pub struct Conclusion {
     pub two_writers: Vec<TwoWriters>,
     /// Acknowledged rows that the primary lacks.
     pub lost: Vec<LostTail>,
+    /// Clients that panicked: what they were told is not all known.
+    pub broken: Vec<String>,
     /// Lines of level ERROR, by node, since the marks.
     pub errors: BTreeMap<String, Vec<String>>,
 }
@@ -71,10 +73,16 @@ impl Conclusion {
     /// What must never be, for people; empty when all is well.
     pub fn wrongs(&self, excused: Excused) -> Vec<String> {
         let mut all: Vec<String> = self.streaming.as_ref().err().map(|what| format!("no healthy end: {what}")).into_iter().collect();
+        all.extend(self.broken.iter().map(|who| broken(who)));
         all.extend(self.two_writers.iter().map(two_writers));
         all.extend(self.lost.iter().filter(|tail| excused == Excused::Nothing || !tail.is_announced()).map(lost));
         all
     }
+}
+
+/// A client that panicked, for people.
+pub(super) fn broken(who: &str) -> String {
+    format!("{who} panicked: what it was told is not all known, so the run proves nothing")
 }
 
 /// Proof of two writers, for people.
@@ -139,6 +147,7 @@ impl Lab {
             streaming: streaming.map_err(|error| format!("{error:#}; primaries: {:?}", self.primaries())),
             two_writers: verdict::two_writers(journals),
             lost,
+            broken: journals.iter().flat_map(Journal::broken_parts).collect(),
             errors: errors.into_iter().filter(|(_, lines)| !lines.is_empty()).collect(),
         })
     }
@@ -165,7 +174,17 @@ mod tests {
 
     fn lost(judgement: Judgement) -> Conclusion {
         let tail = LostTail { tli: 1, nodes: ["n1".to_owned()].into(), rows: 3, bytes: Some(300), judgement, examples: Vec::new() };
-        Conclusion { streaming: Ok("n2".into()), two_writers: Vec::new(), lost: vec![tail], errors: BTreeMap::new() }
+        Conclusion { streaming: Ok("n2".into()), two_writers: Vec::new(), lost: vec![tail], broken: Vec::new(), errors: BTreeMap::new() }
+    }
+
+    /// What it did beside what it wrote down nobody knows.
+    #[test]
+    fn a_client_that_panicked_is_a_wrong_whatever_else_was_found() {
+        let journal = Journal { broken: vec!["its thread".into()], ..Journal::new("c1") };
+        let broken = journal.broken_parts().collect();
+        let conclusion = Conclusion { lost: Vec::new(), broken, ..lost(Judgement::Within) };
+        let wrongs = conclusion.wrongs(Excused::Announced);
+        assert!(wrongs.len() == 1 && wrongs[0].starts_with("c1, its thread, panicked"), "{wrongs:?}");
     }
 
     /// A record that announces a loss is no excuse where commits wait for replicas.

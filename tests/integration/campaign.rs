@@ -56,7 +56,7 @@ fn row(commit: &str, plan: &Plan, result: &Result<Run>) -> String {
     match result {
         Ok(run) => {
             let verdict = &run.verdict;
-            let counts = [run.faults, run.changes(), verdict.operations, verdict.unclear, verdict.lost()].map(|count| count.to_string());
+            let counts = [run.faults(), run.changes(), verdict.operations, verdict.unclear, verdict.lost()].map(|count| count.to_string());
             format!("{begin}, {}, passed", counts.join(", "))
         }
         // What it counted is in lab-out.

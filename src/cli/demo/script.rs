@@ -128,6 +128,7 @@ mod tests {
             streaming: Ok("n1".into()),
             two_writers: Vec::new(),
             lost: Vec::new(),
+            broken: Vec::new(),
             errors: [("n1".into(), vec!["a line".into()])].into(),
         }
     }

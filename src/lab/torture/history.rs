@@ -165,8 +165,11 @@ pub struct Evidence {
     pub islands: Vec<Journal>,
     /// What changes of primary recorded about losses.
     pub recorded: Vec<RecordedLoss>,
-    /// What is left.
-    pub remains: Remains,
+    /// Clients that panicked, for people.
+    #[serde(default)]
+    pub broken: Vec<String>,
+    /// What is left; `None` where a run did not come to its end.
+    pub remains: Option<Remains>,
 }
 
 impl Evidence {
@@ -191,8 +194,7 @@ impl Evidence {
     }
 
     /// What is left of the writes, as rows: of a transaction on lists, where all that it appended is there.
-    pub fn survivors(&self) -> BTreeSet<Row> {
-        let remains = &self.remains;
+    pub(super) fn survivors(&self, remains: &Remains) -> BTreeSet<Row> {
         let mut rows = remains.rows.clone();
         let items: BTreeSet<(u64, u64)> = remains.lists.iter().flat_map(|(key, items)| items.iter().map(|item| (*key, *item))).collect();
         for entry in &self.entries {

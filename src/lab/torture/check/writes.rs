@@ -3,20 +3,23 @@
 use super::{
     super::{
         super::verdict::{self, LostTail},
-        history::Work,
+        history::{Evidence, Work},
     },
     Finding, Known,
 };
 use std::collections::BTreeSet;
 
-/// What must not be, and the losses that were announced.
+/// Who acknowledged beside another primary: by what clients were told alone.
+pub(super) fn two_writers(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    verdict::two_writers(&evidence.journals()).into_iter().map(Finding::TwoWriters)
+}
+
+/// What must not be lost, or be there, and the losses that were announced.
 pub(super) fn findings(known: &Known<'_>) -> (Vec<Finding>, Vec<LostTail>) {
-    let (evidence, remains) = (known.evidence, &known.evidence.remains);
-    let journals = evidence.journals();
-    let mut found: Vec<Finding> = verdict::two_writers(&journals).into_iter().map(Finding::TwoWriters).collect();
-    let lost = verdict::lost(&journals, &evidence.survivors(), &evidence.recorded);
+    let (evidence, remains) = (known.evidence, known.remains);
+    let lost = verdict::lost(&evidence.journals(), &evidence.survivors(remains), &evidence.recorded);
     let (announced, others): (Vec<_>, Vec<_>) = lost.into_iter().partition(|tail| !evidence.limits.lossless && tail.is_announced());
-    found.extend(others.into_iter().map(Finding::Lost));
+    let mut found: Vec<Finding> = others.into_iter().map(Finding::Lost).collect();
     // Islands count what they were refused without its number, so nothing can be said of their rows.
     let clients: BTreeSet<&str> = evidence.entries.iter().map(|entry| entry.client.as_str()).collect();
     let rows = remains.rows.iter().filter(|row| clients.contains(row.client.as_str()));
@@ -41,9 +44,9 @@ mod tests {
     #[test]
     fn a_loss_is_found_in_each_kind_of_writes() {
         for (client, lose) in [
-            ("rows", (|made| made.evidence.remains.rows.clear()) as fn(&mut Made)),
-            ("bank", |made| made.evidence.remains.transfers.clear()),
-            ("lists", |made| made.evidence.remains.lists.values_mut().for_each(Vec::clear)),
+            ("rows", (|made| made.left().rows.clear()) as fn(&mut Made)),
+            ("bank", |made| made.left().transfers.clear()),
+            ("lists", |made| made.left().lists.values_mut().for_each(Vec::clear)),
         ] {
             let mut made = Made::ordinary();
             lose(&mut made);
@@ -59,7 +62,7 @@ mod tests {
         for lossless in [false, true] {
             let mut made = Made::ordinary();
             let gone = made.insert("n1", 1, 90);
-            made.evidence.remains.rows.retain(|row| row.seq != gone);
+            made.left().rows.retain(|row| row.seq != gone);
             made.evidence.recorded.push(verdict::RecordedLoss {
                 left: 1,
                 switch: Some(0),
