@@ -25,6 +25,7 @@ const LIES: &[Lie] = &[
     Lie { name: "half a transfer", plant: half_transfer, is_found: |finding| matches!(finding, Finding::Money { account: 0, .. }) },
     Lie { name: "a refused row that is there", plant: refused_row, is_found: |finding| matches!(finding, Finding::Stranger { .. }) },
     Lie { name: "a lost row and records that excuse anything", plant: excused_row, is_found: is_amid },
+    Lie { name: "a record of too much", plant: too_much, is_found: |finding| matches!(finding, Finding::TooMuch { .. }) },
     Lie { name: "a client that panicked", plant: panicked, is_found: |finding| matches!(finding, Finding::Broken { .. }) },
 ];
 
@@ -152,6 +153,13 @@ fn excused_row(evidence: &mut Evidence) -> Option<()> {
     evidence.recorded = timelines.into_iter().map(record).collect();
     evidence.limits.lossless = false;
     left(evidence)?.rows.remove(&row).then_some(())
+}
+
+fn too_much(evidence: &mut Evidence) -> Option<()> {
+    evidence.limits.most = Some(1 << 20);
+    let bound = Some(2 << 20);
+    evidence.recorded.push(RecordedLoss { left: 1, switch: Some(0), kept: Some(0), bound, unseen: Span::from_secs(1) });
+    Some(())
 }
 
 fn panicked(evidence: &mut Evidence) -> Option<()> {

@@ -24,6 +24,9 @@ use std::{collections::BTreeSet, fs};
 /// How many findings are printed. All of them follow from the evidence that is kept.
 const SHOWN: usize = 20;
 
+/// What a standby has received may end within a record, which is not replayed: so much less than it was measured by it may have in the end.
+const IN_PARTS: u64 = 128 << 10;
+
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -57,7 +60,8 @@ impl Plan {
         let lease = ClusterPolicy::default().timers();
         // Who is followed without waiting may go on for the rest of its lease, and die for as long as that may take.
         let old_reads = if lossless { lease.hold.plus(lease.kill_bound) } else { Span::ZERO };
-        Limits { lossless, old_reads }
+        let most = (!lossless).then(|| ClusterPolicy::default().max_lag.get() + IN_PARTS);
+        Limits { lossless, most, old_reads }
     }
 
     /// Runs it, and fails unless all is well. What a failure leaves is in lab-out.

@@ -148,6 +148,9 @@ pub struct Remains {
 pub struct Limits {
     /// Nothing acknowledged may be lost; else no more than a change of primary recorded.
     pub lossless: bool,
+    /// So many bytes at the most may a change of primary record as lost before the last known position of the former one; `None` for any number.
+    #[serde(default)]
+    pub most: Option<u64>,
     /// For how long after the first answer of a newer primary an older one may still show what is old (depose by quorum).
     pub old_reads: Span,
 }

@@ -24,6 +24,15 @@ pub enum Finding {
     TwoWriters(TwoWriters),
     /// Acknowledged writes are gone, and the mode or the record does not allow it.
     Lost(LostTail),
+    /// A change of primary took place although the new one lacked more than it may have lacked.
+    TooMuch {
+        /// The timeline that was left.
+        left: u32,
+        /// How many bytes may be lost, as was recorded.
+        bound: u64,
+        /// How many would have been allowed.
+        most: u64,
+    },
     /// Something is there that was refused, or that nobody sent.
     Stranger {
         /// The number that it bears.
@@ -111,6 +120,9 @@ impl fmt::Display for Finding {
             Self::Broken { client } => f.write_str(&conclusion::broken(client)),
             Self::TwoWriters(proof) => f.write_str(&conclusion::two_writers(proof)),
             Self::Lost(tail) => f.write_str(&conclusion::lost(tail)),
+            Self::TooMuch { left, bound, most } => {
+                write!(f, "timeline {left} was left with {bound} bytes lost, and {most} are the most")
+            }
             Self::Stranger { id, what, why } => write!(f, "{what} {id} is there, and {why}"),
             Self::Half { id, what } => write!(f, "half of transaction {id} is there: {what}"),
             Self::Money { account, has, ought, seen_by } => {

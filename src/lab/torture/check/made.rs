@@ -14,7 +14,7 @@ impl Made {
     /// Writes and reads of every kind on both primaries and a replica, and all of it is there.
     pub(super) fn ordinary() -> Self {
         let remains = Remains { node: "n2".into(), balances: vec![100, 100, 100], ..Remains::default() };
-        let limits = Limits { lossless: true, old_reads: Span::ZERO };
+        let limits = Limits { lossless: true, most: None, old_reads: Span::ZERO };
         let evidence = Evidence {
             limits,
             start: 100,

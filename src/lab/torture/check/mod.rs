@@ -32,6 +32,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let broken = evidence.broken.iter().cloned().chain(evidence.islands.iter().flat_map(Journal::broken_parts));
     verdict.findings.extend(broken.map(|client| Finding::Broken { client }));
     verdict.findings.extend(writes::two_writers(evidence));
+    verdict.findings.extend(writes::too_much(evidence));
     match &evidence.remains {
         Some(remains) => {
             let (writes, losses) = writes::findings(&known);

@@ -7,11 +7,24 @@ use super::{
     },
     Finding, Known,
 };
+use crate::model::moment::Span;
 use std::collections::BTreeSet;
 
 /// Who acknowledged beside another primary: by what clients were told alone.
 pub(super) fn two_writers(evidence: &Evidence) -> impl Iterator<Item = Finding> {
     verdict::two_writers(&evidence.journals()).into_iter().map(Finding::TwoWriters)
+}
+
+/// Changes of primary that recorded more than is allowed. The records need not have been read to the end for that.
+///
+/// Where the end of the former primary's WAL was known (nothing is unseen then) the bound counts from that end, and the new one was measured by the
+/// last position before it.
+pub(super) fn too_much(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    let guessed = evidence.recorded.iter().filter(|record| record.unseen > Span::ZERO);
+    guessed.filter_map(|record| {
+        let (bound, most) = (record.bound?, evidence.limits.most?);
+        (bound > most).then_some(Finding::TooMuch { left: record.left, bound, most })
+    })
 }
 
 /// What must not be lost, or be there, and the losses that were announced.
@@ -31,7 +44,6 @@ pub(super) fn findings(known: &Known<'_>) -> (Vec<Finding>, Vec<LostTail>) {
 mod tests {
     use super::super::{super::history::Outcome, made::Made};
     use super::*;
-    use crate::model::moment::Span;
 
     #[test]
     fn a_history_in_which_all_is_well_proves_nothing() {
@@ -73,6 +85,27 @@ mod tests {
             made.evidence.limits.lossless = lossless;
             let verdict = super::super::judge(&made.evidence);
             assert_eq!((verdict.findings.is_empty(), verdict.lost()), (!lossless, 1), "{verdict:?}");
+        }
+    }
+
+    /// Planted: whoever took over lacked more than `max_lag` allows.
+    #[test]
+    fn a_change_of_primary_that_cost_more_than_it_may_is_found() {
+        let judge = |bound, unseen, most| {
+            let mut made = Made::ordinary();
+            made.evidence.limits.most = most;
+            made.evidence.recorded.push(verdict::RecordedLoss {
+                left: 1,
+                switch: Some(0),
+                kept: Some(0),
+                bound,
+                unseen: Span::from_secs(unseen),
+            });
+            super::super::judge(&made.evidence).findings
+        };
+        assert_eq!(judge(Some(101), 3, Some(100)), [Finding::TooMuch { left: 1, bound: 101, most: 100 }]);
+        for (bound, unseen, most) in [(Some(100), 3, Some(100)), (Some(101), 0, Some(100)), (Some(101), 3, None), (None, 3, Some(100))] {
+            assert_eq!(judge(bound, unseen, most), [], "{bound:?} {unseen} {most:?}");
         }
     }
 
