@@ -188,7 +188,8 @@ fn an_asynchronous_tail_that_was_thrown_away_is_counted_and_judged() {
     let journals = [writer.stop()];
     let text = pair.query(1, "SELECT pg_read_file('pg_wal/00000002.history')");
     let switch = text.split_whitespace().nth(1).expect("switch point").parse::<pgbaton::model::lsn::Lsn>().expect("lsn").get();
-    let judge = |bound| pair.lost(&journals, 1, &[RecordedLoss { left: 1, switch: Some(switch), bound, unseen: Span::ZERO }]);
+    let judge =
+        |bound| pair.lost(&journals, 1, &[RecordedLoss { left: 1, switch: Some(switch), kept: Some(switch), bound, unseen: Span::ZERO }]);
     let tails = judge(Some(0));
     assert_eq!(tails.len(), 1);
     assert!(tails[0].rows >= 30 && tails[0].bytes > Some(0) && tails[0].examples.len() == 10, "{tails:?}");

@@ -6,7 +6,7 @@ use super::{
     procfs::{self, Cost},
     verdict::{self, Judgement, LostTail, TwoWriters},
 };
-use crate::model::{lsn::Bytes, moment::Span};
+use crate::model::{lsn::Bytes, moment::Span, policy::Durability};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +23,27 @@ pub struct LogMark {
 /// Where the logs of all nodes ended at some moment.
 pub type LogMarks = BTreeMap<String, LogMark>;
 
+/// Which losses are no wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Excused {
+    /// None: commits wait for replicas, and nobody was told to take a loss.
+    Nothing,
+    /// What a change of primary recorded: in `async`, and where an operator has accepted a loss.
+    Announced,
+}
+
+impl Excused {
+    /// What a mode excuses as long as no operator accepts a loss.
+    pub fn by(durability: Durability) -> Self {
+        match durability {
+            // `auto` begins as `async`.
+            Durability::Async | Durability::Auto => Self::Announced,
+            Durability::Quorum | Durability::StrictQuorum => Self::Nothing,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conclusion {
@@ -32,14 +53,16 @@ pub struct Conclusion {
     pub two_writers: Vec<TwoWriters>,
     /// Acknowledged rows that the primary lacks.
     pub lost: Vec<LostTail>,
+    /// Clients that panicked: what they were told is not all known.
+    pub broken: Vec<String>,
     /// Lines of level ERROR, by node, since the marks.
     pub errors: BTreeMap<String, Vec<String>>,
 }
 
 impl Conclusion {
     /// What is wrong, and what was logged as an error, for people; empty when there is neither.
-    pub fn complaints(&self) -> Vec<String> {
-        self.wrongs().into_iter().chain(self.logged()).collect()
+    pub fn complaints(&self, excused: Excused) -> Vec<String> {
+        self.wrongs(excused).into_iter().chain(self.logged()).collect()
     }
 
     /// Lines of level ERROR, for people: each names something that a human must look at, not a harm that was done.
@@ -48,12 +71,18 @@ impl Conclusion {
     }
 
     /// What must never be, for people; empty when all is well.
-    pub fn wrongs(&self) -> Vec<String> {
+    pub fn wrongs(&self, excused: Excused) -> Vec<String> {
         let mut all: Vec<String> = self.streaming.as_ref().err().map(|what| format!("no healthy end: {what}")).into_iter().collect();
+        all.extend(self.broken.iter().map(|who| broken(who)));
         all.extend(self.two_writers.iter().map(two_writers));
-        all.extend(self.lost.iter().filter(|tail| !tail.is_announced()).map(lost));
+        all.extend(self.lost.iter().filter(|tail| excused == Excused::Nothing || !tail.is_announced()).map(lost));
         all
     }
+}
+
+/// A client that panicked, for people.
+pub(super) fn broken(who: &str) -> String {
+    format!("{who} panicked: what it was told is not all known, so the run proves nothing")
 }
 
 /// Proof of two writers, for people.
@@ -118,6 +147,7 @@ impl Lab {
             streaming: streaming.map_err(|error| format!("{error:#}; primaries: {:?}", self.primaries())),
             two_writers: verdict::two_writers(journals),
             lost,
+            broken: journals.iter().flat_map(Journal::broken_parts).collect(),
             errors: errors.into_iter().filter(|(_, lines)| !lines.is_empty()).collect(),
         })
     }
@@ -135,5 +165,38 @@ impl Lab {
             memory: Bytes::new(sum.memory.get() + cost.memory.get()),
             processor: sum.processor.plus(cost.processor),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(judgement: Judgement) -> Conclusion {
+        let tail = LostTail { tli: 1, nodes: ["n1".to_owned()].into(), rows: 3, bytes: Some(300), judgement, examples: Vec::new() };
+        Conclusion { streaming: Ok("n2".into()), two_writers: Vec::new(), lost: vec![tail], broken: Vec::new(), errors: BTreeMap::new() }
+    }
+
+    /// What it did beside what it wrote down nobody knows.
+    #[test]
+    fn a_client_that_panicked_is_a_wrong_whatever_else_was_found() {
+        let journal = Journal { broken: vec!["its thread".into()], ..Journal::new("c1") };
+        let broken = journal.broken_parts().collect();
+        let conclusion = Conclusion { lost: Vec::new(), broken, ..lost(Judgement::Within) };
+        let wrongs = conclusion.wrongs(Excused::Announced);
+        assert!(wrongs.len() == 1 && wrongs[0].starts_with("c1, its thread, panicked"), "{wrongs:?}");
+    }
+
+    /// A record that announces a loss is no excuse where commits wait for replicas.
+    #[test]
+    fn an_announced_loss_is_a_wrong_in_the_quorum_modes() {
+        let wrongs = |judgement, durability| lost(judgement).complaints(Excused::by(durability)).len();
+        for durability in [Durability::Quorum, Durability::StrictQuorum] {
+            assert_eq!(wrongs(Judgement::Within, durability), 1);
+        }
+        assert_eq!(wrongs(Judgement::Within, Durability::Async), 0);
+        for judgement in [Judgement::Exceeds, Judgement::Unbounded, Judgement::Unrecorded, Judgement::Amid] {
+            assert_eq!(wrongs(judgement, Durability::Async), 1, "{judgement:?}");
+        }
     }
 }

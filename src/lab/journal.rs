@@ -46,6 +46,9 @@ pub struct Journal {
     pub refused: u64,
     /// The newest refusal, for people.
     pub last_refusal: Option<String>,
+    /// Parts of the client that panicked, for people: what they did is not all here.
+    #[serde(default)]
+    pub broken: Vec<String>,
 }
 
 /// A time without an acknowledged write.
@@ -92,6 +95,11 @@ impl Journal {
             left = right;
         }
         longest.filter(|_| to > from)
+    }
+
+    /// Its parts that panicked, for people.
+    pub fn broken_parts(&self) -> impl Iterator<Item = String> {
+        self.broken.iter().map(|part| format!("{}, {part},", self.client))
     }
 
     /// The newest acknowledgement.

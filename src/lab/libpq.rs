@@ -77,8 +77,10 @@ impl LibpqWriter {
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // A panic there has been printed; what it wrote down still counts.
-        let _ = self.thread.take().map(JoinHandle::join);
+        // What it wrote down still counts.
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            self.journal.lock().unwrap_or_else(PoisonError::into_inner).broken.push("its thread".to_owned());
+        }
     }
 }
 

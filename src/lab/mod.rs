@@ -48,7 +48,7 @@ mod view;
 pub mod writer;
 
 pub use cluster::{Lab, sweep_own};
-pub use conclusion::{Conclusion, LogMark, LogMarks};
+pub use conclusion::{Conclusion, Excused, LogMark, LogMarks};
 pub use etcd::{Etcd, EtcdMember, EtcdTiming, MemberLook};
 pub use fault::{Direction, Fault, Injected, Return};
 pub use host::{Host, Network, NotHere, Walls};

@@ -102,8 +102,10 @@ impl Writer {
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // A panic there has been printed; what it wrote down still counts.
-        let _ = self.thread.take().map(JoinHandle::join);
+        // What it wrote down still counts.
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            lock(&self.journal).broken.push("its thread".to_owned());
+        }
     }
 }
 
@@ -144,13 +146,16 @@ impl Shared {
 
 async fn write_to_all(shared: Rc<Shared>, servers: Vec<Server>) {
     let next = Rc::new(Cell::new(1));
-    let tasks: Vec<_> = servers
-        .into_iter()
-        .map(|server| spawn_local(Hand { shared: shared.clone(), server, next: next.clone(), session: None }.work()))
-        .collect();
-    for task in tasks {
-        // It ends by the stop flag alone.
-        let _ = task.await;
+    let hand = |server: Server| {
+        let name = server.node.clone();
+        (name, spawn_local(Hand { shared: shared.clone(), server, next: next.clone(), session: None }.work()))
+    };
+    let tasks: Vec<_> = servers.into_iter().map(hand).collect();
+    for (name, task) in tasks {
+        // It ends by the stop flag alone; else it has panicked.
+        if task.await.is_err() {
+            lock(&shared.journal).broken.push(format!("its hand at {name}"));
+        }
     }
 }
 

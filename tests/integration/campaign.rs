@@ -29,7 +29,10 @@ fn log() -> PathBuf {
     std::env::var_os("TORTURE_LOG").map_or_else(default, |path| Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
 }
 
-/// How many minutes of a mode have passed for the commits that count: a failure takes what passed before it away.
+/// What stands for the verdict of a run that is on its way, or has vanished.
+const BEGUN: &str = "begun";
+
+/// How many minutes of a mode have passed for the commits that count: a failure takes what passed before it away, and so does a run that vanished.
 fn passed(log: &str, mode: &str, counts: impl Fn(&str) -> bool) -> u64 {
     let rows = log.lines().filter_map(|line| {
         let columns: Vec<&str> = line.split(", ").collect();
@@ -40,12 +43,20 @@ fn passed(log: &str, mode: &str, counts: impl Fn(&str) -> bool) -> u64 {
     ours.fold(0, |sum, (_, _, minutes, verdict)| if verdict == "passed" { sum + minutes } else { 0 })
 }
 
+fn begun(commit: &str, plan: &Plan) -> String {
+    format!("{}, -, -, -, -, -, {BEGUN}", head(commit, plan))
+}
+
+fn head(commit: &str, plan: &Plan) -> String {
+    format!("{commit}, {}, {}, {}", plan.mode(), plan.seed, plan.minutes)
+}
+
 fn row(commit: &str, plan: &Plan, result: &Result<Run>) -> String {
-    let begin = format!("{commit}, {}, {}, {}", plan.mode(), plan.seed, plan.minutes);
+    let begin = head(commit, plan);
     match result {
         Ok(run) => {
             let verdict = &run.verdict;
-            let counts = [run.faults, run.changes(), verdict.operations, verdict.unclear, verdict.lost()].map(|count| count.to_string());
+            let counts = [run.faults(), run.changes(), verdict.operations, verdict.unclear, verdict.lost()].map(|count| count.to_string());
             format!("{begin}, {}, passed", counts.join(", "))
         }
         // What it counted is in lab-out.
@@ -54,14 +65,16 @@ fn row(commit: &str, plan: &Plan, result: &Result<Run>) -> String {
 }
 
 fn run(plan: &Plan, commit: &str) -> Result<()> {
-    let result = plan.run().map(|(run, _)| run);
     let log = log();
     if !log.exists() {
         tree::note(&log, HEAD);
     }
+    let begun = begun(commit, plan);
+    tree::note(&log, &begun);
+    let result = plan.run().map(|(run, _)| run);
     let line = row(commit, plan, &result);
     println!("{line}");
-    tree::note(&log, &line);
+    tree::end(&log, &begun, &line);
     result.map(|_| ())
 }
 
@@ -76,14 +89,18 @@ fn torture_for_so_many_minutes() -> Result<()> {
         return run(&Plan { durability, seed, minutes }, &commit);
     }
     let ends = number("TORTURE_PART").map(|part| clock::boot().plus(Span::from_secs(part * 60)));
+    let mut here = 0;
     loop {
         let text = fs::read_to_string(log()).unwrap_or_default();
-        let left = minutes.saturating_sub(passed(&text, &mode, |of| of == commit || tree::is_under_test(tree::REAL, of, &commit)));
+        // Of a tree that differs from its commit nothing is taken over: what passes now counts for this call alone.
+        let before = if tree::is_changed(&commit) { here } else { passed(&text, &mode, |of| tree::counts(tree::REAL, of, &commit)) };
+        let left = minutes.saturating_sub(before);
         if left == 0 || ends.is_some_and(|ends| clock::boot() >= ends) {
             println!("{left} of {minutes} minutes of {mode} are left for {commit}");
             return Ok(());
         }
         run(&Plan { durability, seed: fresh_seed(), minutes: left.min(LONGEST) }, &commit)?;
+        here += left.min(LONGEST);
     }
 }
 
@@ -96,4 +113,7 @@ fn a_failure_takes_the_earlier_minutes_of_its_mode_away() {
     assert_eq!((minutes(&log, "quorum"), minutes(&log, "async")), (5, 0));
     let later = format!("{log}c1, quorum, 4, 5, -, -, -, -, -, FAILED: before; the end\nc1, quorum, 5, 2, 9, 3, 4000, 7, 0, passed\n");
     assert_eq!(minutes(&later, "quorum"), 2);
+    let vanished = format!("{later}{}\n", begun("c1", &Plan { durability: Durability::Quorum, seed: 6, minutes: 5 }));
+    assert_eq!((minutes(&vanished, "quorum"), minutes(&vanished, "async")), (0, 0), "a run that vanished is no run that passed");
+    assert_eq!(minutes(&format!("{vanished}c1, quorum, 7, 5, 9, 3, 4000, 7, 0, passed\n"), "quorum"), 5);
 }

@@ -7,7 +7,10 @@ use super::{
 use anyhow::{Context, Result};
 use pgbaton::{
     lab::{Fault, Lab, Node, host_init::Service, sql},
-    model::{lsn::Bytes, policy::Reclone},
+    model::{
+        lsn::Bytes,
+        policy::{Durability, Reclone},
+    },
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -87,7 +90,7 @@ fn a_primary_and_its_replica_that_were_there_before_are_taken_over() {
         let lines = format!("wal_dir = \"{}\"\ntablespace_map = {{ \"{source}\" = \"{}\" }}\n", path("wal"), path("fast"));
         insert_below(node, "postgres", &lines).expect("edit");
     }
-    let mut cluster = Cluster::begin(lab).expect("taken over");
+    let mut cluster = Cluster::begin(lab, Durability::Async).expect("taken over");
     let base = cluster.lab.records("timeline/").expect("ledger");
     assert_eq!(base.get("timeline/base").and_then(|base| base.get("newest")), Some(&2.into()), "{base:?}");
     let log = |node: &str| std::fs::read_to_string(cluster.lab.node(node).expect("node").log()).expect("log");

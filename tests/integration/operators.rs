@@ -119,6 +119,7 @@ fn stopped_and_acknowledged(run: &mut Run<'_>) -> Result<()> {
 fn what_nobody_may_decide_alone_an_operator_does() {
     let quorum = spec(|spec| spec.policy.durability = Durability::Quorum);
     let mut cluster = Cluster::start(&quorum).expect("a cluster");
+    cluster.accept_loss();
     cluster.run("taken_from_the_dead", &["loss-accepted", "degraded"], taken_from_the_dead).expect("a failover from the dead");
     let flapping = spec(|spec| {
         spec.policy.crash_policy = CrashPolicy::Failover;

@@ -19,6 +19,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What stands for the result of a round that is on its way, or has vanished.
+const BEGUN: &str = "begun";
+
 /// A line a round: commit, fault, round, result.
 struct Log {
     path: PathBuf,
@@ -35,12 +38,20 @@ impl Log {
         Self { path, commit, passed }
     }
 
-    fn note(&self, fault: &str, round: u32, result: &str) {
-        tree::note(&self.path, &format!("{}, {fault}, {round}, {}", self.commit, result.replace('\n', " | ")));
+    fn line(&self, fault: &str, round: u32, result: &str) -> String {
+        format!("{}, {fault}, {round}, {}", self.commit, result.replace('\n', " | "))
+    }
+
+    fn begin(&self, fault: &str, round: u32) {
+        tree::note(&self.path, &self.line(fault, round, BEGUN));
+    }
+
+    fn end(&self, fault: &str, round: u32, result: &str) {
+        tree::end(&self.path, &self.line(fault, round, BEGUN), &self.line(fault, round, result));
     }
 }
 
-/// What has passed in a row for the commits that count: a failure takes the fault's earlier passes away.
+/// What has passed in a row for the commits that count: a failure takes the fault's earlier passes away, and so does a round that vanished.
 fn passed(log: &str, counts: impl Fn(&str) -> bool) -> BTreeSet<(String, u32)> {
     let mut passed = BTreeSet::new();
     let mut known: BTreeMap<&str, bool> = BTreeMap::new();
@@ -80,14 +91,15 @@ fn soak(spec: &LabSpec, rows: impl Iterator<Item = &'static Row>, ends: Option<M
                 println!("the time is over before {} {round}", row.name);
                 return failures;
             }
+            log.begin(row.name, round);
             let at_work = cluster.take().map_or_else(|| Cluster::start(spec), Ok);
             let result = at_work.and_then(|mut at_work| {
                 at_work.run(row.name, row.alarms, row.what)?;
-                at_work.forget();
+                at_work.forget_losses()?;
                 Ok(at_work)
             });
             let text = result.as_ref().err().map_or_else(|| "passed".to_owned(), |error| format!("FAILED: {error:#}"));
-            log.note(row.name, round, &text);
+            log.end(row.name, round, &text);
             println!("{} {round}: {text}", row.name);
             match result {
                 Ok(at_work) => cluster = Some(at_work),
@@ -116,4 +128,6 @@ fn a_failure_takes_the_earlier_passes_of_its_fault_away() {
     let log =
         "c1, a, 1, passed\nc1, b, 1, passed\nc1, a, 2, passed\nc1, a, 3, FAILED: before, the fault\nc1, a, 1, passed\nc0, b, 2, passed\n";
     assert_eq!(passed(log, |of| of == "c1"), BTreeSet::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
+    let vanished = format!("{log}c1, a, 2, {BEGUN}\n");
+    assert_eq!(passed(&vanished, |of| of == "c1"), BTreeSet::from([("b".to_owned(), 1)]));
 }

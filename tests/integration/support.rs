@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, anyhow, bail};
 use pgbaton::{
     clock,
-    lab::{Fault, Injected, Journal, Lab, LabSpec, LogMarks, Node, Writer, sql, writer::next_ack},
+    lab::{Excused, Fault, Injected, Journal, Lab, LabSpec, LogMarks, Node, Writer, sql, verdict, writer::next_ack},
     model::{
         lsn::Bytes,
         moment::{Moment, Span},
+        policy::Durability,
     },
 };
 use std::{
@@ -58,6 +59,8 @@ pub(crate) struct Cluster {
     /// What all clients were told so far.
     journals: Vec<Journal>,
     clients: u32,
+    /// Which losses are no wrong here.
+    excused: Excused,
 }
 
 /// One run on a cluster: who was primary when it began, and who writes.
@@ -79,13 +82,13 @@ pub(crate) struct Run<'a> {
 impl Cluster {
     /// Builds a lab, starts its agents, and waits until all nodes stream and may be elected.
     pub(crate) fn start(spec: &LabSpec) -> Result<Self> {
-        Self::begin(Lab::build(spec, &|_| ())?)
+        Self::begin(Lab::build(spec, &|_| ())?, spec.policy.durability)
     }
 
     /// Starts the agents of a lab, and waits as [`Cluster::start`] does.
-    pub(crate) fn begin(lab: Lab) -> Result<Self> {
+    pub(crate) fn begin(lab: Lab, durability: Durability) -> Result<Self> {
         lab.start_agents()?;
-        let cluster = Self { lab, journals: Vec::new(), clients: 0 };
+        let cluster = Self { lab, journals: Vec::new(), clients: 0, excused: Excused::by(durability) };
         let started = cluster.healthy().and_then(|primary| cluster.lab.make_table(&primary));
         if let Err(error) = started {
             cluster.keep_logs("start", &LogMarks::new());
@@ -94,9 +97,20 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Begins anew with the evidence: what was judged well is judged.
-    pub(crate) fn forget(&mut self) {
-        self.journals.clear();
+    /// From now on: an operator has a node lead that may lack what was acknowledged, so a loss that is recorded is no wrong.
+    pub(crate) fn accept_loss(&mut self) {
+        self.excused = Excused::Announced;
+    }
+
+    /// Forgets what was judged well and cannot change any more: rows that are lost, as was recorded, and writes of unknown outcome. What is there
+    /// has to stay there.
+    pub(crate) fn forget_losses(&mut self) -> Result<()> {
+        let there = self.lab.survivors(&self.healthy()?)?;
+        for Journal { client, acks, indeterminate, .. } in &mut self.journals {
+            acks.retain(|ack| there.contains(&verdict::Row { client: client.clone(), seq: ack.seq }));
+            indeterminate.clear();
+        }
+        Ok(())
     }
 
     pub(crate) fn names(&self) -> Vec<&str> {
@@ -160,7 +174,7 @@ impl Cluster {
         let conclusion = self.lab.conclude(&self.journals, marks, SOON)?;
         let unexplained =
             |line: &str| line.contains(" logged: ") && expected.iter().any(|reason| line.contains(&format!("reason=\"{reason}\"")));
-        let complaints: Vec<String> = conclusion.complaints().into_iter().filter(|line| !unexplained(line)).collect();
+        let complaints: Vec<String> = conclusion.complaints(self.excused).into_iter().filter(|line| !unexplained(line)).collect();
         if complaints.is_empty() { Ok(()) } else { Err(anyhow!("{}", complaints.join("\n    "))) }
     }
 

@@ -2,15 +2,16 @@
 
 use super::{
     planted,
+    strikes::Strikes,
     support::{Cluster, PROGRAM, SOON, spec},
 };
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use pgbaton::{
-    clock,
+    clock, config,
     lab::{
-        Journal, Lab, LogMark, LogMarks, Login, Writer,
-        torture::{Blow, Crowd, Evidence, Harm, Limits, Round, Schedule, Verdict, Whom, ground, judge},
+        Journal, Lab, LogMark, LogMarks, Login, Walls, Writer,
+        torture::{Blow, Crowd, Evidence, Harm, Limits, Round, Schedule, Told, Verdict, Whom, ground, judge},
         verdict,
     },
     model::{
@@ -22,6 +23,9 @@ use std::{collections::BTreeSet, fs};
 
 /// How many findings are printed. All of them follow from the evidence that is kept.
 const SHOWN: usize = 20;
+
+/// What a standby has received may end within a record, which is not replayed: so much less than it was measured by it may have in the end.
+const IN_PARTS: u64 = 128 << 10;
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +39,7 @@ pub(crate) struct Plan {
 pub(crate) struct Run {
     pub(crate) verdict: Verdict,
     pub(crate) rounds: usize,
-    pub(crate) faults: usize,
+    strikes: Strikes,
     /// Decisions that would have broken a safety rule, and were withheld.
     violations: Vec<String>,
 }
@@ -56,7 +60,8 @@ impl Plan {
         let lease = ClusterPolicy::default().timers();
         // Who is followed without waiting may go on for the rest of its lease, and die for as long as that may take.
         let old_reads = if lossless { lease.hold.plus(lease.kill_bound) } else { Span::ZERO };
-        Limits { lossless, old_reads }
+        let most = (!lossless).then(|| ClusterPolicy::default().max_lag.get() + IN_PARTS);
+        Limits { lossless, most, old_reads }
     }
 
     /// Runs it, and fails unless all is well. What a failure leaves is in lab-out.
@@ -65,12 +70,15 @@ impl Plan {
         let cluster = Cluster::start(&spec(|spec| {
             spec.policy.durability = self.durability;
             spec.policy.reclone = Reclone::WhenRewindFails;
+            // Without them most harms to the network could not be done.
+            spec.walls = Some(Walls::Namespaces);
         }))?;
         let mut at_work = AtWork::begin(&cluster, *self)?;
         let judged = at_work.rounds().and_then(|()| at_work.end()).and_then(|run| run.ensure_well(self).map(|()| run));
         let judged = judged.and_then(|run| Ok((run, at_work.evidence.take().context("no evidence")?)));
         judged.map_err(|error| {
             let directory = cluster.keep_logs(&format!("torture-{}-{}", self.mode(), self.seed), &LogMarks::new());
+            let error = at_work.judge_in_part(error);
             let schedule = format!("{}\n{}\n\n{error:#}\n", self.command(), at_work.told.join("\n"));
             let kept = fs::write(directory.join("schedule.txt"), schedule).map_err(anyhow::Error::from).and_then(|()| {
                 let evidence = serde_json::to_vec(&at_work.evidence)?;
@@ -92,7 +100,8 @@ struct AtWork<'a> {
     /// Those of the round: a crowd on a host that is cut off, and somebody there who waits for answers for as long as it takes.
     islands: Vec<(Writer, Crowd)>,
     journals: Vec<Journal>,
-    count: (usize, usize),
+    rounds: usize,
+    strikes: Strikes,
     /// What was done, for people.
     told: Vec<String>,
     /// Once it is complete, or as far as it goes.
@@ -106,7 +115,8 @@ impl<'a> AtWork<'a> {
         let login = lab.make_torture_ground(&primary)?;
         let crowd = Some(Crowd::start(lab.client().network(), lab.servers(), &login, plan.seed)?);
         let (islands, journals, told) = (Vec::new(), Vec::new(), Vec::new());
-        let at_work = Self { cluster, plan, began: clock::boot(), login, crowd, islands, journals, count: (0, 0), told, evidence: None };
+        let (rounds, strikes) = (0, Strikes::default());
+        let at_work = Self { cluster, plan, began: clock::boot(), login, crowd, islands, journals, rounds, strikes, told, evidence: None };
         at_work.written(at_work.began)?;
         Ok(at_work)
     }
@@ -137,8 +147,8 @@ impl<'a> AtWork<'a> {
             if clock::boot().plus(round.length()) > ends {
                 return Ok(());
             }
-            self.count.0 += 1;
-            self.tell(&format!("round {}: {round}", self.count.0));
+            self.rounds += 1;
+            self.tell(&format!("round {}: {round}", self.rounds));
             self.round(&round)?;
         }
         Ok(())
@@ -160,14 +170,18 @@ impl<'a> AtWork<'a> {
         if round.recovers {
             self.cluster.healthy().context("after all was healed")?;
         }
-        self.journals.extend(self.islands.drain(..).map(|(writer, _)| writer.stop()));
+        self.end_islands();
         Ok(())
+    }
+
+    fn end_islands(&mut self) {
+        self.journals.extend(self.islands.drain(..).map(|(writer, _)| writer.stop()));
     }
 
     fn island(&mut self, node: &str) -> Result<()> {
         let (name, node) = (format!("island{}", self.journals.len() + self.islands.len() + 1), self.lab().node(node)?);
         let main = self.crowd.as_ref().context("no clients")?;
-        let seed = self.plan.seed ^ self.count.1 as u64;
+        let seed = self.plan.seed ^ self.strikes.done() as u64;
         let crowd = main.island(&name, node.host.network(), node.server(), &self.login, seed)?;
         self.islands.push((self.lab().island_as(&name, &node.name)?, crowd));
         Ok(())
@@ -186,7 +200,7 @@ impl<'a> AtWork<'a> {
             Some(fault) => self.lab().inject(&fault).map(|_| ()).map_err(anyhow::Error::from),
             None => self.by_hand(blow.harm, &victim),
         };
-        self.count.1 += usize::from(done.is_ok());
+        self.strikes.note(blow.harm, &done);
         let end = done.err().map_or_else(String::new, |error| format!(", which could not be done: {error:#}"));
         self.tell(&format!("  {blow}: {victim}{end}"));
         if blow.harm == Harm::AllNodesOff {
@@ -215,6 +229,11 @@ impl<'a> AtWork<'a> {
                 verb(&["config", "apply", &node.config().with_file_name(file).display().to_string(), "--yes"]).map(|_| ())
             }
             Harm::Names => {
+                // Of a server that leads, or is about to, it would be another harm: one that is outside of what is promised.
+                let recovers = lab.query(victim, "SELECT pg_is_in_recovery()")?;
+                ensure!(recovers == [[Some("t".to_owned())]], "it is no replica");
+                let primary = self.writes_now().filter(|primary| *primary != victim);
+                primary.context("nobody else takes writes, so it may be about to lead")?;
                 lab.query(victim, "ALTER SYSTEM SET synchronous_standby_names = ''")?;
                 lab.query(victim, "SELECT pg_reload_conf()").map(|_| ())
             }
@@ -222,10 +241,14 @@ impl<'a> AtWork<'a> {
         }
     }
 
+    /// Whoever has acknowledged a write of late.
+    fn writes_now(&self) -> Option<String> {
+        self.crowd.as_ref()?.writes_to(clock::boot().minus(Span::from_secs(3)))
+    }
+
     /// Whoever plays the part and was not hit in this round.
     fn victim(&self, whom: Whom, hit: &BTreeSet<String>) -> String {
-        let recent = clock::boot().minus(Span::from_secs(3));
-        let primary = self.crowd.as_ref().and_then(|crowd| crowd.writes_to(recent)).or_else(|| self.lab().primaries().first().cloned());
+        let primary = self.writes_now().or_else(|| self.lab().primaries().first().cloned());
         let free = |name: &&str| !hit.contains(*name);
         let primary = primary.filter(|name| free(&name.as_str()));
         let others: Vec<&str> = self.cluster.names().into_iter().filter(|name| primary.as_deref() != Some(*name)).filter(free).collect();
@@ -241,15 +264,37 @@ impl<'a> AtWork<'a> {
     fn end(&mut self) -> Result<Run> {
         let primary = self.cluster.healthy().context("at the end")?;
         self.written(clock::boot())?;
-        let entries = self.crowd.take().context("no clients")?.stop();
-        let recorded = verdict::recorded(&self.lab().history()?);
-        let (limits, islands) = (self.plan.limits(), std::mem::take(&mut self.journals));
-        let remains = self.lab().remains(&primary, SOON)?;
-        let evidence = Evidence { limits, start: ground::START, entries, islands, recorded, remains };
-        let verdict = judge(&evidence);
-        self.evidence = Some(evidence);
+        let evidence = self.told(verdict::recorded(&self.lab().history()?))?;
+        // Whatever fails from here on, what clients were told is kept.
+        let evidence = self.evidence.insert(evidence);
+        evidence.remains = Some(self.cluster.lab.remains(&primary, SOON)?);
+        let verdict = judge(evidence);
         self.tell(&verdict.to_string());
-        Ok(Run { verdict, rounds: self.count.0, faults: self.count.1, violations: self.violations()? })
+        self.tell(&format!("struck: {}", self.strikes));
+        Ok(Run { verdict, rounds: self.rounds, strikes: self.strikes.clone(), violations: self.violations()? })
+    }
+
+    /// Ends all clients and takes what they were told. Once.
+    fn told(&mut self, recorded: Vec<verdict::RecordedLoss>) -> Result<Evidence> {
+        self.end_islands();
+        let Told { entries, broken } = self.crowd.take().context("no clients")?.stop();
+        let (limits, islands) = (self.plan.limits(), std::mem::take(&mut self.journals));
+        Ok(Evidence { limits, start: ground::START, entries, islands, recorded, broken, remains: None })
+    }
+
+    /// Of a run that did not come to its end: what its clients were told is kept, and judged as far as it goes. Returns the error with what was found.
+    fn judge_in_part(&mut self, error: anyhow::Error) -> anyhow::Error {
+        if self.evidence.is_none() {
+            // Where etcd does not answer, the records stay unread: without what is left at the end nothing is judged by them.
+            let recorded = self.lab().history().map_or_else(|_| Vec::new(), |history| verdict::recorded(&history));
+            self.evidence = self.told(recorded).ok();
+        }
+        let Some(evidence) = self.evidence.as_ref().filter(|evidence| evidence.remains.is_none()) else { return error };
+        let verdict = judge(evidence);
+        self.tell(&format!("judged in part: {verdict}"));
+        self.tell(&format!("struck: {}", self.strikes));
+        let findings = listed(&verdict, &self.violations().unwrap_or_default());
+        if findings.is_empty() { error } else { anyhow!("{error:#}\n{}", shown(&findings)) }
     }
 
     fn violations(&self) -> Result<Vec<String>> {
@@ -270,24 +315,38 @@ impl Run {
         self.verdict.timelines.saturating_sub(1)
     }
 
+    /// Harms that were done.
+    pub(crate) fn faults(&self) -> usize {
+        self.strikes.done()
+    }
+
     fn ensure_well(&self, plan: &Plan) -> Result<()> {
-        let found = self.verdict.findings.iter().map(ToString::to_string);
-        let findings: Vec<String> = found.chain(self.violations.iter().cloned()).collect();
-        let shown = &findings[..findings.len().min(SHOWN)];
-        ensure!(findings.is_empty(), "{} findings:\n    {}", findings.len(), shown.join("\n    "));
+        let findings = listed(&self.verdict, &self.violations);
+        ensure!(findings.is_empty(), "{}", shown(&findings));
         // A run in which nothing happened proves nothing.
-        let (changes, acknowledged, wanted) = (self.changes(), self.verdict.acknowledged, 600 * plan.minutes);
+        self.strikes.ensure_done()?;
+        let (changes, written, wanted) = (self.changes(), self.verdict.written, 600 * plan.minutes);
         ensure!(changes > 0 && changes * 8 >= self.rounds, "only {changes} changes of primary in {} rounds", self.rounds);
-        ensure!(
-            acknowledged as u64 >= wanted && self.verdict.reads > 0,
-            "only {acknowledged} transactions were acknowledged, and not {wanted}"
-        );
+        let reads = self.verdict.reads;
+        ensure!(written as u64 >= wanted && reads > 0, "only {written} writes (not {wanted}) and {reads} reads were acknowledged");
         Ok(())
     }
 }
 
+fn listed(verdict: &Verdict, violations: &[String]) -> Vec<String> {
+    verdict.findings.iter().map(ToString::to_string).chain(violations.iter().cloned()).collect()
+}
+
+fn shown(findings: &[String]) -> String {
+    format!("{} findings:\n    {}", findings.len(), findings[..findings.len().min(SHOWN)].join("\n    "))
+}
+
 /// The other timers, and one standby more or less that has to confirm.
 fn other_policy(shown: &str) -> String {
+    // What is left to its default is not among it.
+    let named = shown.lines().any(|line| line.trim_start().starts_with("quorum_standbys"));
+    let (plain, tables) = shown.split_at(shown.find("\n[").map_or(shown.len(), |at| at + 1));
+    let shown = if named { shown.to_owned() } else { format!("{plain}quorum_standbys = 1\n{tables}") };
     let swaps = [("preset", "\"default\"", "\"fast\""), ("quorum_standbys", "1", "2")];
     let lines = shown.lines().map(|line| {
         let swap = swaps.iter().find(|(key, ..)| line.split('=').next().is_some_and(|name| name.trim() == *key));
@@ -302,6 +361,25 @@ fn other_policy(shown: &str) -> String {
 /// Fresh seeds find more than old ones; a failing one is printed and kept.
 pub(crate) fn fresh_seed() -> u64 {
     u64::from_str_radix(&clock::data_incarnation().to_string(), 16).unwrap_or(1)
+}
+
+#[test]
+fn another_policy_has_other_timers_and_another_number_of_standbys() -> Result<()> {
+    let read = |text: &str| -> Result<ClusterPolicy> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("policy.toml");
+        fs::write(&file, text)?;
+        Ok(config::read_policy(&file)?)
+    };
+    for mode in ["async", "quorum", "strict-quorum"] {
+        let first = format!("# version 3\ndurability = \"{mode}\"\npreset = \"default\"\n\n[anti_flap]\nfailovers = 0\n");
+        let (other, again) = (other_policy(&first), other_policy(&other_policy(&first)));
+        let (first, other, again) = (read(&first)?, read(&other)?, read(&again)?);
+        assert_eq!((first.quorum_standbys, other.quorum_standbys), (1, 2), "{mode}");
+        assert_ne!(first.timers(), other.timers(), "{mode}");
+        assert_eq!(again, first, "{mode}");
+    }
+    Ok(())
 }
 
 /// One minute of it, and the judge judged by what it says of the same evidence with a lie in it.

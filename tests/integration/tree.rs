@@ -1,4 +1,6 @@
 //! Which tree is under test, and logs of what has passed on it: a long test may be run in parts.
+//!
+//! A part that has begun has a line of its own until its result takes that line's place: one that was killed, or panicked, stays in the log as begun.
 
 use std::{
     fs::{self, OpenOptions},
@@ -41,12 +43,22 @@ pub(crate) fn commit(paths: &[&str]) -> String {
 /// different trees.
 #[expect(clippy::disallowed_methods, reason = "asks git for the difference")]
 pub(crate) fn is_under_test(paths: &[&str], of: &str, commit: &str) -> bool {
-    if of.is_empty() || of.ends_with(CHANGED) || commit.ends_with(CHANGED) {
+    if is_changed(of) || is_changed(commit) {
         return false;
     }
     let difference = [&["diff", "--quiet", of, commit, "--"], paths].concat();
     let status = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(difference).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
+}
+
+/// Whether the tree under test differs from its commit.
+pub(crate) fn is_changed(commit: &str) -> bool {
+    commit.is_empty() || commit.ends_with(CHANGED)
+}
+
+/// Whether what has passed for a commit counts for this one. Also where git knows the commit by no other name.
+pub(crate) fn counts(paths: &[&str], of: &str, commit: &str) -> bool {
+    !is_changed(commit) && (of == commit || is_under_test(paths, of, commit))
 }
 
 /// Appends a line to a log.
@@ -56,10 +68,35 @@ pub(crate) fn note(path: &Path, line: &str) {
     writeln!(file, "{line}").expect("write the log");
 }
 
+/// Says what a part has come to, in the place of the line that said that it began.
+pub(crate) fn end(path: &Path, begun: &str, line: &str) {
+    let text = fs::read_to_string(path).expect("read the log");
+    let mut lines: Vec<&str> = text.lines().collect();
+    match lines.iter().rposition(|of| *of == begun) {
+        Some(at) => lines[at] = line,
+        None => lines.push(line),
+    }
+    // In one step: a log that was cut off would forget what failed.
+    let other = path.with_extension("new");
+    fs::write(&other, lines.join("\n") + "\n").expect("write the log");
+    fs::rename(&other, path).expect("replace the log");
+}
+
+#[test]
+fn a_result_takes_the_place_of_the_begin() {
+    let path = std::env::temp_dir().join(format!("pgbaton-tree-{}.csv", std::process::id()));
+    ["head", "c1, 1, begun", "c1, 2, begun"].iter().for_each(|line| note(&path, line));
+    end(&path, "c1, 2, begun", "c1, 2, passed");
+    end(&path, "c1, 3, begun", "c1, 3, passed");
+    let text = fs::read_to_string(&path).expect("read");
+    fs::remove_file(&path).expect("remove");
+    assert_eq!(text, "head\nc1, 1, begun\nc1, 2, passed\nc1, 3, passed\n");
+}
+
 #[test]
 fn only_passes_of_a_tree_that_is_known_to_be_the_same_are_taken_over() {
     for (of, commit) in [("c1+", "c1+"), ("c1", "c1+"), ("c1+", "c1"), ("", ""), ("no-such-commit", "HEAD")] {
-        assert!(!is_under_test(REAL, of, commit), "{of:?} {commit:?}");
+        assert!(!is_under_test(REAL, of, commit) && !counts(REAL, of, commit), "{of:?} {commit:?}");
     }
     for paths in [REAL, SIMULATED] {
         let head = commit(paths);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cli::{arguments::Output, exit::Exit, table},
     clock,
-    lab::{Conclusion, Lab},
+    lab::{Conclusion, Excused, Lab},
     model::moment::Span,
 };
 use anyhow::{Context, Result};
@@ -57,9 +57,7 @@ pub(super) fn run(lab: &Lab, hold: Span, output: Output) -> Result<Exit> {
 
 /// What must not have been. The tour's commits wait for a replica: nothing may be lost, announced or not.
 fn wrongs(conclusion: &Conclusion) -> Vec<String> {
-    let announced = conclusion.lost.iter().filter(|tail| tail.is_announced());
-    let lost = announced.map(|tail| format!("{} acknowledged rows of timeline {} are lost, as was recorded", tail.rows, tail.tli));
-    conclusion.wrongs().into_iter().chain(lost).collect()
+    conclusion.wrongs(Excused::Nothing)
 }
 
 /// How the program ends. Lines that a node logged are for people; what they led to is judged by itself.
@@ -130,6 +128,7 @@ mod tests {
             streaming: Ok("n1".into()),
             two_writers: Vec::new(),
             lost: Vec::new(),
+            broken: Vec::new(),
             errors: [("n1".into(), vec!["a line".into()])].into(),
         }
     }
@@ -148,9 +147,14 @@ mod tests {
 
     #[test]
     fn a_tour_that_saw_two_writers_or_a_loss_ends_as_unhealthy() {
-        for bad in
-            [two_writers(), lost(Judgement::Within), lost(Judgement::Exceeds), lost(Judgement::Unbounded), lost(Judgement::Unrecorded)]
-        {
+        for bad in [
+            two_writers(),
+            lost(Judgement::Within),
+            lost(Judgement::Exceeds),
+            lost(Judgement::Unbounded),
+            lost(Judgement::Unrecorded),
+            lost(Judgement::Amid),
+        ] {
             assert_eq!(exit(&bad, true), Exit::Unhealthy, "{bad:?}");
         }
         let scattered = Conclusion { streaming: Err("two primaries".into()), ..good() };

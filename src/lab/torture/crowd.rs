@@ -60,6 +60,17 @@ struct Common {
     newest: Arc<AtomicU64>,
     /// How many appends were chosen so far.
     appended: Arc<AtomicU64>,
+    /// Clients that panicked.
+    broken: Arc<Mutex<Vec<String>>>,
+}
+
+/// What clients did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Their transactions, in the order of their ends.
+    pub entries: Vec<Entry>,
+    /// Those that panicked, for people: what they did is not all here.
+    pub broken: Vec<String>,
 }
 
 /// What the hands of all clients of a crowd share.
@@ -116,21 +127,28 @@ impl Crowd {
         let shared = Shared { login: login.clone(), stop: stop.clone(), common: common.clone() };
         let crowd = name.to_owned();
         let work = move || async move {
+            let broken = shared.common.broken.clone();
             let shared = Rc::new(shared);
             let all = CLIENTS.iter().flat_map(|client| servers.iter().map(move |server| (client, server))).zip(1..);
-            let hand = |(((client, kind), server), part): ((&(&str, Kind), &Server), u64)| Hand {
-                shared: shared.clone(),
-                client: format!("{crowd}-{client}"),
-                kind: *kind,
-                server: server.clone(),
-                lots: Lots::new(seed, part),
-                session: None,
-                rests_until: Moment::ZERO,
+            let hand = |(((client, kind), server), part): ((&(&str, Kind), &Server), u64)| {
+                let name = format!("{crowd}-{client}");
+                let hand = Hand {
+                    shared: shared.clone(),
+                    client: name.clone(),
+                    kind: *kind,
+                    server: server.clone(),
+                    lots: Lots::new(seed, part),
+                    session: None,
+                    rests_until: Moment::ZERO,
+                };
+                (format!("{name}, its hand at {},", server.node), spawn_local(hand.work()))
             };
-            let tasks: Vec<_> = all.map(|part| spawn_local(hand(part).work())).collect();
-            for task in tasks {
-                // It ends by the stop flag alone.
-                let _ = task.await;
+            let tasks: Vec<_> = all.map(hand).collect();
+            for (name, task) in tasks {
+                // It ends by the stop flag alone; else it has panicked.
+                if task.await.is_err() {
+                    lock(&broken).push(name);
+                }
             }
         };
         let thread = sql::thread("lab-crowd", network, work).context("start the clients")?;
@@ -146,15 +164,18 @@ impl Crowd {
     }
 
     /// Stops them and takes the history, that of its islands too. Those have to be stopped before.
-    pub fn stop(mut self) -> Vec<Entry> {
+    pub fn stop(mut self) -> Told {
         self.end();
-        std::mem::take(&mut *lock(&self.common.entries))
+        let Common { entries, broken, .. } = &self.common;
+        Told { entries: std::mem::take(&mut *lock(entries)), broken: std::mem::take(&mut *lock(broken)) }
     }
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // A panic there has been printed; what was written down still counts.
-        let _ = self.thread.take().map(JoinHandle::join);
+        // What was written down still counts.
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            lock(&self.common.broken).push(format!("the thread of {}", self.name));
+        }
     }
 }
 
@@ -164,6 +185,6 @@ impl Drop for Crowd {
     }
 }
 
-fn lock(entries: &Mutex<Vec<Entry>>) -> MutexGuard<'_, Vec<Entry>> {
-    entries.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

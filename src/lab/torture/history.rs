@@ -148,6 +148,9 @@ pub struct Remains {
 pub struct Limits {
     /// Nothing acknowledged may be lost; else no more than a change of primary recorded.
     pub lossless: bool,
+    /// So many bytes at the most may a change of primary record as lost before the last known position of the former one; `None` for any number.
+    #[serde(default)]
+    pub most: Option<u64>,
     /// For how long after the first answer of a newer primary an older one may still show what is old (depose by quorum).
     pub old_reads: Span,
 }
@@ -165,8 +168,11 @@ pub struct Evidence {
     pub islands: Vec<Journal>,
     /// What changes of primary recorded about losses.
     pub recorded: Vec<RecordedLoss>,
-    /// What is left.
-    pub remains: Remains,
+    /// Clients that panicked, for people.
+    #[serde(default)]
+    pub broken: Vec<String>,
+    /// What is left; `None` where a run did not come to its end.
+    pub remains: Option<Remains>,
 }
 
 impl Evidence {
@@ -191,8 +197,7 @@ impl Evidence {
     }
 
     /// What is left of the writes, as rows: of a transaction on lists, where all that it appended is there.
-    pub fn survivors(&self) -> BTreeSet<Row> {
-        let remains = &self.remains;
+    pub(super) fn survivors(&self, remains: &Remains) -> BTreeSet<Row> {
         let mut rows = remains.rows.clone();
         let items: BTreeSet<(u64, u64)> = remains.lists.iter().flat_map(|(key, items)| items.iter().map(|item| (*key, *item))).collect();
         for entry in &self.entries {

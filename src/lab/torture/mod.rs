@@ -23,6 +23,6 @@ pub mod schedule;
 mod session;
 
 pub use check::{Finding, Verdict, judge};
-pub use crowd::Crowd;
+pub use crowd::{Crowd, Told};
 pub use history::{Entry, Evidence, Limits, Outcome, Place, Remains, Step, Transfer, Work};
 pub use schedule::{Blow, Harm, Round, Schedule, Whom};

@@ -19,7 +19,7 @@ pub enum Whom {
 }
 
 /// What is done to somebody, or to etcd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Harm {
     /// [`Fault::PostmasterKill`].
@@ -129,17 +129,22 @@ pub struct Blow {
     pub whom: Whom,
 }
 
+impl fmt::Display for Harm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HandOver => f.write_str("hand-over"),
+            Self::Policy => f.write_str("other policy"),
+            Self::Names => f.write_str("names by hand"),
+            harm => f.write_str(harm.fault(String::new()).map_or_else(|| "interrupt".to_owned(), |fault| fault.name()).trim()),
+        }
+    }
+}
+
 impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.harm {
-            Harm::HandOver => "hand-over".to_owned(),
-            Harm::Policy => "other policy".to_owned(),
-            Harm::Names => "names by hand".to_owned(),
-            harm => harm.fault(String::new()).map_or_else(|| "interrupt".to_owned(), |fault| fault.name()),
-        };
         match self.whom {
-            Whom::Primary => write!(f, "{} of the primary", name.trim()),
-            Whom::Replica(number) => write!(f, "{} of replica {}", name.trim(), number + 1),
+            Whom::Primary => write!(f, "{} of the primary", self.harm),
+            Whom::Replica(number) => write!(f, "{} of replica {}", self.harm, number + 1),
         }
     }
 }

@@ -15,10 +15,24 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
+    /// A client panicked: what it did is not all in the evidence.
+    Broken {
+        /// Which.
+        client: String,
+    },
     /// Two primaries acknowledged at the same time.
     TwoWriters(TwoWriters),
     /// Acknowledged writes are gone, and the mode or the record does not allow it.
     Lost(LostTail),
+    /// A change of primary took place although the new one lacked more than it may have lacked.
+    TooMuch {
+        /// The timeline that was left.
+        left: u32,
+        /// How many bytes may be lost, as was recorded.
+        bound: u64,
+        /// How many would have been allowed.
+        most: u64,
+    },
     /// Something is there that was refused, or that nobody sent.
     Stranger {
         /// The number that it bears.
@@ -103,8 +117,12 @@ pub enum Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Broken { client } => f.write_str(&conclusion::broken(client)),
             Self::TwoWriters(proof) => f.write_str(&conclusion::two_writers(proof)),
             Self::Lost(tail) => f.write_str(&conclusion::lost(tail)),
+            Self::TooMuch { left, bound, most } => {
+                write!(f, "timeline {left} was left with {bound} bytes lost, and {most} are the most")
+            }
             Self::Stranger { id, what, why } => write!(f, "{what} {id} is there, and {why}"),
             Self::Half { id, what } => write!(f, "half of transaction {id} is there: {what}"),
             Self::Money { account, has, ought, seen_by } => {
@@ -139,6 +157,8 @@ pub struct Verdict {
     pub operations: usize,
     /// Acknowledged ones.
     pub acknowledged: usize,
+    /// Those of the acknowledged ones that changed something.
+    pub written: usize,
     /// Those of unknown outcome.
     pub unclear: usize,
     /// Acknowledged reads of lists.
@@ -153,10 +173,10 @@ pub struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, acknowledged, unclear, reads, timelines, old_reads, early_reads, .. } = self;
+        let Self { operations, acknowledged, written, unclear, reads, timelines, old_reads, early_reads, .. } = self;
         write!(
             f,
-            "{operations} operations, {acknowledged} acknowledged, {unclear} unclear, {reads} reads of lists, {timelines} timelines; "
+            "{operations} operations, {acknowledged} acknowledged ({written} of them wrote), {unclear} unclear, {reads} reads of lists, {timelines} timelines; "
         )?;
         write!(f, "{} lost, {old_reads} old reads, {early_reads} of what is gone; {} findings", self.lost(), self.findings.len())
     }
@@ -175,7 +195,8 @@ impl Verdict {
         self.acknowledged = entries.iter().filter(|entry| entry.is_acknowledged()).count();
         self.unclear = entries.iter().filter(|entry| matches!(entry.outcome, Outcome::Unclear(_))).count();
         self.reads = entries.iter().filter(|entry| entry.is_acknowledged()).map(|entry| entry.reads().count()).sum();
-        let written = entries.iter().filter(|entry| entry.is_acknowledged() && entry.writes());
-        self.timelines = written.filter_map(super::super::history::Entry::tli).collect::<std::collections::BTreeSet<_>>().len();
+        let written = || entries.iter().filter(|entry| entry.is_acknowledged() && entry.writes());
+        self.written = written().count();
+        self.timelines = written().filter_map(super::super::history::Entry::tli).collect::<std::collections::BTreeSet<_>>().len();
     }
 }

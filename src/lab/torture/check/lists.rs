@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Judges all that was appended and read.
 pub(super) fn judge(known: &Known<'_>, verdict: &mut Verdict) {
-    for (key, items) in &known.evidence.remains.lists {
+    for (key, items) in &known.remains.lists {
         verdict.findings.extend(strangers(known, *key, items));
         verdict.findings.extend(reordered(known, *key, items));
     }
@@ -26,6 +26,34 @@ pub(super) fn judge(known: &Known<'_>, verdict: &mut Verdict) {
             read.judge_freshness(signs.get(&key).map_or(&[], Vec::as_slice), verdict);
         }
     }
+}
+
+/// Judges reads by each other and by what was acknowledged, without what is left at the end.
+pub(super) fn seen(known: &Known<'_>) -> Vec<Finding> {
+    let acknowledged = || known.evidence.entries.iter().filter(|entry| entry.is_acknowledged());
+    let mut appends: BTreeMap<u64, Vec<&Entry>> = BTreeMap::new();
+    for entry in acknowledged() {
+        entry.appends().for_each(|key| appends.entry(key).or_default().push(entry));
+    }
+    let mut found: Vec<Finding> = acknowledged().filter_map(|entry| fractured(known, entry)).collect();
+    for (entry, (key, seen)) in acknowledged().flat_map(|entry| entry.reads().map(move |read| (entry, read))) {
+        found.extend(strangers_seen(known, key, seen));
+        // On the same timeline of the same node: how much another one had of it is known at the end alone.
+        let same = |other: &&&Entry| other.tli().is_some() && (other.place, &other.node) == (entry.place, &entry.node);
+        let missed = |other: &&&Entry| other.at < entry.sent && !seen.contains(&other.id);
+        if let Some(other) = appends.get(&key).and_then(|all| all.iter().filter(same).find(missed)) {
+            let (id, node, by) = (entry.id, entry.node.clone(), entry.sent.since(other.at));
+            found.push(Finding::Stale { key, id, node, missed: other.id, by });
+        }
+    }
+    found
+}
+
+/// Items that a read saw, and that nobody can have appended.
+fn strangers_seen(known: &Known<'_>, key: u64, seen: &[u64]) -> Vec<Finding> {
+    let made = |entry: &Entry| entry.appends().any(|of| of == key);
+    let what = format!("read in list {key}:");
+    seen.iter().filter_map(|item| known.stranger(*item, &what, made)).collect()
 }
 
 fn strangers(known: &Known<'_>, key: u64, items: &[u64]) -> Vec<Finding> {
@@ -115,9 +143,7 @@ impl Read<'_> {
             verdict.findings.push(Finding::Fork { key, id, seen: self.seen.to_vec() });
             return;
         }
-        let made = |entry: &Entry| entry.appends().any(|of| of == key);
-        let what = format!("read in list {key}:");
-        verdict.findings.extend(rest.iter().filter_map(|item| known.stranger(*item, &what, made)));
+        verdict.findings.extend(strangers_seen(known, key, rest));
         // Its own append is judged as a write.
         let Some(item) = rest.iter().find(|item| **item != id) else { return };
         if self.is_confirmed() && known.evidence.limits.lossless {
@@ -221,7 +247,7 @@ mod tests {
         let mut made = Made::ordinary();
         let item = made.append("n2", 2, 950, &[1]);
         let id = made.read("n2", 2, 960, &[(1, 0)]);
-        made.evidence.remains.lists.entry(1).or_default().swap(0, 1);
+        made.left().lists.entry(1).or_default().swap(0, 1);
         assert!(findings(&made).iter().any(|finding| matches!(finding, Finding::Fork { id: found, .. } if *found == id)), "{item}");
     }
 
@@ -235,7 +261,7 @@ mod tests {
                 Some(tli) => made.read(node, tli, at, &[(1, 0)]),
                 None => made.read_replica(node, at, &[(1, 0)]),
             };
-            made.evidence.remains.lists.entry(1).or_default().retain(|left| *left != item);
+            made.left().lists.entry(1).or_default().retain(|left| *left != item);
             let verdict = judge(&made.evidence);
             (verdict.findings, verdict.early_reads)
         };
@@ -255,7 +281,7 @@ mod tests {
         let mut made = Made::ordinary();
         let item = made.append("n2", 2, 950, &[1, 2]);
         made.entry(item).outcome = super::super::super::history::Outcome::Unclear("connection closed".into());
-        made.evidence.remains.lists.entry(2).or_default().retain(|left| *left != item);
+        made.left().lists.entry(2).or_default().retain(|left| *left != item);
         assert!(matches!(findings(&made).as_slice(), [Finding::Half { id, .. }] if *id == item), "{:?}", findings(&made));
     }
 
@@ -264,14 +290,14 @@ mod tests {
         let mut made = Made::ordinary();
         let first = made.append("n2", 2, 950, &[9]);
         let then = made.append("n2", 2, 960, &[9]);
-        made.evidence.remains.lists.insert(9, vec![then, first]);
+        made.left().lists.insert(9, vec![then, first]);
         assert!(findings(&made).contains(&Finding::Reordered { key: 9, first, then }), "{:?}", findings(&made));
     }
 
     #[test]
     fn an_item_that_nobody_appended_is_found() {
         let mut made = Made::ordinary();
-        made.evidence.remains.lists.entry(1).or_default().push(8_000);
+        made.left().lists.entry(1).or_default().push(8_000);
         let what = Finding::Stranger { id: 8_000, what: "in list 1".into(), why: "was sent by nobody".into() };
         assert_eq!(findings(&made), [what]);
         assert!(

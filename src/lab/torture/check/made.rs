@@ -14,8 +14,16 @@ impl Made {
     /// Writes and reads of every kind on both primaries and a replica, and all of it is there.
     pub(super) fn ordinary() -> Self {
         let remains = Remains { node: "n2".into(), balances: vec![100, 100, 100], ..Remains::default() };
-        let limits = Limits { lossless: true, old_reads: Span::ZERO };
-        let evidence = Evidence { limits, start: 100, entries: Vec::new(), islands: Vec::new(), recorded: Vec::new(), remains };
+        let limits = Limits { lossless: true, most: None, old_reads: Span::ZERO };
+        let evidence = Evidence {
+            limits,
+            start: 100,
+            entries: Vec::new(),
+            islands: Vec::new(),
+            recorded: Vec::new(),
+            broken: Vec::new(),
+            remains: Some(remains),
+        };
         let mut made = Self { evidence };
         for (node, tli, from) in [("n1", 1, 0), ("n2", 2, 500)] {
             made.insert(node, tli, from);
@@ -23,11 +31,15 @@ impl Made {
             made.append(node, tli, from + 20, &[1, 2]);
             made.read(node, tli, from + 30, &[(1, 0), (2, 0)]);
             made.transfer(node, tli, from + 40);
-            let balances = made.evidence.remains.balances.clone();
+            let balances = made.left().balances.clone();
             made.balances(node, from + 50, balances);
             made.read_replica("n3", from + 60, &[(1, -1), (2, -1)]);
         }
         made
+    }
+
+    pub(super) fn left(&mut self) -> &mut Remains {
+        self.evidence.remains.as_mut().expect("what is left")
     }
 
     /// Acknowledged 1 ms after `sent`.
@@ -47,7 +59,7 @@ impl Made {
 
     pub(super) fn insert(&mut self, node: &str, tli: u32, sent: u64) -> u64 {
         let id = self.add("rows", node, Place::Primary(tli), sent, Work::Insert);
-        self.evidence.remains.rows.insert(Row { client: "rows".into(), seq: id });
+        self.left().rows.insert(Row { client: "rows".into(), seq: id });
         id
     }
 
@@ -55,7 +67,7 @@ impl Made {
         let steps = keys.iter().map(|key| Step::Append(*key)).collect();
         let id = self.add("lists", node, Place::Primary(tli), sent, Work::Lists(steps));
         for key in keys {
-            self.evidence.remains.lists.entry(*key).or_default().push(id);
+            self.left().lists.entry(*key).or_default().push(id);
         }
         id
     }
@@ -63,14 +75,15 @@ impl Made {
     pub(super) fn read_and_append(&mut self, node: &str, tli: u32, sent: u64, empty: u64, appended: u64) -> u64 {
         let steps = vec![Step::Read(empty, Vec::new()), Step::Append(appended)];
         let id = self.add("lists", node, Place::Primary(tli), sent, Work::Lists(steps));
-        self.evidence.remains.lists.entry(appended).or_default().push(id);
+        self.left().lists.entry(appended).or_default().push(id);
         id
     }
 
     /// Sees the lists as they are now, without so many (negative) of their last items.
-    fn steps(&self, keys: &[(u64, i8)]) -> Vec<Step> {
+    fn steps(&mut self, keys: &[(u64, i8)]) -> Vec<Step> {
+        let left = self.left();
         let step = |(key, off): &(u64, i8)| {
-            let mut items = self.evidence.remains.lists.get(key).cloned().unwrap_or_default();
+            let mut items = left.lists.get(key).cloned().unwrap_or_default();
             items.truncate(items.len().saturating_sub(usize::from(off.unsigned_abs())));
             Step::Read(*key, items)
         };
@@ -78,19 +91,21 @@ impl Made {
     }
 
     pub(super) fn read(&mut self, node: &str, tli: u32, sent: u64, keys: &[(u64, i8)]) -> u64 {
-        self.add("lists", node, Place::Primary(tli), sent, Work::Lists(self.steps(keys)))
+        let steps = self.steps(keys);
+        self.add("lists", node, Place::Primary(tli), sent, Work::Lists(steps))
     }
 
     pub(super) fn read_replica(&mut self, node: &str, sent: u64, keys: &[(u64, i8)]) -> u64 {
-        self.add("lists", node, Place::Replica, sent, Work::Lists(self.steps(keys)))
+        let steps = self.steps(keys);
+        self.add("lists", node, Place::Replica, sent, Work::Lists(steps))
     }
 
     fn transfer(&mut self, node: &str, tli: u32, sent: u64) -> u64 {
         let transfer = Transfer { from: 1, to: 3, amount: 10 };
         let id = self.add("bank", node, Place::Primary(tli), sent, Work::Transfer(transfer));
-        self.evidence.remains.transfers.insert(id, transfer);
-        self.evidence.remains.balances[0] -= 10;
-        self.evidence.remains.balances[2] += 10;
+        self.left().transfers.insert(id, transfer);
+        self.left().balances[0] -= 10;
+        self.left().balances[2] += 10;
         id
     }
 

@@ -1,13 +1,13 @@
 //! Money is neither made nor lost: at the end, and in whatever any server ever showed.
 
 use super::{
-    super::history::{Transfer, Work},
+    super::history::{Evidence, Transfer, Work},
     Finding, Known,
 };
 
 /// What is wrong with the money.
 pub(super) fn findings(known: &Known<'_>) -> Vec<Finding> {
-    let (evidence, remains) = (known.evidence, &known.evidence.remains);
+    let (evidence, remains) = (known.evidence, known.remains);
     let mut ought = vec![evidence.start; remains.balances.len()];
     for Transfer { from, to, amount } in remains.transfers.values() {
         for (account, change) in [(from, -amount), (to, *amount)] {
@@ -18,22 +18,28 @@ pub(super) fn findings(known: &Known<'_>) -> Vec<Finding> {
     let differ = remains.balances.iter().zip(&ought).enumerate().filter(|(_, (has, ought))| has != ought);
     let mut found: Vec<Finding> =
         differ.map(|(at, (has, ought))| Finding::Money { account: at + 1, has: *has, ought: *ought, seen_by: None }).collect();
-    let total = evidence.start * i64::try_from(remains.balances.len()).unwrap_or(i64::MAX);
-    let mut sum = |balances: &[i64], seen_by| {
-        let has = balances.iter().sum();
-        if has != total {
-            found.push(Finding::Money { account: 0, has, ought: total, seen_by });
-        }
-    };
-    sum(&remains.balances, None);
-    for entry in evidence.entries.iter().filter(|entry| entry.is_acknowledged()) {
-        if let Work::Balances(balances) = &entry.work {
-            sum(balances, Some(entry.id));
-        }
-    }
+    found.extend(wrong_total(evidence.start, remains.balances.len(), &remains.balances, None));
+    found.extend(totals_seen(evidence, |_| remains.balances.len()));
     let logged = remains.transfers.iter();
     found.extend(logged.filter_map(|(id, transfer)| known.stranger(*id, "transfer", |entry| entry.work == Work::Transfer(*transfer))));
     found
+}
+
+/// The same of what was read, without what is left at the end.
+pub(super) fn seen(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    totals_seen(evidence, <[i64]>::len)
+}
+
+fn totals_seen(evidence: &Evidence, accounts: impl Fn(&[i64]) -> usize) -> impl Iterator<Item = Finding> {
+    evidence.entries.iter().filter(|entry| entry.is_acknowledged()).filter_map(move |entry| match &entry.work {
+        Work::Balances(balances) => wrong_total(evidence.start, accounts(balances), balances, Some(entry.id)),
+        _ => None,
+    })
+}
+
+fn wrong_total(start: i64, accounts: usize, balances: &[i64], seen_by: Option<u64>) -> Option<Finding> {
+    let (has, ought) = (balances.iter().sum(), start * i64::try_from(accounts).unwrap_or(i64::MAX));
+    (has != ought).then_some(Finding::Money { account: 0, has, ought, seen_by })
 }
 
 #[cfg(test)]
@@ -45,8 +51,8 @@ mod tests {
     #[test]
     fn half_a_transfer_is_found_at_the_end() {
         let mut made = Made::ordinary();
-        made.evidence.remains.balances[1] -= 5;
-        let (has, total) = (made.evidence.remains.balances[1], made.evidence.start * 3);
+        made.left().balances[1] -= 5;
+        let (has, total) = (made.left().balances[1], made.evidence.start * 3);
         let expected = [
             Finding::Money { account: 2, has, ought: has + 5, seen_by: None },
             Finding::Money { account: 0, has: total - 5, ought: total, seen_by: None },
@@ -58,8 +64,8 @@ mod tests {
     #[test]
     fn a_transfer_without_its_log_is_found() {
         let mut made = Made::ordinary();
-        made.evidence.remains.balances[0] -= 7;
-        made.evidence.remains.balances[2] += 7;
+        made.left().balances[0] -= 7;
+        made.left().balances[2] += 7;
         assert_eq!(judge(&made.evidence).findings.len(), 2);
     }
 
@@ -74,7 +80,7 @@ mod tests {
     #[test]
     fn a_transfer_that_nobody_made_is_found() {
         let mut made = Made::ordinary();
-        made.evidence.remains.transfers.insert(7_000, Transfer { from: 1, to: 1, amount: 1 });
+        made.left().transfers.insert(7_000, Transfer { from: 1, to: 1, amount: 1 });
         assert_eq!(
             judge(&made.evidence).findings,
             [Finding::Stranger { id: 7_000, what: "transfer".into(), why: "was sent by nobody".into() }]

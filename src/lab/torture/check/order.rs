@@ -22,7 +22,7 @@ fn befores(known: &Known<'_>) -> Befores {
             befores.entry(before).or_default().push(after);
         }
     };
-    for items in known.evidence.remains.lists.values() {
+    for items in known.remains.lists.values() {
         items.windows(2).for_each(|pair| add(pair[0], pair[1]));
     }
     for entry in known.evidence.entries.iter().filter(|entry| counts(known, entry)) {
@@ -97,7 +97,7 @@ mod tests {
     fn one_after_the_other_is_an_order() {
         let mut made = Made::ordinary();
         made.read_and_append("n2", 2, 950, 21, 22);
-        let seen = made.evidence.remains.lists[&22].clone();
+        let seen = made.left().lists[&22].clone();
         made.read("n2", 2, 970, &[(21, 0), (22, 0)]);
         assert_eq!((judge(&made.evidence).findings, seen.len()), (vec![], 1));
     }

@@ -3,20 +3,36 @@
 use super::{
     super::{
         super::verdict::{self, LostTail},
-        history::Work,
+        history::{Evidence, Work},
     },
     Finding, Known,
 };
+use crate::model::moment::Span;
 use std::collections::BTreeSet;
 
-/// What must not be, and the losses that were announced.
+/// Who acknowledged beside another primary: by what clients were told alone.
+pub(super) fn two_writers(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    verdict::two_writers(&evidence.journals()).into_iter().map(Finding::TwoWriters)
+}
+
+/// Changes of primary that recorded more than is allowed. The records need not have been read to the end for that.
+///
+/// Where the end of the former primary's WAL was known (nothing is unseen then) the bound counts from that end, and the new one was measured by the
+/// last position before it.
+pub(super) fn too_much(evidence: &Evidence) -> impl Iterator<Item = Finding> {
+    let guessed = evidence.recorded.iter().filter(|record| record.unseen > Span::ZERO);
+    guessed.filter_map(|record| {
+        let (bound, most) = (record.bound?, evidence.limits.most?);
+        (bound > most).then_some(Finding::TooMuch { left: record.left, bound, most })
+    })
+}
+
+/// What must not be lost, or be there, and the losses that were announced.
 pub(super) fn findings(known: &Known<'_>) -> (Vec<Finding>, Vec<LostTail>) {
-    let (evidence, remains) = (known.evidence, &known.evidence.remains);
-    let journals = evidence.journals();
-    let mut found: Vec<Finding> = verdict::two_writers(&journals).into_iter().map(Finding::TwoWriters).collect();
-    let lost = verdict::lost(&journals, &evidence.survivors(), &evidence.recorded);
+    let (evidence, remains) = (known.evidence, known.remains);
+    let lost = verdict::lost(&evidence.journals(), &evidence.survivors(remains), &evidence.recorded);
     let (announced, others): (Vec<_>, Vec<_>) = lost.into_iter().partition(|tail| !evidence.limits.lossless && tail.is_announced());
-    found.extend(others.into_iter().map(Finding::Lost));
+    let mut found: Vec<Finding> = others.into_iter().map(Finding::Lost).collect();
     // Islands count what they were refused without its number, so nothing can be said of their rows.
     let clients: BTreeSet<&str> = evidence.entries.iter().map(|entry| entry.client.as_str()).collect();
     let rows = remains.rows.iter().filter(|row| clients.contains(row.client.as_str()));
@@ -28,7 +44,6 @@ pub(super) fn findings(known: &Known<'_>) -> (Vec<Finding>, Vec<LostTail>) {
 mod tests {
     use super::super::{super::history::Outcome, made::Made};
     use super::*;
-    use crate::model::moment::Span;
 
     #[test]
     fn a_history_in_which_all_is_well_proves_nothing() {
@@ -41,9 +56,9 @@ mod tests {
     #[test]
     fn a_loss_is_found_in_each_kind_of_writes() {
         for (client, lose) in [
-            ("rows", (|made| made.evidence.remains.rows.clear()) as fn(&mut Made)),
-            ("bank", |made| made.evidence.remains.transfers.clear()),
-            ("lists", |made| made.evidence.remains.lists.values_mut().for_each(Vec::clear)),
+            ("rows", (|made| made.left().rows.clear()) as fn(&mut Made)),
+            ("bank", |made| made.left().transfers.clear()),
+            ("lists", |made| made.left().lists.values_mut().for_each(Vec::clear)),
         ] {
             let mut made = Made::ordinary();
             lose(&mut made);
@@ -59,11 +74,38 @@ mod tests {
         for lossless in [false, true] {
             let mut made = Made::ordinary();
             let gone = made.insert("n1", 1, 90);
-            made.evidence.remains.rows.retain(|row| row.seq != gone);
-            made.evidence.recorded.push(verdict::RecordedLoss { left: 1, switch: Some(0), bound: Some(1 << 20), unseen: Span::ZERO });
+            made.left().rows.retain(|row| row.seq != gone);
+            made.evidence.recorded.push(verdict::RecordedLoss {
+                left: 1,
+                switch: Some(0),
+                kept: Some(0),
+                bound: Some(1 << 20),
+                unseen: Span::ZERO,
+            });
             made.evidence.limits.lossless = lossless;
             let verdict = super::super::judge(&made.evidence);
             assert_eq!((verdict.findings.is_empty(), verdict.lost()), (!lossless, 1), "{verdict:?}");
+        }
+    }
+
+    /// Planted: whoever took over lacked more than `max_lag` allows.
+    #[test]
+    fn a_change_of_primary_that_cost_more_than_it_may_is_found() {
+        let judge = |bound, unseen, most| {
+            let mut made = Made::ordinary();
+            made.evidence.limits.most = most;
+            made.evidence.recorded.push(verdict::RecordedLoss {
+                left: 1,
+                switch: Some(0),
+                kept: Some(0),
+                bound,
+                unseen: Span::from_secs(unseen),
+            });
+            super::super::judge(&made.evidence).findings
+        };
+        assert_eq!(judge(Some(101), 3, Some(100)), [Finding::TooMuch { left: 1, bound: 101, most: 100 }]);
+        for (bound, unseen, most) in [(Some(100), 3, Some(100)), (Some(101), 0, Some(100)), (Some(101), 3, None), (None, 3, Some(100))] {
+            assert_eq!(judge(bound, unseen, most), [], "{bound:?} {unseen} {most:?}");
         }
     }
 
