@@ -19,6 +19,9 @@ use std::{
 /// How long the disk may take.
 const LIMIT: Span = Span::from_secs(10);
 
+/// So many bytes are compared at a time.
+const CHUNK: u64 = 1 << 16;
+
 /// What is put aside ends with this: PostgreSQL gives such a name no meaning, and `pg_wal` may hold it.
 const ASIDE: &str = "pgbaton-short";
 
@@ -64,10 +67,15 @@ fn is_as_named(path: &Path, layout: Layout, start: Lsn) -> Result<bool, Error> {
 
 /// Whether two files hold the same, up to `length` bytes.
 fn begin_alike(one: &Path, other: &Path, length: u64) -> io::Result<bool> {
-    let read = |path: &Path| {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(length).read_to_end(&mut bytes)?;
-        io::Result::Ok(bytes)
-    };
-    Ok(read(one)? == read(other)?)
+    let (mut one, mut other) = (File::open(one)?.take(length), File::open(other)?.take(length));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    loop {
+        for (file, bytes) in [(&mut one, &mut ours), (&mut other, &mut theirs)] {
+            bytes.clear();
+            file.by_ref().take(CHUNK).read_to_end(bytes)?;
+        }
+        if ours != theirs || ours.is_empty() {
+            return Ok(ours == theirs);
+        }
+    }
 }
